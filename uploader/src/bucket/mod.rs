@@ -1,0 +1,1 @@
+//! Where objects live: S3 or a directory; one trait.

@@ -1,0 +1,124 @@
+//! One error type for the whole uploader.
+//!
+//! An error names the operation and its object, says what went wrong, and, where there is one, the way out. Two
+//! classifications travel with it: [`Retry`] tells the agent what to do next, [`Area`] becomes the exit code of a
+//! command. Messages are lower-case fragments without a full stop; literals stand in back-ticks. No message may hold
+//! a secret.
+
+use std::fmt;
+
+/// The result of every fallible operation of the uploader.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What trying again would bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same attempt fails in the same way until somebody changes something.
+    Permanent,
+    /// The other side was busy, away or slow: the same attempt may succeed later.
+    Transient,
+    /// The attempt may or may not have taken effect, or the cause is not understood: try again, and assume nothing.
+    Unknown,
+}
+
+/// The part of the world where the error arose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// None of the others.
+    General,
+    /// The command line.
+    Usage,
+    /// The configuration, or a file that it names.
+    Config,
+    /// Credentials: absent, unreadable, or refused by the server.
+    Credentials,
+    /// The local Nix store or its daemon.
+    Store,
+    /// The bucket or the way to it.
+    Bucket,
+    /// The queue's directory.
+    Queue,
+}
+
+/// An error with its operation, object, cause and way out.
+#[derive(Clone, Debug)]
+pub struct Error {
+    area: Area,
+    retry: Retry,
+    what: String,
+    cause: Option<String>,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// `what` names operation and object: ``cannot read `nar/…` from `s3://cache` ``.
+    pub fn new(area: Area, retry: Retry, what: impl Into<String>) -> Self {
+        Self { area, retry, what: what.into(), cause: None, hint: None }
+    }
+
+    /// A permanent error.
+    pub fn permanent(area: Area, what: impl Into<String>) -> Self {
+        Self::new(area, Retry::Permanent, what)
+    }
+
+    /// A transient error.
+    pub fn transient(area: Area, what: impl Into<String>) -> Self {
+        Self::new(area, Retry::Transient, what)
+    }
+
+    /// Adds what went wrong underneath, with its whole chain of sources.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Adds the way out.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Where it arose.
+    pub fn area(&self) -> Area {
+        self.area
+    }
+
+    /// What trying again would bring.
+    pub fn retry(&self) -> Retry {
+        self.retry
+    }
+
+    /// The way out, where there is one.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.cause {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An error and its sources in one line, without saying anything twice.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = source.source();
+    }
+    text
+}
