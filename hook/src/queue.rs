@@ -1,0 +1,171 @@
+//! The queue: enqueue, list, take, rewrite, remove. Parked paths are in [`crate::parked`].
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::gcroot;
+use crate::job::{BadJob, Job};
+use crate::layout::{Layout, Place};
+use crate::store_path::StorePath;
+use crate::{Failure, Result};
+
+/// An open queue.
+#[derive(Debug)]
+pub struct Queue {
+    layout: Layout,
+    store_dir: String,
+}
+
+/// What stands in a job's file.
+#[derive(Debug)]
+pub enum Entry {
+    /// A job, and whether somebody wrote it whose word on what was built here counts.
+    Job(Job, Author),
+    /// A file that cannot be used.
+    Bad(BadJob),
+    /// It was taken away meanwhile.
+    Gone,
+}
+
+/// Whose file a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// Root or the agent's own user: what it says was built here is believed.
+    Trusted,
+    /// Somebody else.
+    Foreign,
+}
+
+/// The lock that makes an agent the only one of its queue; given up when dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its descriptor")] std::os::fd::OwnedFd);
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A name for a new job: sorts by time, is used once.
+fn new_id() -> Result<String> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut nonce = [0_u8; 4];
+    rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Failure::new("cannot get random bytes", errno))?;
+    let nonce = u32::from_ne_bytes(nonce);
+    Ok(format!("{:010}-{:09}-{nonce:08x}", since.as_secs(), since.subsec_nanos()))
+}
+
+impl Queue {
+    /// Opens the queue below `layout`, whose paths lie in `store_dir`.
+    pub fn new(layout: Layout, store_dir: impl Into<String>) -> Self {
+        Self { layout, store_dir: store_dir.into() }
+    }
+
+    /// Its directories.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The store directory that its paths lie in.
+    pub fn store_dir(&self) -> &str {
+        &self.store_dir
+    }
+
+    /// Queues a job: roots first, then the file. `auto` is Nix's `gcroots/auto`, for callers that may write there.
+    ///
+    /// `scratch` is where the caller may draft ([`Place::Tmp`] for the hook, [`Place::State`] for the agent's user). A
+    /// root that cannot be made does not keep the job from being queued; its error is handed back beside the id.
+    pub fn enqueue(
+        &self,
+        job: &Job,
+        scratch: Place,
+        auto: Option<&Path>,
+    ) -> Result<(String, Option<Failure>)> {
+        let id = new_id()?;
+        let unprotected = self.protect(&id, job, auto).err();
+        let written = self.layout.write(scratch, Place::Incoming, &id, job.to_text().as_bytes());
+        if written.is_err() {
+            // Links without a job would be swept later; but a full disk wants them gone now.
+            let _ = gcroot::release(&self.layout, &id, job.paths.len());
+        }
+        written.map(|()| (id, unprotected))
+    }
+
+    /// Makes the roots of a job.
+    fn protect(&self, id: &str, job: &Job, auto: Option<&Path>) -> Result<()> {
+        let fallback = job.deriver.as_slice();
+        let paths: &[StorePath] = if job.paths.is_empty() { fallback } else { &job.paths };
+        for (n, path) in paths.iter().enumerate() {
+            let name = gcroot::link_name(id, n);
+            gcroot::link(&self.layout, &name, path)?;
+            auto.map_or(Ok(()), |auto| gcroot::register(&self.layout, &name, auto))?;
+        }
+        Ok(())
+    }
+
+    /// The ids of the jobs in a place, oldest first.
+    pub fn list(&self, place: Place) -> Result<Vec<String>> {
+        self.layout.names(place)
+    }
+
+    /// Reads a job.
+    pub fn read(&self, place: Place, id: &str) -> Result<Entry> {
+        let Some((bytes, uid)) = self.layout.read(place, id)? else { return Ok(Entry::Gone) };
+        let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        let author = if own { Author::Trusted } else { Author::Foreign };
+        Ok(match Job::parse(&self.store_dir, &String::from_utf8_lossy(&bytes)) {
+            Ok(job) => Entry::Job(job, author),
+            Err(bad) => Entry::Bad(bad),
+        })
+    }
+
+    /// Moves a new job to the agent's own directory; whether it was still there.
+    pub fn take(&self, id: &str) -> Result<bool> {
+        self.layout.rename(Place::Incoming, Place::Work, id)
+    }
+
+    /// Replaces a job that the agent has taken.
+    pub fn rewrite(&self, id: &str, job: &Job) -> Result<()> {
+        self.layout.write(Place::State, Place::Work, id, job.to_text().as_bytes())
+    }
+
+    /// Removes a job that is done: its file first, then its roots.
+    pub fn remove(&self, id: &str, paths: usize) -> Result<()> {
+        self.layout.unlink(Place::Work, id)?;
+        gcroot::release(&self.layout, id, paths)
+    }
+
+    /// The store paths that the links of each job in `roots/` point to, by job.
+    pub fn rooted(&self) -> Result<std::collections::BTreeMap<String, Vec<StorePath>>> {
+        let mut rooted = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for name in self.layout.names(Place::Roots)? {
+            let Some(job) = gcroot::job_of(&name) else { continue };
+            let Some(target) = gcroot::target(&self.layout, &name)? else { continue };
+            if let Ok(path) = StorePath::parse(&self.store_dir, &target) {
+                rooted.entry(job.to_owned()).or_default().push(path);
+            }
+        }
+        Ok(rooted)
+    }
+
+    /// Becomes the only agent of this queue; `None` when there is another.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let at = self.layout.path().join("state/lock");
+        let file =
+            rustix::fs::openat(self.layout.dir(Place::State)?, "lock", flags, Mode::from_raw_mode(0o644))
+                .map_err(Failure::at("open the lock", &at))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(Failure::at("lock", &at)(errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,147 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::job::{Attempts, Origin};
+use crate::parked::Parked;
+
+const DIR: &str = "/nix/store";
+
+fn path(name: &str) -> StorePath {
+    StorePath::parse(DIR, &format!("/nix/store/0c5b8vw40dy178xlpddw65q9gf1h2186-{name}")).unwrap()
+}
+
+fn job(names: &[&str]) -> Job {
+    Job {
+        origin: Origin::Hook,
+        created: now(),
+        deriver: None,
+        trusted_keys: Vec::new(),
+        paths: names.iter().map(|name| path(name)).collect(),
+        attempts: Vec::new(),
+    }
+}
+
+struct Scratch {
+    dir: tempfile::TempDir,
+    queue: Queue,
+}
+
+fn scratch() -> Scratch {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::create(&dir.path().join("q"), None).unwrap();
+    Scratch { queue: Queue::new(layout, DIR), dir }
+}
+
+#[test]
+fn a_job_goes_its_way_and_its_roots_with_it() {
+    let Scratch { dir, queue } = scratch();
+    let auto = dir.path().join("auto");
+    let (id, unprotected) = queue.enqueue(&job(&["a", "b"]), Place::Tmp, Some(&auto)).unwrap();
+    assert!(unprotected.is_none());
+    assert_eq!(queue.list(Place::Incoming).unwrap(), [id.as_str()]);
+    assert_eq!(queue.rooted().unwrap()[&id].len(), 2);
+    // Nix's entry leads to our link, and that to the store path.
+    let entry = std::fs::read_link(auto.join(format!("larder-{id}.1"))).unwrap();
+    assert_eq!(std::fs::read_link(entry).unwrap().to_str(), Some(path("b").as_str()));
+
+    assert!(queue.take(&id).unwrap());
+    assert!(!queue.take(&id).unwrap(), "taken twice");
+    assert!(queue.list(Place::Incoming).unwrap().is_empty());
+    let Entry::Job(mut read, Author::Trusted) = queue.read(Place::Work, &id).unwrap() else { panic!() };
+    read.attempts.push(Attempts { path: path("a"), count: 1, next: 5, reason: "x".into() });
+    queue.rewrite(&id, &read).unwrap();
+    let Entry::Job(again, _) = queue.read(Place::Work, &id).unwrap() else { panic!() };
+    assert_eq!(again, read);
+
+    queue.remove(&id, read.paths.len()).unwrap();
+    assert!(queue.rooted().unwrap().is_empty());
+    assert!(matches!(queue.read(Place::Work, &id).unwrap(), Entry::Gone));
+    assert!(queue.list(Place::Tmp).unwrap().is_empty());
+}
+
+#[test]
+fn several_at_once_are_all_kept() {
+    let Scratch { dir: _dir, queue } = scratch();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope
+                .spawn(|| (0..50).for_each(|_| drop(queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap())));
+        }
+    });
+    assert_eq!(queue.list(Place::Incoming).unwrap().len(), 400);
+}
+
+#[test]
+fn planted_links_lead_nowhere() {
+    let Scratch { dir, queue } = scratch();
+    let victim = dir.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    for place in [Place::Roots, Place::Incoming] {
+        let at = queue.layout().path().join(place.name());
+        std::fs::remove_dir_all(&at).unwrap();
+        std::os::unix::fs::symlink(&victim, &at).unwrap();
+    }
+    assert!(queue.enqueue(&job(&["a"]), Place::Tmp, None).is_err());
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+    // A job that is a link is not read either.
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, job(&["a"]).to_text()).unwrap();
+    std::os::unix::fs::symlink(&secret, queue.layout().path().join("work/x")).unwrap();
+    assert!(queue.read(Place::Work, "x").is_err());
+}
+
+#[test]
+fn an_unwritable_queue_is_an_error_that_leaves_nothing() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let tmp = queue.layout().path().join("tmp");
+    std::fs::remove_dir(&tmp).unwrap();
+    let error = queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap_err();
+    assert!(error.to_string().contains("tmp"), "{error}");
+    assert!(queue.rooted().unwrap().is_empty());
+    assert!(queue.list(Place::Incoming).unwrap().is_empty());
+}
+
+#[test]
+fn damaged_files_are_told_and_their_paths_found_by_their_roots() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let (id, _) = queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap();
+    std::fs::write(queue.layout().path().join("incoming").join(&id), "").unwrap();
+    assert!(matches!(queue.read(Place::Incoming, &id).unwrap(), Entry::Bad(BadJob::Damaged(_))));
+    assert_eq!(queue.rooted().unwrap()[&id], [path("a")]);
+}
+
+#[test]
+fn parked_paths_keep_their_reason_and_their_root() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let parked = Parked {
+        path: path("a"),
+        since: 7,
+        attempts: 3,
+        reason: "hash differs".into(),
+        blocked_by: Some(path("b")),
+        trusted_keys: vec!["k:x".into()],
+        origin: Origin::Hook,
+    };
+    queue.park(&parked).unwrap();
+    queue.park(&parked).unwrap();
+    assert_eq!(queue.parked().unwrap().0, std::slice::from_ref(&parked));
+    assert_eq!(queue.rooted().unwrap().values().flatten().count(), 1);
+    queue.unpark(&parked).unwrap();
+    assert!(queue.parked().unwrap().0.is_empty() && queue.rooted().unwrap().is_empty());
+}
+
+#[test]
+fn there_is_one_agent_to_a_queue() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let lock = queue.lock().unwrap();
+    assert!(lock.is_some() && queue.lock().unwrap().is_none());
+    drop(lock);
+    assert!(queue.lock().unwrap().is_some());
+}
+
+#[test]
+fn only_the_owner_drafts() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let mode = std::fs::metadata(queue.layout().path().join("tmp")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
