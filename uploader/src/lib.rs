@@ -1,5 +1,9 @@
 //! larder: signs Nix store paths and pushes them into a bucket that stock Nix clients read.
 
 pub mod bucket;
+pub mod cache;
+pub mod config;
 pub mod error;
+pub mod exit;
+pub mod push;
 pub mod store;

@@ -1,0 +1,122 @@
+//! The keys of the objects in a bucket. The layout is described in `ARCHITECTURE.md`.
+
+use nix_derivation::nixbase32;
+use nix_derivation::store_path::StorePath;
+use rand_core::{OsRng, RngCore};
+
+/// What every client reads first.
+pub const CACHE_INFO: &str = "nix-cache-info";
+/// Where NARs are.
+pub const NARS: &str = "nar/";
+/// The marker that tells writers which format the bucket has.
+pub const FORMAT: &str = "larder/format.json";
+/// Where the leases of running writers are.
+pub const WRITERS: &str = "larder/writers/";
+
+const NARINFO_SUFFIX: &str = ".narinfo";
+const NONCE_BYTES: usize = 10;
+
+/// How a NAR is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// zstd.
+    Zstd,
+    /// xz.
+    Xz,
+    /// Not at all.
+    None,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Zstd, Self::Xz, Self::None];
+
+    /// The word in a narinfo's `Compression` line and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::None => "none",
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Zstd => ".nar.zst",
+            Self::Xz => ".nar.xz",
+            Self::None => ".nar",
+        }
+    }
+}
+
+/// The hash part of a store path, 32 characters.
+pub fn hash_part(path: &StorePath) -> String {
+    nixbase32::encode(path.digest())
+}
+
+/// Key of a path's narinfo.
+pub fn narinfo(path: &StorePath) -> String {
+    format!("{}{NARINFO_SUFFIX}", hash_part(path))
+}
+
+/// The hash part that a narinfo's key stands for; `None` for any other object.
+pub fn narinfo_hash(key: &str) -> Option<&str> {
+    key.strip_suffix(NARINFO_SUFFIX).filter(|hash| hash.len() == 32 && !hash.contains('/'))
+}
+
+/// Key of a path's listing.
+pub fn listing(path: &StorePath) -> String {
+    format!("{}.ls", hash_part(path))
+}
+
+/// The beginning of the keys of all NARs with this SHA-256.
+pub fn nar_prefix(nar_hash: &[u8; 32]) -> String {
+    format!("{NARS}{}-", nixbase32::encode(nar_hash))
+}
+
+/// A key for a NAR that no other upload has or will have.
+pub fn new_nar(nar_hash: &[u8; 32], compression: Compression) -> String {
+    let mut nonce = [0; NONCE_BYTES];
+    OsRng.fill_bytes(&mut nonce);
+    format!("{}{}{}", nar_prefix(nar_hash), nixbase32::encode(&nonce), compression.suffix())
+}
+
+/// The NAR hash and compression that a NAR's key of ours tells; `None` for keys of another make.
+pub fn parse_nar(key: &str) -> Option<([u8; 32], Compression)> {
+    let (hash, rest) = key.strip_prefix(NARS)?.split_once('-')?;
+    let (nonce, suffix) = rest.split_at_checked(rest.find('.')?)?;
+    let compression = Compression::ALL.into_iter().find(|compression| compression.suffix() == suffix)?;
+    if nonce.len() != nixbase32::encoded_len(NONCE_BYTES) {
+        return None;
+    }
+    Some((nixbase32::decode(hash.as_bytes()).ok()?.try_into().ok()?, compression))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nar_keys_tell_what_they_hold_and_are_never_the_same_twice() {
+        for compression in Compression::ALL {
+            let (one, other) = (new_nar(&[7; 32], compression), new_nar(&[7; 32], compression));
+            assert_ne!(one, other);
+            assert!(one.starts_with(&nar_prefix(&[7; 32])));
+            assert_eq!(parse_nar(&one), Some(([7; 32], compression)));
+        }
+    }
+
+    #[test]
+    fn keys_of_other_tools_are_not_ours() {
+        for key in [
+            "nar/1w1fff338fvdw53sqgamddn1b2xgds473pv6y13gizdbqjv4i5p3.nar.xz",
+            "nar/",
+            "x",
+            "nar/a-b.nar.zst",
+        ] {
+            assert_eq!(parse_nar(key), None, "{key}");
+        }
+        assert_eq!(narinfo_hash("nar/0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo"), None);
+        assert!(narinfo_hash("0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo").is_some());
+    }
+}

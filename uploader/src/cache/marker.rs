@@ -1,0 +1,74 @@
+//! `larder/format.json`, which tells writers the bucket's format, and `larder/writers/<id>.json`, the lease of a
+//! running writer. A collector relies on both; see `ARCHITECTURE.md`.
+
+use serde::{Deserialize, Serialize};
+
+/// The format that this version writes.
+pub const VERSION: u32 = 1;
+
+/// The contents of `larder/format.json`.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Format {
+    /// The version of the bucket's layout.
+    pub version: u32,
+    /// Who wrote the marker, for people.
+    pub written_by: String,
+}
+
+impl Format {
+    /// The marker of this version.
+    pub fn current() -> Self {
+        Self { version: VERSION, written_by: format!("larder {}", env!("CARGO_PKG_VERSION")) }
+    }
+
+    /// The object's bytes.
+    pub fn to_json(&self) -> String {
+        to_json(self)
+    }
+
+    /// Reads the marker; an error for what is no marker or one that this version may not write under.
+    pub fn check(bytes: &[u8]) -> Result<(), String> {
+        let format: Self =
+            serde_json::from_slice(bytes).map_err(|error| format!("it is not readable: {error}"))?;
+        match format.version {
+            VERSION => Ok(()),
+            other => Err(format!("the bucket has format {other}, this larder knows format {VERSION}")),
+        }
+    }
+}
+
+/// The contents of a lease.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Lease {
+    /// When the writer began, in seconds since 1970, before its first presence check.
+    pub since: u64,
+    /// When it last renewed the lease.
+    pub renewed: u64,
+    /// The version of the writer.
+    pub version: String,
+}
+
+impl Lease {
+    /// The object's bytes.
+    pub fn to_json(&self) -> String {
+        to_json(self)
+    }
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_format_is_refused() {
+        assert_eq!(Format::check(Format::current().to_json().as_bytes()), Ok(()));
+        assert!(Format::check(br#"{"version":2,"written_by":"x"}"#).unwrap_err().contains("format 2"));
+        assert!(Format::check(b"").is_err());
+    }
+}

@@ -1,0 +1,59 @@
+use super::*;
+
+fn load(file: &str, variables: &[(&str, &str)], flags: &[(&str, String)]) -> Result<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    std::fs::write(&path, file).unwrap();
+    let lookup = |name: &str| {
+        if name == "LARDER_CONFIG" {
+            return Some(path.display().to_string());
+        }
+        variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    };
+    Config::load(&lookup, flags)
+}
+
+#[test]
+fn flag_wins_over_environment_over_file() {
+    let file = "bucket = 's3://file'\njobs = 3\nexclude = ['a', 'b']\nmax-nar-size = '2 GiB'\n";
+    let config = load(file, &[("LARDER_BUCKET", "s3://env")], &[("jobs", "5".into())]).unwrap();
+    assert_eq!(config.bucket().unwrap(), "s3://env");
+    assert_eq!(config.number("jobs"), Some(5));
+    assert_eq!(config.number("max-nar-size"), Some(2 << 30));
+    assert_eq!(config.list("exclude"), ["a", "b"]);
+    let source = |name: &str| config.effective().find(|(key, ..)| key.name == name).unwrap().2.to_string();
+    assert_eq!(source("bucket"), "LARDER_BUCKET");
+    assert_eq!(source("jobs"), "--jobs");
+    assert_eq!(source("compression"), "default");
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    for (typo, meant) in
+        [("buckt", "bucket"), ("signing_key_files", "signing-key-files"), ("compresion", "compression")]
+    {
+        let error = load(&format!("{typo} = 'x'"), &[], &[]).unwrap_err();
+        assert!(error.hint_text().unwrap().contains(meant), "{typo}: {error} {:?}", error.hint_text());
+        assert_eq!(error.area(), Area::Config);
+    }
+}
+
+#[test]
+fn wrong_values_say_what_is_right() {
+    for file in
+        ["jobs = 'many'", "bucket = 3", "exclude = 'x'", "push-upstream = 'yes'", "jobs = -1", "jobs = 0"]
+    {
+        let error = load(file, &[], &[]).unwrap_err();
+        assert!(error.hint_text().is_some(), "{file}");
+    }
+    assert!(load("compression = 'brotli'", &[], &[]).is_err());
+    assert!(load("compression = 'xz'\ncompression-level = 12", &[], &[]).is_err());
+    assert!(load("bucket = ", &[], &[]).is_err());
+}
+
+#[test]
+fn every_default_is_of_its_kind() {
+    for key in KEYS {
+        assert!(key.default.is_empty() || key.default().is_some(), "{}", key.name);
+    }
+}

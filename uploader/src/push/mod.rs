@@ -1,0 +1,18 @@
+//! The pipeline: plan, upload, publish. Each stage hands plain values to the next.
+
+pub mod compress;
+pub mod order;
+pub mod outcome;
+pub mod plan;
+pub mod policy;
+pub mod presence;
+pub mod progress;
+pub mod publish;
+pub mod pusher;
+pub mod session;
+pub mod upload;
+
+pub use outcome::{Outcome, Report};
+pub use plan::{Request, Root};
+pub use progress::Progress;
+pub use pusher::{Options, Pusher};

@@ -1,0 +1,147 @@
+//! The order of publication, as a state machine without I/O: a narinfo may be published when its NAR is there and the
+//! narinfos of all its references are published.
+
+/// What has to happen before a node may be published, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for its own NAR (`nar`) and for so many references.
+    Waiting { nar: bool, references: usize },
+    /// Handed out for publication.
+    Ready,
+    /// Published.
+    Done,
+    /// Cannot be published.
+    Failed,
+}
+
+/// A graph of paths on their way into the bucket. Nodes are numbered from 0.
+#[derive(Clone, Debug)]
+pub struct Order {
+    states: Vec<State>,
+    dependents: Vec<Vec<usize>>,
+}
+
+impl Order {
+    /// `references[i]` are the nodes that must be published before node `i`; a node is never among its own, and the
+    /// graph of a Nix store has no cycles.
+    pub fn new(references: &[Vec<usize>]) -> Self {
+        let mut dependents = vec![Vec::new(); references.len()];
+        for (node, targets) in references.iter().enumerate() {
+            for target in targets {
+                dependents[*target].push(node);
+            }
+        }
+        let states = references
+            .iter()
+            .map(|targets| State::Waiting { nar: true, references: targets.len() })
+            .collect();
+        Self { states, dependents }
+    }
+
+    /// The NAR of `node` is in the bucket. Whether the node may be published now.
+    #[must_use]
+    pub fn uploaded(&mut self, node: usize) -> bool {
+        if let State::Waiting { nar, .. } = &mut self.states[node] {
+            *nar = false;
+        }
+        self.release(node)
+    }
+
+    /// The narinfo of `node` is in the bucket. The nodes that may be published now.
+    #[must_use]
+    pub fn published(&mut self, node: usize) -> Vec<usize> {
+        self.states[node] = State::Done;
+        let dependents = self.dependents[node].clone();
+        dependents
+            .into_iter()
+            .filter(|dependent| {
+                if let State::Waiting { references, .. } = &mut self.states[*dependent] {
+                    *references -= 1;
+                }
+                self.release(*dependent)
+            })
+            .collect()
+    }
+
+    /// `node` cannot be published. The nodes that cannot be published because of it, nearest first, each once.
+    #[must_use]
+    pub fn failed(&mut self, node: usize) -> Vec<usize> {
+        self.states[node] = State::Failed;
+        let (mut blocked, mut next) = (Vec::new(), vec![node]);
+        while let Some(node) = next.pop() {
+            for dependent in self.dependents[node].clone() {
+                if matches!(self.states[dependent], State::Waiting { .. }) {
+                    self.states[dependent] = State::Failed;
+                    blocked.push(dependent);
+                    next.push(dependent);
+                }
+            }
+        }
+        blocked
+    }
+
+    /// Whether work on `node` still makes sense.
+    pub fn is_open(&self, node: usize) -> bool {
+        matches!(self.states[node], State::Waiting { .. } | State::Ready)
+    }
+
+    fn release(&mut self, node: usize) -> bool {
+        let ready = self.states[node] == State::Waiting { nar: false, references: 0 };
+        if ready {
+            self.states[node] = State::Ready;
+        }
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_first() {
+        // 0 ← 1 ← 2, 0 ← 2
+        let mut order = Order::new(&[vec![], vec![0], vec![0, 1]]);
+        assert!(!order.uploaded(2));
+        assert!(!order.uploaded(1));
+        assert!(order.uploaded(0));
+        assert_eq!(order.published(0), [1]);
+        assert_eq!(order.published(1), [2]);
+        assert!(order.published(2).is_empty());
+    }
+
+    #[test]
+    fn a_failure_blocks_what_refers_to_it_and_nothing_else() {
+        // 0 ← 1 ← 2, 3 alone, 4 refers to 3 and 1
+        let mut order = Order::new(&[vec![], vec![0], vec![1], vec![], vec![3, 1]]);
+        let mut blocked = order.failed(0);
+        blocked.sort_unstable();
+        assert_eq!(blocked, [1, 2, 4]);
+        assert!(!order.is_open(2) && order.is_open(3));
+        assert!(order.uploaded(3));
+        assert!(order.published(3).is_empty(), "4 is blocked");
+        assert!(!order.uploaded(2), "a blocked node is never released");
+    }
+
+    #[test]
+    fn whatever_the_order_of_uploads_each_is_released_once_and_after_its_references() {
+        let references: Vec<Vec<usize>> =
+            (0..40).map(|i: usize| (0..i).filter(|j| (i * 7 + j * 3) % 5 == 0).collect()).collect();
+        for seed in 0..50_usize {
+            let mut uploads: Vec<_> = (0..40).collect();
+            uploads.sort_by_key(|i| (i * 31 + seed * 17) % 41);
+            let mut order = Order::new(&references);
+            let mut published = Vec::new();
+            for node in uploads {
+                let mut ready: Vec<_> = order.uploaded(node).then_some(node).into_iter().collect();
+                while let Some(node) = ready.pop() {
+                    assert!(references[node].iter().all(|reference| published.contains(reference)), "{node}");
+                    assert!(!published.contains(&node));
+                    published.push(node);
+                    ready.extend(order.published(node));
+                }
+            }
+            assert_eq!(published.len(), 40);
+        }
+    }
+}

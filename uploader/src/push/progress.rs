@@ -1,0 +1,26 @@
+//! What a push tells while it runs; terminal bars, plain lines and JSON are made of it elsewhere.
+
+use nix_derivation::StorePath;
+
+use super::outcome::Outcome;
+use super::plan::Plan;
+
+/// Hears of a push as it goes on. Called from several threads.
+pub trait Progress: Send + Sync {
+    /// The plan is made.
+    fn planned(&self, _plan: &Plan) {}
+    /// The NAR of a path is being read.
+    fn started(&self, _path: &StorePath, _nar_size: u64) {}
+    /// So many more bytes of NARs have been read.
+    fn advanced(&self, _bytes: u64) {}
+    /// A path is settled.
+    fn finished(&self, _path: &StorePath, _outcome: &Outcome) {}
+    /// Something that a person may want to know.
+    fn remark(&self, _text: &str) {}
+}
+
+/// Tells nobody.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Progress for Silent {}

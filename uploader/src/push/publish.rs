@@ -1,0 +1,115 @@
+//! Publishing: a narinfo becomes visible, or gains our signatures.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::outcome::Outcome;
+use super::plan::Presence;
+use super::presence;
+use super::pusher::Pusher;
+use crate::bucket::{Bucket, Condition, ContentType, Put};
+use crate::cache::keys;
+use crate::cache::narinfo::{NarObject, Standing, compose, standing};
+use crate::error::{Area, Error, Result};
+use crate::store::PathInfo;
+
+/// A fact about the bucket that is older is asked again before a narinfo relies on it.
+pub(super) const FACT_AGE: Duration = Duration::from_secs(30 * 60);
+/// How often a narinfo is written again when others write it at the same time.
+const ROUNDS: usize = 5;
+
+impl Pusher {
+    /// Makes the narinfo of a path visible whose NAR is in the bucket.
+    pub(super) async fn publish(&self, info: &PathInfo, nar: &NarObject, sent: u64) -> Result<Outcome> {
+        self.session.check()?;
+        self.check_references(info).await?;
+        let bytes = compose(&self.store.store_dir, info, nar, &self.keys)?;
+        let key = keys::narinfo(&info.path);
+        match self.bucket.put(&key, bytes.into(), ContentType::NarInfo, Condition::IfAbsent).await? {
+            Put::Written => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
+            // Somebody was first, or the answer to our own first attempt got lost: see what stands there.
+            Put::Refused => match self.sign(info).await? {
+                Outcome::Present => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
+                other => Ok(other),
+            },
+        }
+    }
+
+    /// Adds our signatures to the narinfo that stands in the bucket.
+    pub(super) async fn sign(&self, info: &PathInfo) -> Result<Outcome> {
+        self.session.check()?;
+        self.check_references(info).await?;
+        let key = keys::narinfo(&info.path);
+        let mut written = false;
+        // Another writer may add its signature at the same time; on a server without conditional writes one of the
+        // two is lost, so what stands there afterwards is read and mended.
+        for _ in 0..ROUNDS {
+            let object = self.bucket.get(&key).await?.ok_or_else(|| vanished(&key))?;
+            match standing(&self.store.store_dir, info, &object.body, &self.keys)? {
+                Standing::Complete if written => return Ok(Outcome::Signed),
+                Standing::Complete => return Ok(Outcome::Present),
+                Standing::Differs => return Ok(Outcome::Differs),
+                Standing::LacksSignatures(bytes) => {
+                    let condition = object.etag.map_or(Condition::None, Condition::IfMatch);
+                    let put =
+                        self.bucket.put(&key, Bytes::from(bytes), ContentType::NarInfo, condition).await?;
+                    written |= put == Put::Written;
+                }
+            }
+        }
+        Err(Error::transient(Area::Bucket, format!("cannot add a signature to `{key}`"))
+            .because("other writers changed it each time"))
+    }
+
+    /// Asks again for references whose presence was found out too long ago.
+    async fn check_references(&self, info: &PathInfo) -> Result<()> {
+        for reference in info.dependencies() {
+            let old = {
+                let facts = self.facts();
+                // What is not among the facts is upstream's, or was published in this very push.
+                facts.get(reference).is_some_and(|at: &Instant| at.elapsed() > FACT_AGE)
+            };
+            if !old {
+                continue;
+            }
+            let key = keys::narinfo(reference);
+            if self.bucket.head(&key).await?.is_none() {
+                self.facts().remove(reference);
+                return Err(vanished(&key));
+            }
+            self.facts().insert(reference.clone(), Instant::now());
+        }
+        Ok(())
+    }
+
+    /// What the bucket has of each path, from what is known freshly enough or by asking.
+    pub(super) async fn ask(
+        &self,
+        wanted: Vec<std::sync::Arc<PathInfo>>,
+    ) -> Result<std::collections::HashMap<nix_derivation::StorePath, Presence>> {
+        let (known, asked): (Vec<_>, Vec<_>) = {
+            let facts = self.facts();
+            wanted
+                .into_iter()
+                .partition(|info| facts.get(&info.path).is_some_and(|at| at.elapsed() <= FACT_AGE))
+        };
+        let mut found = presence::narinfos(&*self.bucket, &self.store.store_dir, &self.keys, &asked).await?;
+        let now = Instant::now();
+        let mut facts = self.facts();
+        for (path, presence) in &found {
+            if matches!(presence, Presence::Complete | Presence::Differs) {
+                facts.insert(path.clone(), now);
+            }
+        }
+        drop(facts);
+        found.extend(known.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
+        Ok(found)
+    }
+}
+
+fn vanished(key: &str) -> Error {
+    Error::transient(Area::Bucket, format!("`{key}` has vanished from the bucket"))
+        .because("it was there when this push began")
+        .hint("the next attempt pushes it again")
+}

@@ -1,0 +1,372 @@
+//! Carries out pushes: asks, plans, uploads in parallel, publishes in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use nix_derivation::StorePath;
+use tokio::sync::{OnceCell, Semaphore, watch};
+
+use super::compress::Settings;
+use super::order::Order;
+use super::outcome::{Outcome, Report};
+use super::plan::{self, Action, Plan, Request, Todo};
+use super::policy::{Policy, Verdict};
+use super::presence::Nars;
+use super::progress::Progress;
+use super::publish::FACT_AGE;
+use super::session::Session;
+use super::upload::{Budget, Uploaded, Uploader};
+use crate::bucket::{Bucket, Condition, ContentType};
+use crate::cache::keys;
+use crate::cache::listing::ListingWriter;
+use crate::cache::signing::SecretKey;
+use crate::error::{Area, Error, Result, Retry};
+use crate::store::{Closure, ClosureWalker, Daemon, StoreLocation, dump};
+
+/// How a pusher works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How NARs are compressed.
+    pub compression: Settings,
+    /// How many large NARs are worked on at the same time.
+    pub jobs: usize,
+    /// Whether listings are written.
+    pub listings: bool,
+    /// What is pushed and signed.
+    pub policy: Policy,
+}
+
+/// Below this size of a NAR, latency costs more than bytes: many are on their way at the same time.
+const SMALL: u64 = 1 << 20;
+/// How many small ones for each large one.
+const SMALL_PER_JOB: usize = 12;
+/// Memory for compressed parts, over all uploads.
+const BUDGET: u64 = 64 << 20;
+
+/// Pushes paths into a bucket. One serves any number of pushes, also at the same time.
+#[derive(Debug)]
+pub struct Pusher {
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) store: Arc<StoreLocation>,
+    pub(super) keys: Vec<SecretKey>,
+    pub(super) session: Session,
+    policy: Policy,
+    uploader: Uploader,
+    large: Semaphore,
+    small: Semaphore,
+    /// When each path was last seen, or put, in the bucket.
+    facts: Mutex<HashMap<StorePath, Instant>>,
+    /// Paths that a running push works on, so that another waits for it instead of doing the same.
+    claims: Mutex<HashMap<StorePath, watch::Receiver<Option<Outcome>>>>,
+    /// NARs of this session with the time of their upload, so that equal contents are sent once.
+    nars: Mutex<HashMap<[u8; 32], (Instant, Arc<OnceCell<Uploaded>>)>>,
+}
+
+/// A path whose NAR is in the bucket, or which needs none.
+enum Step {
+    Uploaded(usize, Result<Option<Uploaded>>),
+    Published(usize, Result<Outcome>),
+    /// Another push settled it.
+    Elsewhere(usize, Outcome),
+}
+
+impl Pusher {
+    /// Opens a session with the bucket.
+    pub async fn open(
+        bucket: Arc<dyn Bucket>,
+        store: Arc<StoreLocation>,
+        keys: Vec<SecretKey>,
+        options: Options,
+    ) -> Result<Self> {
+        let session = Session::open(bucket.clone(), store.store_dir.as_str()).await?;
+        let mut policy = options.policy;
+        policy.trusted_keys.extend(keys.iter().map(SecretKey::public));
+        let uploader = Uploader {
+            bucket: bucket.clone(),
+            store: store.clone(),
+            settings: options.compression,
+            budget: Budget::new(BUDGET),
+            listing: options.listings,
+        };
+        Ok(Self {
+            bucket,
+            store,
+            keys,
+            session,
+            policy,
+            uploader,
+            large: Semaphore::new(options.jobs),
+            small: Semaphore::new(options.jobs * SMALL_PER_JOB),
+            facts: Mutex::default(),
+            claims: Mutex::default(),
+            nars: Mutex::default(),
+        })
+    }
+
+    /// Ends the session.
+    pub async fn close(self) {
+        self.session.close().await;
+    }
+
+    /// Pushes what the request names and, unless it says otherwise, its closure.
+    ///
+    /// # Errors
+    /// Only what keeps everything from being pushed; what concerns single paths stands in the report.
+    pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
+        let closure = self.closure(&request).await?;
+        let verdicts = plan::judge(&self.store.store_dir, &request, &closure, &self.policy);
+        let asked = closure
+            .infos
+            .iter()
+            .filter(|(path, _)| matches!(verdicts[*path], Verdict::Push | Verdict::Refused));
+        let presence = self.ask(asked.map(|(_, info)| info.clone()).collect()).await?;
+        let plan = plan::plan(&request, closure, &verdicts, &presence);
+        progress.planned(&plan);
+        if request.dry_run {
+            let mut report = plan.settled;
+            report.outcomes.extend(plan.todo.into_iter().map(|todo| {
+                let nar_size = todo.info.nar_size;
+                let outcome =
+                    if todo.action == Action::Sign { Outcome::Signed } else { Outcome::Planned { nar_size } };
+                (todo.info.path.clone(), outcome)
+            }));
+            return Ok(report);
+        }
+        self.carry_out(plan, progress).await
+    }
+
+    pub(super) fn facts(&self) -> MutexGuard<'_, HashMap<StorePath, Instant>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn closure(&self, request: &Request) -> Result<Closure> {
+        let store = self.store.clone();
+        let roots: Vec<_> = request.roots.iter().map(|root| root.path.clone()).collect();
+        let walk = move || ClosureWalker::new().closure(&mut Daemon::connect(&store)?, &roots);
+        tokio::task::spawn_blocking(walk).await.unwrap_or_else(|error| {
+            Err(Error::permanent(Area::General, "the thread that reads the store died").because(error))
+        })
+    }
+
+    async fn carry_out(&self, plan: Plan, progress: Arc<dyn Progress>) -> Result<Report> {
+        let Plan { todo, references, settled: mut report } = plan;
+        let uploads = todo.iter().filter(|todo| todo.action == Action::Upload).count();
+        let nars = Nars::list(&*self.bucket, uploads).await?;
+        let mut run = Run {
+            pusher: self,
+            order: Order::new(&references),
+            uploaded: (0..todo.len()).map(|_| None).collect(),
+            senders: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            running: FuturesUnordered::new(),
+            nars: &nars,
+            todo: &todo,
+            progress: &progress,
+        };
+        run.start();
+        while let Some(step) = run.running.next().await {
+            run.step(step);
+        }
+        let settled = std::mem::take(&mut run.settled);
+        drop(run);
+        report
+            .outcomes
+            .extend(settled.into_iter().map(|(node, outcome)| (todo[node].info.path.clone(), outcome)));
+        Ok(report)
+    }
+
+    /// Gets the NAR of a path into the bucket, by finding one of equal contents or by sending it.
+    async fn nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
+        let hash = todo.info.nar_hash;
+        let cell = {
+            let mut cells = self.nars.lock().unwrap_or_else(PoisonError::into_inner);
+            // Like every fact about the bucket, this one ages.
+            cells.retain(|_, (since, _)| since.elapsed() < FACT_AGE);
+            cells.entry(hash).or_insert_with(|| (Instant::now(), Arc::default())).1.clone()
+        };
+        let mut own = false;
+        let uploaded = cell
+            .get_or_try_init(|| async {
+                own = true;
+                if let Some(object) = nars.find(&*self.bucket, &hash).await? {
+                    let listing = self.listing_of(todo).await;
+                    return Ok(Uploaded { object, sent: 0, listing });
+                }
+                let lane = if todo.info.nar_size < SMALL { &self.small } else { &self.large };
+                let _turn = lane.acquire().await;
+                progress.started(&todo.info.path, todo.info.nar_size);
+                self.uploader.upload(&todo.info, progress).await
+            })
+            .await;
+        let mut uploaded = uploaded?.clone();
+        if own {
+            // Listings are not worth the memory.
+            let remembered = Uploaded { listing: None, ..uploaded.clone() };
+            let cell = (Instant::now(), Arc::new(OnceCell::new_with(Some(remembered))));
+            self.nars.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, cell);
+        } else {
+            uploaded.sent = 0;
+            if uploaded.listing.is_none() {
+                uploaded.listing = self.listing_of(todo).await;
+            }
+        }
+        Ok(uploaded)
+    }
+
+    /// A listing made by reading the path alone, for a path whose NAR need not be sent.
+    async fn listing_of(&self, todo: &Todo) -> Option<String> {
+        if !self.uploader.listing {
+            return None;
+        }
+        let (store, info) = (self.store.clone(), todo.info.clone());
+        let list = move || {
+            let mut listing = ListingWriter::new();
+            dump(&store, &info.path, &mut listing).ok()?;
+            listing.finish().ok()
+        };
+        tokio::task::spawn_blocking(list).await.ok().flatten()
+    }
+
+    /// Writes the listing of a path. It is an extra: a failure is nobody's loss.
+    async fn write_listing(&self, path: &StorePath, listing: Option<String>, progress: &Arc<dyn Progress>) {
+        let Some(listing) = listing else { return };
+        let key = keys::listing(path);
+        if let Err(error) = self.bucket.put(&key, listing.into(), ContentType::Json, Condition::None).await {
+            progress.remark(&format!("no listing of `{}`: {error}", path.to_basename()));
+        }
+    }
+
+    /// Claims a path for a push; `Err` hands out what to wait for when another push has it.
+    fn claim(
+        &self,
+        path: &StorePath,
+    ) -> Result<watch::Sender<Option<Outcome>>, watch::Receiver<Option<Outcome>>> {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claim) = claims.get(path).filter(|claim| claim.has_changed().is_ok()) {
+            return Err(claim.clone());
+        }
+        let (sender, receiver) = watch::channel(None);
+        claims.insert(path.clone(), receiver);
+        Ok(sender)
+    }
+}
+
+/// One push in progress.
+struct Run<'a> {
+    pusher: &'a Pusher,
+    order: Order,
+    uploaded: Vec<Option<Uploaded>>,
+    senders: BTreeMap<usize, watch::Sender<Option<Outcome>>>,
+    settled: BTreeMap<usize, Outcome>,
+    running: FuturesUnordered<BoxFuture<'a, Step>>,
+    nars: &'a Nars,
+    todo: &'a [Todo],
+    progress: &'a Arc<dyn Progress>,
+}
+
+impl<'a> Run<'a> {
+    /// Sets everything going, largest first: what takes longest should not be begun last.
+    fn start(&mut self) {
+        let mut nodes: Vec<_> = (0..self.todo.len()).collect();
+        nodes.sort_by_key(|node| std::cmp::Reverse(self.todo[*node].info.nar_size));
+        for node in nodes {
+            let (todo, pusher, nars, progress) = (&self.todo[node], self.pusher, self.nars, self.progress);
+            match pusher.claim(&todo.info.path) {
+                Ok(sender) => {
+                    self.senders.insert(node, sender);
+                    self.running.push(Box::pin(async move {
+                        Step::Uploaded(
+                            node,
+                            match todo.action {
+                                Action::Sign => Ok(None),
+                                Action::Upload => pusher.nar(todo, nars, progress).await.map(Some),
+                            },
+                        )
+                    }));
+                }
+                Err(mut claim) => self.running.push(Box::pin(async move {
+                    let outcome =
+                        claim.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+                    Step::Elsewhere(node, outcome.unwrap_or_else(|| Outcome::Failed(interrupted())))
+                })),
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Uploaded(node, Ok(uploaded)) => {
+                self.uploaded[node] = uploaded;
+                if self.order.uploaded(node) {
+                    self.publish(node);
+                }
+            }
+            Step::Uploaded(node, Err(error)) | Step::Published(node, Err(error)) => {
+                self.settle(node, Outcome::Failed(error));
+            }
+            Step::Published(node, Ok(outcome)) | Step::Elsewhere(node, outcome) => self.settle(node, outcome),
+        }
+    }
+
+    fn publish(&mut self, node: usize) {
+        let (todo, pusher, progress) = (&self.todo[node], self.pusher, self.progress);
+        let uploaded = self.uploaded[node].take();
+        self.running.push(Box::pin(async move {
+            let info = &todo.info;
+            Step::Published(
+                node,
+                match uploaded {
+                    None => pusher.sign(info).await,
+                    Some(Uploaded { object, sent, listing }) => {
+                        let (outcome, ()) = tokio::join!(
+                            pusher.publish(info, &object, sent),
+                            pusher.write_listing(&info.path, listing, progress)
+                        );
+                        outcome
+                    }
+                },
+            )
+        }));
+    }
+
+    /// Records what became of a node, and what follows for those that refer to it.
+    fn settle(&mut self, node: usize, outcome: Outcome) {
+        // A node that was blocked while its NAR was on its way is settled already.
+        if self.settled.contains_key(&node) {
+            return;
+        }
+        let path = self.todo[node].info.path.clone();
+        let available = outcome.is_available();
+        if available {
+            self.pusher.facts().insert(path.clone(), Instant::now());
+        }
+        self.record(node, outcome);
+        if available {
+            for next in self.order.published(node) {
+                self.publish(next);
+            }
+        } else {
+            for blocked in self.order.failed(node) {
+                self.record(blocked, Outcome::Blocked { by: path.clone() });
+            }
+        }
+    }
+
+    fn record(&mut self, node: usize, outcome: Outcome) {
+        let path = &self.todo[node].info.path;
+        self.progress.finished(path, &outcome);
+        if let Some(sender) = self.senders.remove(&node) {
+            self.pusher.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+            sender.send_replace(Some(outcome.clone()));
+        }
+        self.settled.insert(node, outcome);
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(Area::General, Retry::Transient, "another push of the same path was interrupted")
+}
