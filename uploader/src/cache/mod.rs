@@ -1,0 +1,3 @@
+//! The binary cache's format.
+
+pub mod listing;
