@@ -95,7 +95,7 @@ impl Daemon {
                 registration_time: read_u64(&mut connection.from)?,
                 nar_size: read_u64(&mut connection.from)?,
                 ultimate: read_bool(&mut connection.from)?,
-                signatures: read_list(&mut connection.from, |from| read_string(from))?,
+                signatures: read_list(&mut connection.from, read_string)?,
                 ca: Some(read_string(&mut connection.from)?).filter(|ca| !ca.is_empty()),
             }))
         })
@@ -184,7 +184,7 @@ impl Daemon {
             write_u64(&mut connection.to, op::QUERY_REALISATION)?;
             write_bytes(&mut connection.to, id.as_bytes())?;
             start_reply(connection)?;
-            read_list(&mut connection.from, |from| read_string(from))
+            read_list(&mut connection.from, read_string)
         })
     }
 

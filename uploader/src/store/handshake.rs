@@ -91,7 +91,7 @@ pub(crate) fn handshake(
     if protocol >= ProtocolVersion::FEATURES {
         write_strings::<&str>(to, &[])?;
         flush(to)?;
-        read_list(from, |from| read_string(from))?;
+        read_list(from, read_string)?;
     }
     write_u64(to, 0)?; // no CPU affinity
     write_u64(to, 0)?; // no reserved space

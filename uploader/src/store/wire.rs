@@ -170,7 +170,7 @@ mod tests {
             let from = &mut wire.as_slice();
             assert_eq!(read_u64(from).unwrap(), length as u64 * 7);
             assert_eq!(read_bytes(from).unwrap(), bytes);
-            assert_eq!(read_list(from, |from| read_bytes(from)).unwrap(), vec![bytes, b"second".to_vec()]);
+            assert_eq!(read_list(from, read_bytes).unwrap(), vec![bytes, b"second".to_vec()]);
             assert!(from.is_empty());
         }
     }
@@ -189,11 +189,11 @@ mod tests {
     fn claimed_sizes_are_not_believed() {
         let huge = u64::MAX.to_le_bytes();
         assert!(matches!(read_bytes(&mut &huge[..]), Err(ProtocolError::Malformed(_))));
-        assert!(matches!(read_list(&mut &huge[..], |from| read_u64(from)), Err(ProtocolError::Malformed(_))));
+        assert!(matches!(read_list(&mut &huge[..], read_u64), Err(ProtocolError::Malformed(_))));
         let large = MAX_STRING.to_le_bytes();
         assert!(matches!(read_bytes(&mut &large[..]), Err(ProtocolError::Closed)));
         let many = MAX_ITEMS.to_le_bytes();
-        assert!(matches!(read_list(&mut &many[..], |from| read_bytes(from)), Err(ProtocolError::Closed)));
+        assert!(matches!(read_list(&mut &many[..], read_bytes), Err(ProtocolError::Closed)));
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         let mut wire = Vec::new();
         write_strings(&mut wire, &["one", "two and more"]).unwrap();
         for end in 0..wire.len() {
-            assert!(read_list(&mut &wire[..end], |from| read_string(from)).is_err(), "{end}");
+            assert!(read_list(&mut &wire[..end], read_string).is_err(), "{end}");
         }
     }
 
