@@ -178,7 +178,8 @@ impl Daemon {
     }
 
     /// The realisations of an output of a content-addressed derivation, `sha256:<hash>!<output>`, each as JSON. For
-    /// Nix up to 2.34, and only where its feature `ca-derivations` is on: elsewhere it may be an error.
+    /// Nix up to 2.34. Ask only where Nix's feature `ca-derivations` is on: without it, older daemons (2.8 and 2.26
+    /// among them) fail an assertion and hang up.
     pub fn realisation(&mut self, id: &str) -> Result<Vec<String>> {
         self.call(&format!("query the realisation `{id}`"), |connection| {
             write_u64(&mut connection.to, op::QUERY_REALISATION)?;
