@@ -2,6 +2,7 @@
 
 pub mod cache_info;
 pub mod keys;
+pub mod listing;
 pub mod marker;
 pub mod narinfo;
 pub mod signing;

@@ -1,0 +1,181 @@
+//! The beginning of a conversation: magic numbers, versions, features.
+
+use std::fmt;
+use std::io::{Read, Write};
+
+use super::stderr;
+use super::wire::{ProtocolError, read_list, read_string, read_text, read_u64, write_strings, write_u64};
+
+const CLIENT_MAGIC: u64 = 0x6e69_7863;
+const SERVER_MAGIC: u64 = 0x6478_696f;
+
+/// A version of the worker protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProtocolVersion {
+    /// Raised by incompatible changes; always 1 so far.
+    pub major: u64,
+    /// Raised by additions.
+    pub minor: u64,
+}
+
+impl ProtocolVersion {
+    /// The oldest that is spoken here: Nix 2.8.
+    pub const OLDEST: Self = Self { major: 1, minor: 34 };
+    /// The newest that is spoken here: Nix 2.24 and later.
+    pub const NEWEST: Self = Self { major: 1, minor: 38 };
+
+    const TRUST: Self = Self { major: 1, minor: 35 };
+    const FEATURES: Self = Self { major: 1, minor: 38 };
+
+    fn from_wire(value: u64) -> Self {
+        Self { major: value >> 8, minor: value & 0xff }
+    }
+
+    fn to_wire(self) -> u64 {
+        self.major << 8 | self.minor
+    }
+}
+
+impl fmt::Display for ProtocolVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What the handshake tells about the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The version that is spoken from now on: the lower one of both sides.
+    pub protocol: ProtocolVersion,
+    /// The daemon's Nix version, as it names it.
+    pub nix_version: String,
+    /// Whether the daemon trusts this client; unknown before protocol 1.35.
+    pub trusted: Option<bool>,
+}
+
+/// Why no conversation came about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    /// What answered is no Nix daemon.
+    #[error("what answers there is not a nix daemon (it sent `{0:#x}`)")]
+    NotNix(u64),
+    /// The daemon speaks a version that is not spoken here.
+    #[error(
+        "the nix daemon speaks protocol {0}, and larder {oldest} to {newest}",
+        oldest = ProtocolVersion::OLDEST,
+        newest = ProtocolVersion::NEWEST
+    )]
+    Version(ProtocolVersion),
+    /// Anything else.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+/// Opens the conversation.
+pub(crate) fn handshake(
+    from: &mut (impl Read + ?Sized),
+    to: &mut (impl Write + ?Sized),
+) -> Result<Server, HandshakeError> {
+    write_u64(to, CLIENT_MAGIC)?;
+    write_u64(to, ProtocolVersion::NEWEST.to_wire())?;
+    flush(to)?;
+    match read_u64(from)? {
+        SERVER_MAGIC => {}
+        other => return Err(HandshakeError::NotNix(other)),
+    }
+    let theirs = ProtocolVersion::from_wire(read_u64(from)?);
+    if theirs.major != ProtocolVersion::NEWEST.major || theirs < ProtocolVersion::OLDEST {
+        return Err(HandshakeError::Version(theirs));
+    }
+    let protocol = theirs.min(ProtocolVersion::NEWEST);
+    if protocol >= ProtocolVersion::FEATURES {
+        write_strings::<&str>(to, &[])?;
+        flush(to)?;
+        read_list(from, read_string)?;
+    }
+    write_u64(to, 0)?; // no CPU affinity
+    write_u64(to, 0)?; // no reserved space
+    flush(to)?;
+    let nix_version = stderr::plain(&read_text(from)?);
+    let trusted = if protocol >= ProtocolVersion::TRUST {
+        match read_u64(from)? {
+            0 => None,
+            1 => Some(true),
+            2 => Some(false),
+            other => return Err(ProtocolError::malformed(format!("trust of kind {other}")).into()),
+        }
+    } else {
+        None
+    };
+    stderr::drain(from)?;
+    Ok(Server { protocol, nix_version, trusted })
+}
+
+fn flush(to: &mut (impl Write + ?Sized)) -> Result<(), ProtocolError> {
+    Ok(to.flush()?)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::stderr::tests::{error, last};
+    use super::super::wire::write_bytes;
+    use super::*;
+
+    /// What a daemon sends that speaks 1.`minor`.
+    pub(crate) fn greeting(minor: u64) -> Vec<u8> {
+        let mut wire = Vec::new();
+        write_u64(&mut wire, SERVER_MAGIC).unwrap();
+        write_u64(&mut wire, 0x100 | minor).unwrap();
+        if minor >= 38 {
+            write_strings(&mut wire, &["some-feature"]).unwrap();
+        }
+        write_bytes(&mut wire, b"2.99").unwrap();
+        if minor >= 35 {
+            write_u64(&mut wire, 1).unwrap();
+        }
+        wire.extend(last());
+        wire
+    }
+
+    fn sent(minor: u64) -> Vec<u8> {
+        let features: &[u64] = if minor >= 38 { &[0] } else { &[] };
+        [&[CLIENT_MAGIC, 0x126], features, &[0, 0]].concat().iter().flat_map(|n| n.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn each_version_is_greeted_in_its_own_way() {
+        for minor in [34, 35, 37, 38, 39] {
+            let wire = greeting(minor);
+            let (from, mut to) = (&mut wire.as_slice(), Vec::new());
+            let server = handshake(from, &mut to).unwrap();
+            assert_eq!(server.protocol, ProtocolVersion { major: 1, minor: minor.min(38) });
+            assert_eq!(server.nix_version, "2.99");
+            assert_eq!(server.trusted, (minor >= 35).then_some(true));
+            assert!(from.is_empty());
+            assert_eq!(to, sent(minor));
+            for end in 0..wire.len() {
+                assert!(handshake(&mut &wire[..end], &mut Vec::new()).is_err(), "{minor} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_are_refused() {
+        let answer = |numbers: [u64; 2]| {
+            let wire: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+            handshake(&mut wire.as_slice(), &mut Vec::new()).unwrap_err().to_string()
+        };
+        assert!(answer([SERVER_MAGIC, 0x121]).contains("speaks protocol 1.33"));
+        assert!(answer([SERVER_MAGIC, 0x200]).contains("speaks protocol 2.0"));
+        assert!(answer([1, 0x126]).contains("not a nix daemon"));
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_daemons_words() {
+        let mut wire = greeting(34);
+        wire.truncate(wire.len() - 8);
+        wire.extend(error("user 'nobody' is not allowed to connect to the Nix daemon", &[]));
+        let refused = handshake(&mut wire.as_slice(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(refused.contains("not allowed"), "{refused}");
+    }
+}

@@ -1,0 +1,291 @@
+//! Where the local store is, and how its daemon is reached.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix_derivation::{StoreDir, StorePath};
+
+use crate::error::{Area, Error, Result};
+
+const STATE_DIR: &str = "/nix/var/nix";
+const LOG_DIR: &str = "/nix/var/log/nix";
+const DAEMON: &str = "nix-daemon";
+
+/// Where installations put `nix-daemon` that a service's PATH may lack.
+const DAEMON_DIRS: [&str; 2] = ["/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin"];
+
+/// How the daemon is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DaemonAddress {
+    /// A socket that a daemon listens on.
+    Socket(PathBuf),
+    /// A program that speaks the protocol on its standard input and output, `nix-daemon --stdio` or a way to it.
+    Stdio {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        args: Vec<String>,
+        /// What is added to its environment.
+        env: Vec<(String, String)>,
+    },
+}
+
+/// The local store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreLocation {
+    /// The store's directory as paths name it.
+    pub store_dir: StoreDir,
+    /// The directory that holds the files; another one than `store_dir` for a chroot store.
+    pub real_dir: PathBuf,
+    /// Nix's state: database, roots, socket.
+    pub state_dir: PathBuf,
+    /// Nix's logs.
+    pub log_dir: PathBuf,
+    /// How the daemon is reached.
+    pub daemon: DaemonAddress,
+}
+
+/// What is known about the store beforehand; the rest is found out by [`StoreLocation::detect`].
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    /// Instead of `NIX_STORE_DIR`.
+    pub store_dir: Option<String>,
+    /// Where the files are, if not in `store_dir`.
+    pub real_dir: Option<PathBuf>,
+    /// Instead of `NIX_STATE_DIR`.
+    pub state_dir: Option<PathBuf>,
+    /// Instead of `NIX_LOG_DIR`.
+    pub log_dir: Option<PathBuf>,
+    /// Instead of `NIX_REMOTE`, in the same form.
+    pub remote: Option<String>,
+    /// How the daemon is reached, whatever `remote` says.
+    pub daemon: Option<DaemonAddress>,
+}
+
+impl StoreLocation {
+    /// Finds the store as Nix does: by what is given, then the environment, then Nix's defaults.
+    pub fn detect(options: &StoreOptions) -> Result<Self> {
+        Self::detect_in(options, |name| std::env::var_os(name))
+    }
+
+    /// [`detect`](Self::detect) with an environment of one's own.
+    pub fn detect_in(options: &StoreOptions, env: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+        let env = |name: &str| env(name).filter(|value| !value.is_empty());
+        let store_dir = match (&options.store_dir, env("NIX_STORE_DIR")) {
+            (Some(given), _) => given.clone(),
+            (None, Some(value)) => text("NIX_STORE_DIR", value)?,
+            (None, None) => nix_derivation::store_path::STORE_DIR.to_owned(),
+        };
+        let trimmed = if store_dir.len() > 1 { store_dir.trim_end_matches('/') } else { &store_dir };
+        let store_dir = StoreDir::new(trimmed).map_err(|error| {
+            Error::permanent(Area::Config, format!("cannot use `{trimmed}` as the nix store's directory"))
+                .because(error)
+                .hint("give an absolute path, such as `/nix/store`")
+        })?;
+        let dir = |given: &Option<PathBuf>, name: &str, default: &str| {
+            let dir = given.clone().or_else(|| env(name).map(PathBuf::from));
+            absolute(dir.unwrap_or_else(|| default.into()))
+        };
+        let state_dir = dir(&options.state_dir, "NIX_STATE_DIR", STATE_DIR)?;
+        let log_dir = dir(&options.log_dir, "NIX_LOG_DIR", LOG_DIR)?;
+        let real_dir = absolute(options.real_dir.clone().unwrap_or_else(|| store_dir.as_str().into()))?;
+        let mut location =
+            Self { store_dir, real_dir, state_dir, log_dir, daemon: DaemonAddress::Socket(PathBuf::new()) };
+        location.daemon = match &options.daemon {
+            Some(address) => address.clone(),
+            None => location.find_daemon(options, env)?,
+        };
+        Ok(location)
+    }
+
+    /// The file-system path of a store path.
+    pub fn real_path(&self, path: &StorePath) -> PathBuf {
+        self.real_dir.join(path.to_basename())
+    }
+
+    /// How `nix-daemon --stdio` is run for this store.
+    pub fn stdio(&self, program: impl Into<PathBuf>) -> DaemonAddress {
+        let dirs = [
+            ("NIX_STORE_DIR", self.store_dir.as_str().to_owned()),
+            ("NIX_STATE_DIR", self.state_dir.to_string_lossy().into_owned()),
+            ("NIX_LOG_DIR", self.log_dir.to_string_lossy().into_owned()),
+        ];
+        let mut args = vec!["--stdio".to_owned()];
+        if self.real_dir != Path::new(self.store_dir.as_str()) {
+            let [store, state, log] = [&dirs[0].1, &dirs[1].1, &dirs[2].1].map(|dir| url_encode(dir));
+            let real = url_encode(&self.real_dir.to_string_lossy());
+            args.push("--store".into());
+            args.push(format!("local?store={store}&real={real}&state={state}&log={log}"));
+        }
+        let env = dirs.map(|(name, dir)| (name.to_owned(), dir)).into();
+        DaemonAddress::Stdio { program: program.into(), args, env }
+    }
+
+    fn find_daemon(
+        &self,
+        options: &StoreOptions,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<DaemonAddress> {
+        let remote = match (&options.remote, env("NIX_REMOTE")) {
+            (Some(given), _) => given.clone(),
+            (None, Some(value)) => text("NIX_REMOTE", value)?,
+            (None, None) => String::new(),
+        };
+        let socket = match env("NIX_DAEMON_SOCKET_PATH") {
+            Some(path) => absolute(path.into())?,
+            None => self.state_dir.join("daemon-socket/socket"),
+        };
+        let program = || find_program(DAEMON, env("PATH"));
+        match remote.as_str() {
+            "" | "auto" => {
+                if can_answer(&socket) {
+                    return Ok(DaemonAddress::Socket(socket));
+                }
+                // Without either, connecting to the socket gives the better error.
+                Ok(program().map_or(DaemonAddress::Socket(socket), |program| self.stdio(program)))
+            }
+            "daemon" => Ok(DaemonAddress::Socket(socket)),
+            "local" => program().map(|program| self.stdio(program)).ok_or_else(|| {
+                Error::permanent(Area::Store, "cannot open the nix store without a daemon")
+                    .because(format!("there is no `{DAEMON}` on PATH"))
+                    .hint("install nix, or put its `bin` directory on PATH")
+            }),
+            other => match other.strip_prefix("unix://") {
+                Some("") => Ok(DaemonAddress::Socket(socket)),
+                Some(path) if path.starts_with('/') && !path.contains(['?', '%']) => {
+                    Ok(DaemonAddress::Socket(path.into()))
+                }
+                _ => Err(Error::permanent(
+                    Area::Config,
+                    format!("cannot read the store that `NIX_REMOTE` names, `{other}`"),
+                )
+                .because("only the machine's own store is read, through its daemon")
+                .hint("unset `NIX_REMOTE`, or set it to `daemon` or `unix:///path/of/the/socket`")),
+            },
+        }
+    }
+}
+
+/// Whether a daemon may be behind the socket. One that we may not reach is no reason to go around it.
+fn can_answer(socket: &Path) -> bool {
+    match UnixStream::connect(socket) {
+        Ok(_) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+        ),
+    }
+}
+
+fn find_program(name: &str, path: Option<OsString>) -> Option<PathBuf> {
+    let path = path.unwrap_or_default();
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .chain(DAEMON_DIRS.iter().map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Error::permanent(Area::Config, format!("cannot use the directory `{}`", path.display()))
+        .because("it is not an absolute path"))
+}
+
+fn text(name: &str, value: OsString) -> Result<String> {
+    value.into_string().map_err(|value| {
+        Error::permanent(Area::Config, format!("cannot read the environment variable `{name}`"))
+            .because(format!("`{}` is not UTF-8", value.to_string_lossy()))
+    })
+}
+
+fn url_encode(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn detect(options: &StoreOptions, env: &[(&str, &str)]) -> Result<StoreLocation> {
+        StoreLocation::detect_in(options, |name| {
+            env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn without_anything_nixs_defaults_hold() {
+        let location = detect(&StoreOptions::default(), &[("NIX_REMOTE", "daemon")]).unwrap();
+        assert_eq!(location.store_dir, StoreDir::default());
+        assert_eq!(location.real_dir, Path::new("/nix/store"));
+        assert_eq!(location.log_dir, Path::new("/nix/var/log/nix"));
+        assert_eq!(location.daemon, DaemonAddress::Socket("/nix/var/nix/daemon-socket/socket".into()));
+    }
+
+    #[test]
+    fn options_go_before_the_environment() {
+        let options = StoreOptions { store_dir: Some("/a/store/".into()), ..Default::default() };
+        let env = [("NIX_STORE_DIR", "/b"), ("NIX_STATE_DIR", "/c"), ("NIX_REMOTE", "unix:///d/socket")];
+        let location = detect(&options, &env).unwrap();
+        assert_eq!(location.store_dir.as_str(), "/a/store");
+        assert_eq!(location.state_dir, Path::new("/c"));
+        assert_eq!(location.daemon, DaemonAddress::Socket("/d/socket".into()));
+    }
+
+    #[test]
+    fn a_socket_that_connects_is_used_and_otherwise_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("nix-daemon"), "").unwrap();
+        let (state, path, socket) = (at("state"), at(""), at("socket"));
+        let env = [
+            ("NIX_STATE_DIR", &*state),
+            ("PATH", &*path),
+            ("NIX_DAEMON_SOCKET_PATH", &*socket),
+            ("NIX_REMOTE", ""),
+        ];
+        let listener = UnixListener::bind(&socket).unwrap();
+        let found = detect(&StoreOptions::default(), &env).unwrap();
+        assert_eq!(found.daemon, DaemonAddress::Socket(socket.clone().into()));
+        drop(listener);
+        let found = detect(&StoreOptions::default(), &env).unwrap();
+        let DaemonAddress::Stdio { program, args, env } = found.daemon else { panic!("{:?}", found.daemon) };
+        assert_eq!(program, Path::new(&at("nix-daemon")));
+        assert_eq!(args, ["--stdio"]);
+        assert!(env.contains(&("NIX_STATE_DIR".into(), state.clone())));
+    }
+
+    #[test]
+    fn a_chroot_store_is_named_to_the_program() {
+        let options = StoreOptions { real_dir: Some("/r 1/nix/store".into()), ..Default::default() };
+        let location = detect(&options, &[("NIX_REMOTE", "daemon")]).unwrap();
+        let DaemonAddress::Stdio { args, .. } = location.stdio("/bin/nix-daemon") else { panic!() };
+        assert_eq!(args[1], "--store");
+        assert!(args[2].contains("real=/r%201/nix/store&state=/nix/var/nix"), "{}", args[2]);
+    }
+
+    #[test]
+    fn other_stores_are_refused_by_name() {
+        for remote in ["ssh-ng://host", "/tmp/chroot", "unix:///socket?root=/mnt", "https://cache"] {
+            let error = detect(&StoreOptions::default(), &[("NIX_REMOTE", remote)]).unwrap_err();
+            assert!(error.to_string().contains(remote), "{error}");
+            assert!(error.hint_text().is_some());
+        }
+        assert!(detect(&StoreOptions::default(), &[("NIX_STATE_DIR", "var")]).is_err());
+        assert!(detect(&StoreOptions::default(), &[("NIX_STORE_DIR", "/a/../b")]).is_err());
+    }
+}

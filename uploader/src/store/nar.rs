@@ -1,0 +1,290 @@
+//! NARs, read from the file system.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use nix_archive::nar::{self, CaseHack, encode_path};
+use nix_derivation::StorePath;
+use sha2::{Digest, Sha256};
+
+use super::location::StoreLocation;
+use crate::error::{Area, Error, Retry};
+
+/// The pieces in which a NAR reaches its sink.
+const PIECE: usize = 128 << 10;
+
+/// Why a NAR could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NarError {
+    /// The path is not, or no longer, there.
+    #[error("`{}` is gone", .0.display())]
+    Gone(PathBuf),
+    /// It changed while it was read, as nothing in a store should.
+    #[error("`{path}` changed while it was read: {1}", path = .0.display())]
+    Changed(PathBuf, String),
+    /// It cannot be read.
+    #[error("cannot read `{path}`: {1}", path = .0.display())]
+    Io(PathBuf, io::Error),
+    /// It holds what no NAR can hold.
+    #[error("`{path}` cannot be made a NAR: {1}", path = .0.display())]
+    Unsupported(PathBuf, String),
+    /// Reading went well; the sink failed.
+    #[error("cannot pass on a NAR: {0}")]
+    Sink(io::Error),
+}
+
+impl From<NarError> for Error {
+    fn from(error: NarError) -> Self {
+        let retry = match &error {
+            NarError::Gone(_) | NarError::Unsupported(..) => Retry::Permanent,
+            NarError::Io(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => Retry::Permanent,
+            NarError::Changed(..) | NarError::Io(..) | NarError::Sink(_) => Retry::Unknown,
+        };
+        let hint = match &error {
+            NarError::Io(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+                Some("store paths are readable by everyone; is this one, and is the store's directory?")
+            }
+            NarError::Changed(..) | NarError::Io(..) => Some("`nix store verify` checks the path"),
+            _ => None,
+        };
+        let told = Error::new(Area::Store, retry, error.to_string());
+        match hint {
+            Some(hint) => told.hint(hint),
+            None => told,
+        }
+    }
+}
+
+/// Writes the NAR of a path to `out`, in pieces of 128 KiB; memory does not depend on the sizes of its files.
+///
+/// Nothing is compared with the path info here: see [`HashingWriter`].
+pub fn dump(location: &StoreLocation, path: &StorePath, out: &mut dyn Write) -> Result<(), NarError> {
+    dump_path(&location.real_path(path), out)
+}
+
+fn dump_path(path: &Path, out: &mut dyn Write) -> Result<(), NarError> {
+    let sink = Sink { out, error: None };
+    let mut buffer = BufWriter::with_capacity(PIECE, sink);
+    let mut result = encode_path(&mut buffer, path, CaseHack::native());
+    if result.is_ok() {
+        result = buffer.flush().map_err(nar::Error::Io);
+    }
+    // Without a flush: after a failure, nothing more is to reach the sink.
+    let (mut sink, _) = buffer.into_parts();
+    let Err(error) = result else { return Ok(()) };
+    Err(match sink.error.take() {
+        Some(error) => NarError::Sink(error),
+        None => read_error(path, error),
+    })
+}
+
+fn read_error(path: &Path, error: nar::Error) -> NarError {
+    // Whatever went wrong in a path that is being deleted, went wrong because of that.
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return NarError::Gone(path.to_owned());
+    }
+    match error {
+        nar::Error::FileChanged(file) => {
+            NarError::Changed(path.to_owned(), format!("`{}` has another size now", file.display()))
+        }
+        nar::Error::Io(error) => match error.kind() {
+            // A file was listed and then not there, or was replaced by something else.
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                NarError::Changed(path.to_owned(), error.to_string())
+            }
+            _ => NarError::Io(path.to_owned(), error),
+        },
+        error => NarError::Unsupported(path.to_owned(), error.to_string()),
+    }
+}
+
+/// Remembers the error of the sink, which would otherwise look like one of reading.
+struct Sink<'a> {
+    out: &'a mut dyn Write,
+    error: Option<io::Error>,
+}
+
+impl Sink<'_> {
+    fn keep<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            if error.kind() == io::ErrorKind::Interrupted {
+                return error;
+            }
+            self.error = Some(error);
+            io::Error::other("the sink failed")
+        })
+    }
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = match self.out.write(bytes) {
+            Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
+            other => other,
+        };
+        self.keep(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.out.flush();
+        self.keep(result)
+    }
+}
+
+/// The length and SHA-256 of what has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digested {
+    /// SHA-256.
+    pub sha256: [u8; 32],
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// Counts and hashes what passes through it.
+#[derive(Debug)]
+pub struct HashingWriter<W> {
+    inner: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    /// Passes on to `inner`.
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: Sha256::new(), size: 0 }
+    }
+
+    /// The bytes that have passed so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The inner writer.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
+    /// The inner writer, not flushed, and what has passed.
+    pub fn finish(self) -> (W, Digested) {
+        (self.inner, Digested { sha256: self.hasher.finalize().into(), size: self.size })
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Accepts so many bytes, then fails or does something.
+    struct Limited<F: FnMut() -> io::Result<()>>(usize, F);
+
+    impl<F: FnMut() -> io::Result<()>> Write for Limited<F> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 < bytes.len() {
+                self.1()?;
+            }
+            self.0 = self.0.saturating_sub(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("a"), vec![b'a'; 1 << 20]).unwrap();
+        fs::write(dir.path().join("b"), vec![b'b'; 1 << 20]).unwrap();
+        fs::write(dir.path().join("sub/c"), "").unwrap();
+        dir
+    }
+
+    #[test]
+    fn what_passes_is_counted_and_hashed() {
+        let dir = tree();
+        let mut writer = HashingWriter::new(Vec::new());
+        dump_path(dir.path(), &mut writer).unwrap();
+        let (bytes, digested) = writer.finish();
+        assert_eq!(digested.size, bytes.len() as u64);
+        assert_eq!(digested.sha256, nar::hash_path(dir.path(), CaseHack::native()).unwrap().sha256);
+    }
+
+    #[test]
+    fn a_failing_sink_is_told_from_a_failing_read() {
+        let dir = tree();
+        for limit in [0, 1000, 1 << 20, (2 << 20) + 500] {
+            let mut calls = 0;
+            let mut sink = Limited(limit, || {
+                calls += 1;
+                Err(io::Error::new(io::ErrorKind::NotFound, "sink is full"))
+            });
+            let error = dump_path(dir.path(), &mut sink).unwrap_err();
+            assert!(
+                matches!(&error, NarError::Sink(cause) if cause.to_string() == "sink is full"),
+                "{error}"
+            );
+            assert_eq!(calls, 1, "nothing reaches a sink that has failed");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_gone() {
+        let dir = tree();
+        let absent = dir.path().join("absent");
+        assert!(matches!(dump_path(&absent, &mut io::sink()), Err(NarError::Gone(path)) if path == absent));
+    }
+
+    #[test]
+    fn a_path_that_vanishes_on_the_way_is_gone() {
+        let dir = tree();
+        let path = dir.path().join("path");
+        fs::create_dir(&path).unwrap();
+        fs::rename(dir.path().join("a"), path.join("a")).unwrap();
+        fs::write(path.join("b"), "b").unwrap();
+        let mut sink = Limited(0, || {
+            fs::remove_dir_all(&path).unwrap_or_default();
+            Ok(())
+        });
+        assert!(matches!(dump_path(&path, &mut sink), Err(NarError::Gone(_))));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_or_vanishes_has_changed() {
+        for shrink in [true, false] {
+            let dir = tree();
+            let mut sink = Limited(0, || {
+                if shrink {
+                    return fs::write(dir.path().join("a"), "");
+                }
+                fs::remove_file(dir.path().join("b")).or(Ok(()))
+            });
+            let error = dump_path(dir.path(), &mut sink).unwrap_err();
+            assert!(matches!(error, NarError::Changed(..)), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_no_nar_can_hold_is_permanent() {
+        let dir = tree();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let error = dump_path(dir.path(), &mut io::sink()).unwrap_err();
+        assert!(matches!(error, NarError::Unsupported(..)), "{error}");
+        assert_eq!(Error::from(error).retry(), Retry::Permanent);
+    }
+}

@@ -1,0 +1,216 @@
+//! The worker protocol's primitives: integers, strings and sets of strings.
+//!
+//! Everything is a little-endian 64-bit integer or a byte string: its length, its bytes, zeros up to the next
+//! multiple of eight. What the other side says about sizes is never believed: memory grows with the bytes that have
+//! arrived, up to a limit.
+
+use std::io::{self, Read, Write};
+
+use super::stderr::DaemonMessage;
+
+/// The longest string that is read.
+pub(crate) const MAX_STRING: u64 = 16 << 20;
+
+/// The largest number of elements of a set, list or map that is read.
+pub(crate) const MAX_ITEMS: u64 = 1 << 20;
+
+/// What is reserved before the first byte of a string, or the first element of a set, is there.
+const FIRST_ALLOCATION: u64 = 4096;
+
+/// What can go wrong in a conversation with the daemon.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProtocolError {
+    /// The other side ended the conversation.
+    #[error("the nix daemon closed the connection")]
+    Closed,
+    /// Nothing came within the time allowed.
+    #[error("the nix daemon did not answer in time")]
+    TimedOut,
+    /// The connection failed.
+    #[error("{0}")]
+    Io(io::Error),
+    /// The bytes are not what the protocol says.
+    #[error("malformed answer of the nix daemon: {0}")]
+    Malformed(String),
+    /// The daemon reported an error.
+    #[error("the nix daemon says: {0}")]
+    Daemon(DaemonMessage),
+}
+
+impl From<io::Error> for ProtocolError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted => Self::Closed,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl ProtocolError {
+    /// The bytes are not what the protocol says.
+    pub(crate) fn malformed(what: impl Into<String>) -> Self {
+        Self::Malformed(what.into())
+    }
+}
+
+/// Reads an integer.
+pub(crate) fn read_u64(from: &mut (impl Read + ?Sized)) -> Result<u64, ProtocolError> {
+    let mut bytes = [0; 8];
+    from.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Reads a truth value: an integer that is 0 or 1.
+pub(crate) fn read_bool(from: &mut (impl Read + ?Sized)) -> Result<bool, ProtocolError> {
+    match read_u64(from)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(ProtocolError::malformed(format!("{other} where 0 or 1 is expected"))),
+    }
+}
+
+/// Reads a byte string.
+pub(crate) fn read_bytes(from: &mut (impl Read + ?Sized)) -> Result<Vec<u8>, ProtocolError> {
+    let length = read_u64(from)?;
+    if length > MAX_STRING {
+        return Err(ProtocolError::malformed(format!("a string of {length} bytes, more than {MAX_STRING}")));
+    }
+    let mut bytes = Vec::with_capacity(length.min(FIRST_ALLOCATION) as usize);
+    let got = (&mut *from).take(length).read_to_end(&mut bytes)?;
+    if (got as u64) < length {
+        return Err(ProtocolError::Closed);
+    }
+    let mut padding = [0; 8];
+    let padding = &mut padding[..pad(length)];
+    from.read_exact(padding)?;
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(ProtocolError::malformed("non-zero padding after a string"));
+    }
+    Ok(bytes)
+}
+
+/// Reads a string that must be UTF-8.
+pub(crate) fn read_string(from: &mut (impl Read + ?Sized)) -> Result<String, ProtocolError> {
+    String::from_utf8(read_bytes(from)?).map_err(|error| {
+        ProtocolError::malformed(format!("`{}` is not UTF-8", String::from_utf8_lossy(error.as_bytes())))
+    })
+}
+
+/// Reads a string for people to read: what is not UTF-8 in it is replaced.
+pub(crate) fn read_text(from: &mut (impl Read + ?Sized)) -> Result<String, ProtocolError> {
+    Ok(String::from_utf8_lossy(&read_bytes(from)?).into_owned())
+}
+
+/// Reads the number of elements that follow.
+pub(crate) fn read_count(from: &mut (impl Read + ?Sized)) -> Result<u64, ProtocolError> {
+    let count = read_u64(from)?;
+    if count > MAX_ITEMS {
+        return Err(ProtocolError::malformed(format!("a list of {count} elements, more than {MAX_ITEMS}")));
+    }
+    Ok(count)
+}
+
+/// Reads a list or set: its number of elements, then each by `element`.
+pub(crate) fn read_list<R: Read + ?Sized, T>(
+    from: &mut R,
+    mut element: impl FnMut(&mut R) -> Result<T, ProtocolError>,
+) -> Result<Vec<T>, ProtocolError> {
+    let count = read_count(from)?;
+    let mut list = Vec::with_capacity(count.min(FIRST_ALLOCATION / 8) as usize);
+    for _ in 0..count {
+        list.push(element(from)?);
+    }
+    Ok(list)
+}
+
+/// Writes an integer.
+pub(crate) fn write_u64(to: &mut (impl Write + ?Sized), value: u64) -> Result<(), ProtocolError> {
+    Ok(to.write_all(&value.to_le_bytes())?)
+}
+
+/// Writes a byte string.
+pub(crate) fn write_bytes(to: &mut (impl Write + ?Sized), bytes: &[u8]) -> Result<(), ProtocolError> {
+    let length = bytes.len() as u64;
+    write_u64(to, length)?;
+    to.write_all(bytes)?;
+    Ok(to.write_all(&[0; 8][..pad(length)])?)
+}
+
+/// Writes a list or set of strings.
+pub(crate) fn write_strings<S: AsRef<[u8]>>(
+    to: &mut (impl Write + ?Sized),
+    strings: &[S],
+) -> Result<(), ProtocolError> {
+    write_u64(to, strings.len() as u64)?;
+    strings.iter().try_for_each(|string| write_bytes(to, string.as_ref()))
+}
+
+/// The number of zeros that follow a string of this length.
+pub(crate) fn pad(length: u64) -> usize {
+    ((8 - length % 8) % 8) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for length in 0..40 {
+            let bytes = vec![b'x'; length];
+            let mut wire = Vec::new();
+            write_u64(&mut wire, length as u64 * 7).unwrap();
+            write_bytes(&mut wire, &bytes).unwrap();
+            write_strings(&mut wire, &[&bytes[..], b"second"]).unwrap();
+            assert_eq!(wire.len() % 8, 0);
+            let from = &mut wire.as_slice();
+            assert_eq!(read_u64(from).unwrap(), length as u64 * 7);
+            assert_eq!(read_bytes(from).unwrap(), bytes);
+            assert_eq!(read_list(from, read_bytes).unwrap(), vec![bytes, b"second".to_vec()]);
+            assert!(from.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_string_is_padded_with_zeros_to_eight() {
+        let mut wire = Vec::new();
+        write_bytes(&mut wire, b"abc").unwrap();
+        assert_eq!(wire, b"\x03\0\0\0\0\0\0\0abc\0\0\0\0\0");
+        wire[12] = 1;
+        let error = read_bytes(&mut wire.as_slice()).unwrap_err().to_string();
+        assert!(error.contains("padding"), "{error}");
+    }
+
+    #[test]
+    fn claimed_sizes_are_not_believed() {
+        let huge = u64::MAX.to_le_bytes();
+        assert!(matches!(read_bytes(&mut &huge[..]), Err(ProtocolError::Malformed(_))));
+        assert!(matches!(read_list(&mut &huge[..], read_u64), Err(ProtocolError::Malformed(_))));
+        let large = MAX_STRING.to_le_bytes();
+        assert!(matches!(read_bytes(&mut &large[..]), Err(ProtocolError::Closed)));
+        let many = MAX_ITEMS.to_le_bytes();
+        assert!(matches!(read_list(&mut &many[..], read_bytes), Err(ProtocolError::Closed)));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let mut wire = Vec::new();
+        write_strings(&mut wire, &["one", "two and more"]).unwrap();
+        for end in 0..wire.len() {
+            assert!(read_list(&mut &wire[..end], read_string).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn other_truth_values_and_bytes_that_are_no_text_are_refused() {
+        assert!(read_bool(&mut &2u64.to_le_bytes()[..]).is_err());
+        let mut wire = Vec::new();
+        write_bytes(&mut wire, b"\xff\xfe").unwrap();
+        assert!(matches!(read_string(&mut wire.as_slice()), Err(ProtocolError::Malformed(_))));
+        assert_eq!(read_text(&mut wire.as_slice()).unwrap(), "\u{fffd}\u{fffd}");
+    }
+}
