@@ -1,0 +1,150 @@
+//! Objects sent to S3 in parts.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+
+use super::contract::{Bucket, ContentType, Multipart};
+use super::s3::S3Bucket;
+use super::s3_client::{for_assembly, for_body};
+use super::s3_error::{Access, answer, explain};
+use crate::error::{Area, Error, Result, Retry};
+
+/// The most parts that S3 takes.
+const MAX_PARTS: u32 = 10_000;
+
+/// An upload that the server knows by its id.
+pub(super) struct S3Multipart {
+    bucket: S3Bucket,
+    key: String,
+    id: String,
+    sent: Mutex<BTreeMap<u32, Sent>>,
+}
+
+#[derive(Clone)]
+struct Sent {
+    etag: String,
+    size: u64,
+}
+
+impl S3Multipart {
+    pub(super) async fn start(bucket: S3Bucket, key: &str, kind: ContentType) -> Result<Self> {
+        let what = || bucket.what("start the upload of", key);
+        let output = bucket
+            .client
+            .create_multipart_upload()
+            .bucket(&bucket.address.bucket)
+            .key(bucket.address.full_key(key))
+            .content_type(kind.as_str())
+            .send()
+            .await
+            .map_err(|error| explain(what(), Access::Write, &error))?;
+        let Some(id) = output.upload_id else {
+            return Err(
+                Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no upload id")
+            );
+        };
+        Ok(Self { bucket, key: key.to_owned(), id, sent: Mutex::default() })
+    }
+
+    fn what(&self, verb: &str) -> String {
+        self.bucket.what(verb, &self.key)
+    }
+
+    /// Whether an object of the right size stands: what a lost answer to the last request leaves behind.
+    async fn stands(&self, size: u64) -> bool {
+        matches!(self.bucket.head(&self.key).await, Ok(Some(found)) if found.size == size)
+    }
+}
+
+#[async_trait]
+impl Multipart for S3Multipart {
+    async fn part(&self, number: u32, body: Bytes) -> Result<()> {
+        let what = || self.what(&format!("send part {number} of"));
+        if !(1..=MAX_PARTS).contains(&number) {
+            return Err(Error::permanent(Area::Bucket, what()).because("parts count from 1 to 10000"));
+        }
+        let size = body.len();
+        let request = self
+            .bucket
+            .client
+            .upload_part()
+            .bucket(&self.bucket.address.bucket)
+            .key(self.bucket.address.full_key(&self.key))
+            .upload_id(&self.id)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .body(ByteStream::from(body));
+        let output = request
+            .customize()
+            .config_override(for_body(size))
+            .send()
+            .await
+            .map_err(|error| explain(what(), Access::Write, &error))?;
+        let Some(etag) = output.e_tag else {
+            return Err(
+                Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no entity tag")
+            );
+        };
+        let sent = Sent { etag, size: u64::try_from(size).unwrap_or(u64::MAX) };
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(number, sent);
+        Ok(())
+    }
+
+    async fn complete(self: Box<Self>) -> Result<()> {
+        let what = || self.what("finish the upload of");
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if sent.is_empty() || !sent.keys().copied().eq(1..=u32::try_from(sent.len()).unwrap_or(u32::MAX)) {
+            return Err(Error::permanent(Area::Bucket, what()).because("its parts are not all there"));
+        }
+        let parts = sent.iter().map(|(number, part)| {
+            let number = i32::try_from(*number).unwrap_or(i32::MAX);
+            CompletedPart::builder().part_number(number).e_tag(&part.etag).build()
+        });
+        let upload = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        let request = self
+            .bucket
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket.address.bucket)
+            .key(self.bucket.address.full_key(&self.key))
+            .upload_id(&self.id)
+            .multipart_upload(upload);
+        match request.customize().config_override(for_assembly()).send().await {
+            // The status of this answer is sent before the work is done: only its body tells.
+            Ok(output)
+                if output.e_tag().is_some() || output.key().is_some() || output.location().is_some() =>
+            {
+                Ok(())
+            }
+            Ok(_) => Err(Error::new(Area::Bucket, Retry::Unknown, what())
+                .because("the answer does not say that the object stands")),
+            Err(error) => {
+                let size = sent.values().map(|part| part.size).sum();
+                if answer(&error).1 == Some("NoSuchUpload") && self.stands(size).await {
+                    return Ok(());
+                }
+                Err(explain(what(), Access::Write, &error))
+            }
+        }
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        let request = self
+            .bucket
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket.address.bucket)
+            .key(self.bucket.address.full_key(&self.key))
+            .upload_id(&self.id);
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+            Err(error) => Err(explain(self.what("give up the upload of"), Access::Write, &error)),
+        }
+    }
+}
