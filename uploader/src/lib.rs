@@ -1,5 +1,6 @@
 //! larder: signs Nix store paths and pushes them into a bucket that stock Nix clients read.
 
+pub mod agent;
 pub mod bucket;
 pub mod cache;
 pub mod config;

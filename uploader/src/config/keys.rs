@@ -101,7 +101,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// The key of that name; the error names the nearest.
-pub fn find(name: &str) -> Result<&'static Key> {
+pub(super) fn find(name: &str) -> Result<&'static Key> {
     KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
         let error = Error::permanent(Area::Config, format!("unknown key `{}`", name.escape_debug()));
         match nearest(name, KEYS.iter().map(|key| key.name)) {
@@ -112,7 +112,7 @@ pub fn find(name: &str) -> Result<&'static Key> {
 }
 
 /// The candidate that `name` was probably meant to be.
-pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase().replace('_', "-");
     candidates
         .map(|candidate| (strsim::jaro_winkler(&name, candidate), candidate))

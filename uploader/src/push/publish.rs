@@ -8,7 +8,7 @@ use super::outcome::Outcome;
 use super::plan::Presence;
 use super::presence;
 use super::pusher::Pusher;
-use crate::bucket::{Bucket, Condition, ContentType, Put};
+use crate::bucket::{Condition, ContentType, Put};
 use crate::cache::keys;
 use crate::cache::narinfo::{NarObject, Standing, compose, standing};
 use crate::error::{Area, Error, Result};

@@ -305,9 +305,12 @@ impl<'a> Run<'a> {
                     self.publish(node);
                 }
             }
-            Step::Uploaded(node, Err(error)) | Step::Published(node, Err(error)) => {
-                self.settle(node, Outcome::Failed(error));
+            Step::Uploaded(node, Err(error)) => {
+                let path = self.pusher.store.real_path(&self.todo[node].info.path);
+                let gone = error.area() == Area::Store && path.symlink_metadata().is_err();
+                self.settle(node, if gone { Outcome::Gone } else { Outcome::Failed(error) });
             }
+            Step::Published(node, Err(error)) => self.settle(node, Outcome::Failed(error)),
             Step::Published(node, Ok(outcome)) | Step::Elsewhere(node, outcome) => self.settle(node, outcome),
         }
     }
