@@ -149,7 +149,7 @@ fn refused(
         ("AccessDenied" | "Forbidden", _) | (_, 401 | 403) => permanent().hint(access.hint()),
         (_, 404) => error(Area::Bucket, Retry::Unknown)
             .hint("this is not how an S3 server says that an object is missing: check the endpoint"),
-        (_, 200..300) => error(Area::Bucket, Retry::Unknown),
+        (_, 200..=299) => error(Area::Bucket, Retry::Unknown),
         _ => permanent(),
     }
 }
