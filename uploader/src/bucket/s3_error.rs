@@ -167,7 +167,7 @@ fn wrong_region(error: Error, region: Option<&str>) -> Error {
 
 /// The region out of `…; expecting 'eu-west-1'`, or out of a whole scope `…/eu-west-1/s3/aws4_request`.
 fn expected_region(message: &str) -> Option<&str> {
-    let (_, rest) = message.split_once("expecting").or_else(|| message.split_once("expected"))?;
+    let (_, rest) = message.rsplit_once("expecting").or_else(|| message.rsplit_once("expected"))?;
     let quoted = rest.split(['\'', '"', '`']).nth(1)?;
     let region = quoted.split('/').rev().nth(2).unwrap_or(quoted);
     let fits = !region.is_empty()

@@ -66,7 +66,8 @@ async fn read_request(stream: &mut TcpStream) -> String {
                 return String::from_utf8_lossy(&bytes[..end]).into_owned();
             }
         }
-        if read == 0 {
+        // A TLS handshake never looks like the end of a request.
+        if read == 0 || bytes[0] == 0x16 {
             return String::from_utf8_lossy(&bytes).into_owned();
         }
     }
