@@ -25,6 +25,12 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub(super) struct Trust(Option<Vec<u8>>);
 
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trust").field(&self.0.as_ref().map(Vec::len)).finish()
+    }
+}
+
 impl Trust {
     /// Reads and checks a file of PEM certificates. Fails with an error of the configuration.
     pub(super) fn read(file: Option<&Path>) -> Result<Self> {

@@ -2,21 +2,33 @@
 
 mod address;
 mod address_params;
+#[doc(hidden)]
+pub mod conformance;
 mod contract;
+mod directory;
+mod directory_files;
+mod directory_multipart;
 mod http;
 mod key;
 mod network;
+mod open;
+mod reader;
 mod s3;
 mod s3_client;
 mod s3_credentials;
 mod s3_error;
 mod s3_multipart;
 mod s3_policy;
+#[cfg(test)]
+mod scripted;
 
 pub use address::{Address, AddressingStyle, S3Address};
 pub use contract::{
     AnonymousRead, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart, Object,
     ObjectMeta, Put,
 };
+pub use directory::DirectoryBucket;
+pub use open::open;
+pub use reader::{Answer, PublicReader};
 pub use s3::S3Bucket;
 pub use s3_client::Options;

@@ -149,7 +149,7 @@ fn refused(
         ("AccessDenied" | "Forbidden", _) | (_, 401 | 403) => permanent().hint(access.hint()),
         (_, 404) => error(Area::Bucket, Retry::Unknown)
             .hint("this is not how an S3 server says that an object is missing: check the endpoint"),
-        (_, 200..300) => error(Area::Bucket, Retry::Unknown),
+        (_, 200..=299) => error(Area::Bucket, Retry::Unknown),
         _ => permanent(),
     }
 }
@@ -167,7 +167,7 @@ fn wrong_region(error: Error, region: Option<&str>) -> Error {
 
 /// The region out of `…; expecting 'eu-west-1'`, or out of a whole scope `…/eu-west-1/s3/aws4_request`.
 fn expected_region(message: &str) -> Option<&str> {
-    let (_, rest) = message.split_once("expecting").or_else(|| message.split_once("expected"))?;
+    let (_, rest) = message.rsplit_once("expecting").or_else(|| message.rsplit_once("expected"))?;
     let quoted = rest.split(['\'', '"', '`']).nth(1)?;
     let region = quoted.split('/').rev().nth(2).unwrap_or(quoted);
     let fits = !region.is_empty()

@@ -1,0 +1,20 @@
+//! From an address to a bucket.
+
+use std::sync::Arc;
+
+use super::address::Address;
+use super::contract::Bucket;
+use super::directory::DirectoryBucket;
+use super::s3::S3Bucket;
+use super::s3_client::Options;
+use crate::error::Result;
+
+/// The bucket at an address: `s3://…`, `file:///…` or an absolute path.
+///
+/// Nothing is sent. Fails where the address is malformed, or where a file that `options` names cannot be used.
+pub async fn open(address: &str, options: &Options) -> Result<Arc<dyn Bucket>> {
+    match address.parse()? {
+        Address::S3(address) => Ok(Arc::new(S3Bucket::open(address, options).await?)),
+        Address::Directory(root) => Ok(Arc::new(DirectoryBucket::new(root))),
+    }
+}
