@@ -1,6 +1,5 @@
 //! Buckets in a directory, for a disk that a web server or a mount shows to readers.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -330,11 +329,7 @@ fn page(root: &Path, prefix: &str, after: Option<&str>, depth: Depth) -> std::io
 /// The key of an entry; `None` for what can be none, such as a name that is not UTF-8.
 fn key_of(root: &Path, entry: &DirEntry) -> Option<String> {
     let relative = entry.path().strip_prefix(root).ok()?;
-    Some(relative)
-        .map(Path::as_os_str)
-        .and_then(OsStr::to_str)
-        .filter(|key| !key.is_empty())
-        .map(str::to_owned)
+    relative.to_str().filter(|key| !key.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]

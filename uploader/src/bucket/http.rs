@@ -137,7 +137,7 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
         ] {
             std::fs::write(&file, text).expect("write");
-            let error = Trust::read(Some(&file)).err().expect(text);
+            let error = Trust::read(Some(&file)).expect_err(text);
             assert_eq!(error.area(), Area::Config, "{error}");
         }
         assert!(Trust::read(Some(&dir.path().join("missing"))).is_err());

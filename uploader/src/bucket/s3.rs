@@ -21,7 +21,7 @@ use super::s3_client::{self, Options};
 use super::s3_error::{Access, answer, explain};
 use super::s3_multipart::S3Multipart;
 use super::{key, s3_policy};
-use crate::error::{Area, Error, Result, chain};
+use crate::error::{Area, Error, Result, Retry, chain};
 
 /// What S3 gives in one page.
 const PAGE: i32 = 1000;
@@ -80,8 +80,20 @@ impl S3Bucket {
         }
     }
 
+    /// Why a HEAD was refused, which its answer has no room to say: `Ok` for an absent object.
+    async fn reason(&self, key: &str) -> Option<Result<()>> {
+        let request = self.client.get_object().bucket(&self.address.bucket).key(self.address.full_key(key));
+        match request.range("bytes=0-0").send().await {
+            Ok(_) => None,
+            Err(error) if proves_absence(&error) => Some(Ok(())),
+            Err(error) => Some(Err(explain(self.what("look up", key), Access::Read, &error))),
+        }
+    }
+
     /// Sorts a page out: keys relative to the prefix of the address, in order.
-    fn page(&self, output: ListObjectsV2Output) -> ListPage {
+    ///
+    /// Fails where the server says that more follows but not how to ask for it.
+    fn page(&self, output: &ListObjectsV2Output) -> Result<ListPage> {
         let encoded = output.encoding_type() == Some(&EncodingType::Url);
         let lead = self.address.full_key("");
         let relative = |key: &str| {
@@ -101,12 +113,16 @@ impl S3Bucket {
         page.objects.sort_by(|a, b| a.key.cmp(&b.key));
         page.folders.sort();
         if output.is_truncated() == Some(true) {
-            page.next = match output.next_continuation_token() {
-                Some(token) => Some(Cursor(Position::Token(token.to_owned()))),
-                None => page.objects.last().map(|object| Cursor::after(&object.key)),
+            page.next = match (output.next_continuation_token(), page.objects.last()) {
+                (Some(token), _) => Some(Cursor(Position::Token(token.to_owned()))),
+                (None, Some(last)) if page.folders.is_empty() => Some(Cursor::after(&last.key)),
+                _ => {
+                    return Err(Error::new(Area::Bucket, Retry::Unknown, self.what("list", "*"))
+                        .because("the listing breaks off without saying how it goes on"));
+                }
             };
         }
-        page
+        Ok(page)
     }
 }
 
@@ -161,7 +177,7 @@ impl Bucket for S3Bucket {
             Ok(output) => {
                 let size =
                     output.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| {
-                        Error::new(Area::Bucket, crate::error::Retry::Unknown, self.what("look up", key))
+                        Error::new(Area::Bucket, Retry::Unknown, self.what("look up", key))
                             .because("the answer has no size")
                     })?;
                 Ok(Some(ObjectMeta { key: key.to_owned(), size, etag: output.e_tag }))
@@ -169,6 +185,10 @@ impl Bucket for S3Bucket {
             Err(error) if answer(&error).0 == Some(404) && answer(&error).1 != Some("NoSuchBucket") => {
                 Ok(None)
             }
+            Err(error) if matches!(answer(&error).0, Some(400 | 401 | 403)) => match self.reason(key).await {
+                Some(reason) => reason.map(|()| None),
+                None => Err(explain(self.what("look up", key), Access::Read, &error)),
+            },
             Err(error) => Err(explain(self.what("look up", key), Access::Read, &error)),
         }
     }
@@ -221,7 +241,14 @@ impl Bucket for S3Bucket {
             None => {}
         }
         match request.send().await {
-            Ok(output) => Ok(self.page(output)),
+            Ok(output) => {
+                let mut page = self.page(&output)?;
+                if let Some(Position::Key(after)) = after.map(|cursor| &cursor.0) {
+                    // Some servers take no notice of `start-after`.
+                    page.objects.retain(|object| object.key > *after);
+                }
+                Ok(page)
+            }
             Err(error) => Err(explain(self.what("list", &format!("{prefix}*")), Access::List, &error)),
         }
     }

@@ -108,6 +108,12 @@ fn refused(
     let cause = cause(status, code, message);
     let error = |area, retry| Error::new(area, retry, what.clone()).because(&cause);
     let permanent = || error(Area::Bucket, Retry::Permanent);
+    // Garage has one code for all that it forbids.
+    let code = match code {
+        "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
+        "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",
+        code => code,
+    };
     match (code, status) {
         ("RequestTimeTooSkewed" | "RequestExpired", _) => error(Area::Credentials, Retry::Transient)
             .hint("this machine's clock and the server's differ too much: check both, and NTP"),

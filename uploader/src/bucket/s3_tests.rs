@@ -4,7 +4,6 @@ use std::sync::Arc;
 use super::*;
 use crate::bucket::conformance::{self, Traits};
 use crate::bucket::scripted::{Scripted, fault, reply};
-use crate::error::Retry;
 
 const KEYS: &str = "id\nsecret\n";
 
@@ -142,6 +141,11 @@ async fn only_proof_of_absence_is_absence() {
     let (_dir, _server, bucket) = scripted(vec![head("404 Not Found")]).await;
     assert_eq!(bucket.head("a").await.expect("absent"), None);
 
+    // What a HEAD cannot say, a GET does.
+    let (_dir, _server, bucket) =
+        scripted(vec![head("400 Bad Request"), fault("400 Bad Request", "ExpiredToken")]).await;
+    assert_eq!(bucket.head("a").await.expect_err("expired").area(), Area::Credentials);
+
     let (_dir, _server, bucket) = scripted(vec![head("403 Forbidden")]).await;
     let error = bucket.head("a").await.expect_err("forbidden");
     assert_eq!((error.area(), error.retry()), (Area::Bucket, Retry::Permanent));
@@ -197,6 +201,11 @@ async fn errors_say_whose_fault_it_is() {
     let (_dir, _server, bucket) = scripted(vec![fault("403 Forbidden", "InvalidAccessKeyId")]).await;
     assert_eq!(bucket.get("a").await.expect_err("credentials").area(), Area::Credentials);
 
+    // Garage has one code for all.
+    let unknown = "<Error><Code>AccessDenied</Code><Message>Forbidden: No such key: GK1</Message></Error>";
+    let (_dir, _server, bucket) = scripted(vec![reply("403 Forbidden", "", unknown)]).await;
+    assert_eq!(bucket.get("a").await.expect_err("credentials").area(), Area::Credentials);
+
     let redirect = reply(
         "301 Moved",
         "x-amz-bucket-region: eu-west-1\r\n",
@@ -250,6 +259,10 @@ async fn a_listing_is_sorted_out() {
     assert!(server.seen()[0].contains("start-after=pre%20fix%2B%2Fa"), "{:?}", server.seen());
     bucket.list("", page.next.as_ref(), Depth::Flat).await.expect("list");
     assert!(server.seen()[1].contains("continuation-token=t%3D"), "{:?}", server.seen());
+
+    let endless = xml.replace("<NextContinuationToken>t=</NextContinuationToken>", "");
+    let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", &endless)]).await;
+    assert_eq!(bucket.list("", None, Depth::OneLevel).await.expect_err("no token").retry(), Retry::Unknown);
 }
 
 #[tokio::test]
