@@ -54,6 +54,9 @@ impl Place {
     }
 }
 
+/// The file in `state/` that tells when the queue was made, in seconds since 1970.
+pub const SINCE: &str = "since";
+
 /// The user that the agent runs as, where it is not the one who makes the directories.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
@@ -108,7 +111,20 @@ impl Layout {
                 rustix::fs::fchmod(&handle, mode).map_err(Failure::at("set the mode of", &at))?;
             }
         }
+        if layout.read(Place::State, SINCE)?.is_none() {
+            layout.write(
+                Place::State,
+                Place::State,
+                SINCE,
+                format!("{}\n", crate::queue::now()).as_bytes(),
+            )?;
+        }
         Ok(layout)
+    }
+
+    /// Whether all its directories are there.
+    pub fn is_complete(&self) -> bool {
+        Place::ALL.into_iter().all(|place| self.path.join(place.name()).is_dir())
     }
 
     /// The state directory's path.

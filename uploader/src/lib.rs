@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bucket;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod exit;

@@ -1,0 +1,58 @@
+//! `larder agent`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::context::Context;
+use super::output::Human;
+use crate::agent::{Agent, Until};
+use crate::error::{Area, Error, Result};
+use crate::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Exit when nothing is queued and nothing has come for a while (`linger`)
+    #[arg(long)]
+    exit_when_idle: bool,
+    /// Seconds that what is on its way gets to finish when the agent is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    drain: u64,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
+    let store = context.store()?;
+    let connect = context.connect(&store).await?;
+    let queue = context.make_queue(&store)?;
+    let progress = Arc::new(Human::new(context.config.bucket()?, true));
+    let agent = Agent::new(queue, store, connect, progress)?.ok_or_else(|| {
+        Error::permanent(
+            Area::Queue,
+            format!("the queue `{}` has an agent already", context.config.state_dir().display()),
+        )
+        .hint("`larder flush --wait` waits for it; there is one agent to a queue")
+    })?;
+    let until = if args.exit_when_idle {
+        Until::Idle(Duration::from_secs(context.config.number("linger").unwrap_or_default()))
+    } else {
+        Until::Stopped
+    };
+    agent.run(until, stopped()?, Duration::from_secs(args.drain)).await?;
+    Ok(Exit::Ok)
+}
+
+/// Resolves when the process is asked to end.
+pub(super) fn stopped() -> Result<impl Future<Output = ()>> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| Error::permanent(Area::General, "cannot listen for signals").because(error))
+    };
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

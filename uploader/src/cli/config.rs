@@ -1,0 +1,36 @@
+//! `larder config`.
+
+use super::context::Context;
+use super::output;
+use crate::bucket::Address;
+use crate::error::Result;
+use crate::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Check the configuration and print every value with its source; secrets are in files and not shown
+    Check,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
+    let Command::Check = args.command;
+    for (key, value, source) in context.config.effective() {
+        match value {
+            Some(value) => output::data(&format!("{} = {value}  # {source}", key.name)),
+            None => output::data(&format!("# {}: {}", key.name, key.help)),
+        }
+    }
+    context.config.bucket()?.parse::<Address>()?;
+    context.options(false)?;
+    context.store()?;
+    for key in context.keys()? {
+        output::data(&format!("# public key: {}", key.public_text()));
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,171 @@
+//! What the subcommands share: configuration, store, keys, bucket, queue.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use larder_hook::layout::Layout;
+use larder_hook::queue::Queue;
+use larder_hook::settings;
+
+use super::output;
+use crate::agent::Connect;
+use crate::bucket::{self, Bucket};
+use crate::cache::signing::{SecretKey, public_keys};
+use crate::config::Config;
+use crate::error::{Area, Error, Result};
+use crate::push::compress::Settings;
+use crate::push::policy::{Policy, patterns};
+use crate::push::{Options, Pusher};
+use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
+
+/// Flags that every subcommand takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Global {
+    /// Configuration file, instead of /etc/larder/config.toml and the user's own
+    #[arg(long, global = true, value_name = "FILE", env = "LARDER_CONFIG")]
+    config: Option<PathBuf>,
+    /// The bucket: s3://bucket/prefix?endpoint=…&region=…&profile=… or file:///directory
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    bucket: Option<String>,
+    /// The queue's directory
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Any key of the configuration, for this call: `--set compression=xz`
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// The configuration and what is made of it.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) config: Config,
+}
+
+impl Context {
+    pub(super) fn load(global: &Global) -> Result<Self> {
+        let variable = |name: &str| match (name, &global.config) {
+            ("LARDER_CONFIG", Some(file)) => Some(file.display().to_string()),
+            _ => settings::process_environment(name),
+        };
+        let mut flags: Vec<(&str, String)> = Vec::new();
+        for set in &global.set {
+            let (key, value) = set.split_once('=').ok_or_else(|| {
+                Error::permanent(Area::Usage, format!("`--set {set}` has no `=`"))
+                    .hint("write `--set key=value`")
+            })?;
+            flags.push((key, value.to_owned()));
+        }
+        flags.extend(global.bucket.iter().map(|bucket| ("bucket", bucket.clone())));
+        flags.extend(global.state_dir.iter().map(|dir| ("state-dir", dir.display().to_string())));
+        Ok(Self { config: Config::load(&variable, &flags)? })
+    }
+
+    /// The local store.
+    pub(super) fn store(&self) -> Result<Arc<StoreLocation>> {
+        let config = &self.config;
+        let options = StoreOptions {
+            store_dir: config.text("store-dir"),
+            real_dir: config.path("real-store-dir"),
+            state_dir: config.path("nix-state-dir"),
+            log_dir: config.path("nix-log-dir"),
+            remote: None,
+            daemon: config.path("daemon-socket").map(DaemonAddress::Socket),
+        };
+        let mut store = StoreLocation::detect(&options)?;
+        if let (Some(program), None) = (config.path("nix-daemon"), &options.daemon) {
+            store.daemon = store.stdio(program);
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// The signing keys; at least one.
+    pub(super) fn keys(&self) -> Result<Vec<SecretKey>> {
+        let files = self.config.list("signing-key-files");
+        if files.is_empty() {
+            return Err(Error::permanent(Area::Config, "no signing key is configured").hint(
+                "make one with `larder key generate NAME` and name its file in `signing-key-files`; clients refuse what is not signed",
+            ));
+        }
+        let mut keys: Vec<SecretKey> = Vec::new();
+        for file in files {
+            let (key, warning) = SecretKey::read(file.as_ref())?;
+            warning.iter().for_each(|warning| output::warn(warning));
+            if keys.iter().any(|other| other.name() == key.name()) {
+                return Err(Error::permanent(
+                    Area::Config,
+                    format!("two signing keys are named `{}`", key.name()),
+                )
+                .hint("clients know a key by its name: give a new key a new name"));
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    pub(super) fn ca_file(&self) -> Option<PathBuf> {
+        self.config.path("ca-file")
+    }
+
+    /// The bucket.
+    pub(super) async fn bucket(&self) -> Result<Arc<dyn Bucket>> {
+        let options = bucket::Options {
+            credentials_file: self.config.path("credentials-file"),
+            ca_file: self.ca_file(),
+            ..bucket::Options::default()
+        };
+        bucket::open(&self.config.bucket()?, &options).await
+    }
+
+    /// How paths are pushed.
+    pub(super) fn options(&self, trust_unsigned: bool) -> Result<Options> {
+        let config = &self.config;
+        let keys = |name: &str| public_keys(config.list(name).iter().map(String::as_str));
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let number = |name: &str, default: usize| {
+            config.number(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
+        };
+        Ok(Options {
+            compression: Settings {
+                compression: config.compression(),
+                level: config.level(),
+                threads: u32::try_from(number("compression-threads", cores)).unwrap_or(1),
+            },
+            jobs: number("jobs", cores + 1),
+            listings: config.switch("write-listings"),
+            policy: Policy {
+                upstream_keys: keys("upstream-keys")?,
+                push_upstream: config.switch("push-upstream"),
+                trusted_keys: keys("trusted-keys")?,
+                trust_unsigned,
+                exclude: patterns(&config.list("exclude"))?,
+                max_nar_size: config.number("max-nar-size"),
+            },
+        })
+    }
+
+    /// The queue, which must exist.
+    pub(super) fn queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
+        let layout = Layout::open(&self.config.state_dir()).map_err(crate::agent::in_queue)?;
+        Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
+    }
+
+    /// The queue, made if need be.
+    pub(super) fn make_queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
+        let state_dir = self.config.state_dir();
+        let layout = match Layout::open(&state_dir) {
+            Ok(layout) if layout.is_complete() => layout,
+            _ => Layout::create(&state_dir, None).map_err(crate::agent::in_queue)?,
+        };
+        Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
+    }
+
+    /// How an agent reaches the bucket. Keys, options and the bucket's address are checked now, the bucket itself
+    /// whenever a session begins.
+    pub(super) async fn connect(&self, store: &Arc<StoreLocation>) -> Result<Connect> {
+        let (bucket, keys, options) = (self.bucket().await?, self.keys()?, self.options(false)?);
+        let store = store.clone();
+        Ok(Box::new(move || {
+            Box::pin(Pusher::open(bucket.clone(), store.clone(), keys.clone(), options.clone()))
+        }))
+    }
+}

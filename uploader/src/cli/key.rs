@@ -1,0 +1,53 @@
+//! `larder key`.
+
+use std::path::PathBuf;
+
+use super::output;
+use crate::cache::signing::SecretKey;
+use crate::error::Result;
+use crate::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a key pair in Nix's format; prints the public key
+    Generate {
+        /// The key's name, by custom the cache's domain and a number: cache.example.org-1
+        name: String,
+        /// Where the secret key goes; default: ./NAME.sec
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Print the public key of a secret key file
+    Public {
+        /// The secret key file
+        file: PathBuf,
+    },
+}
+
+pub(super) fn run(args: Args) -> Result<Exit> {
+    match args.command {
+        Command::Generate { name, output } => {
+            let key = SecretKey::generate(&name)?;
+            let file = output.unwrap_or_else(|| PathBuf::from(format!("{}.sec", name.replace('/', "_"))));
+            key.write(&file)?;
+            output::say(&format!(
+                "wrote the secret key to {} (mode 0600); keep a copy in a safe place",
+                file.display()
+            ));
+            output::say("the public key, for the clients' `trusted-public-keys`:");
+            output::data(&key.public_text());
+        }
+        Command::Public { file } => {
+            let (key, warning) = SecretKey::read(&file)?;
+            warning.iter().for_each(|warning| output::warn(warning));
+            output::data(&key.public_text());
+        }
+    }
+    Ok(Exit::Ok)
+}
