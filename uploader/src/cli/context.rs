@@ -63,16 +63,18 @@ impl Context {
     /// The local store.
     pub(super) fn store(&self) -> Result<Arc<StoreLocation>> {
         let config = &self.config;
+        let program = config.path("nix-daemon");
         let options = StoreOptions {
             store_dir: config.text("store-dir"),
             real_dir: config.path("real-store-dir"),
             state_dir: config.path("nix-state-dir"),
             log_dir: config.path("nix-log-dir"),
-            remote: None,
+            // With a program to run, nothing has to be found out.
+            remote: program.as_ref().map(|_| "daemon".to_owned()),
             daemon: config.path("daemon-socket").map(DaemonAddress::Socket),
         };
         let mut store = StoreLocation::detect(&options)?;
-        if let (Some(program), None) = (config.path("nix-daemon"), &options.daemon) {
+        if let (Some(program), None) = (program, &options.daemon) {
             store.daemon = store.stdio(program);
         }
         Ok(Arc::new(store))

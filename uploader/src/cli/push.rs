@@ -83,7 +83,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         }
         let word = report.count("planned");
         output::say(&format!("would push {word} paths ({} of NAR)", output::size(report.bytes().0)));
-    } else {
+    } else if report
+        .outcomes
+        .values()
+        .any(|outcome| !outcome.is_available() || outcome.word() == "pushed" || outcome.word() == "signed")
+    {
         output::say(&output::totals(&report, begun.elapsed()));
     }
     Ok(if report.is_complete() { Exit::Ok } else { Exit::Partial })

@@ -96,7 +96,7 @@ pub const KEYS: &[Key] = &[
     key("nix-state-dir", Kind::Text, "", "Nix's state; /nix/var/nix"),
     key("nix-log-dir", Kind::Text, "", "Nix's logs; /nix/var/log/nix"),
     key("daemon-socket", Kind::Text, "", "the nix-daemon's socket"),
-    key("nix-daemon", Kind::Text, "", "program to run as `nix-daemon --stdio` where no socket answers"),
+    key("nix-daemon", Kind::Text, "", "program to run as `nix-daemon --stdio`, instead of a socket"),
     key("hook-strict", Kind::Switch, "false", "let a build fail when its outputs cannot be queued"),
 ];
 

@@ -1,0 +1,68 @@
+//! One suite for every bucket.
+
+use anyhow::{Result, anyhow};
+use larder::bucket::conformance::{Traits, run};
+use larder::bucket::{Options, open};
+use larder_tests::servers::{Directory, Kind, by_flag};
+
+use super::world::BUCKET;
+
+fn conforms(address: &str, credentials: Option<(&str, &str)>, traits: Traits) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("credentials");
+    let mut options = Options::default();
+    if let Some((access_key, secret_key)) = credentials {
+        std::fs::write(
+            &file,
+            format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"),
+        )?;
+        options.credentials_file = Some(file);
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let bucket = open(address, &options).await?;
+        run(bucket, traits).await.map_err(|error| anyhow!("{address}: {error}"))
+    })
+}
+
+fn server_conforms(kind: Kind) -> Result<()> {
+    if !kind.is_here() {
+        return Ok(());
+    }
+    let server = kind.start_with_bucket(BUCKET)?;
+    let address =
+        format!("s3://{BUCKET}/some prefix?endpoint={}&region={}", server.endpoint(), server.region())
+            .replace(' ', "%20");
+    let traits = Traits {
+        honours_if_absent: server.honours_if_absent(),
+        honours_if_match: matches!(kind, Kind::MinIo | Kind::S3sFs),
+        folders_are_missing: kind != Kind::S3sFs,
+        ..Traits::default()
+    };
+    conforms(&address, Some((&server.access_key(), &server.secret_key())), traits)
+}
+
+#[test]
+fn a_directory_conforms() -> Result<()> {
+    conforms(&Directory::start()?.file_url(), None, Traits::default())
+}
+
+#[test]
+fn minio_conforms() -> Result<()> {
+    server_conforms(Kind::MinIo)
+}
+
+#[test]
+fn seaweedfs_conforms() -> Result<()> {
+    server_conforms(Kind::SeaweedFs)
+}
+
+#[test]
+fn s3s_conforms() -> Result<()> {
+    server_conforms(Kind::S3sFs)
+}
+
+#[test]
+fn the_servers_asked_for_by_flag_conform() -> Result<()> {
+    by_flag().into_iter().try_for_each(server_conforms)
+}

@@ -1,0 +1,199 @@
+//! A build never waits for the network and never fails because of us.
+
+use anyhow::Result;
+use larder_tests::larder::{LarderHome, binary};
+use larder_tests::nix::{NixHome, samples, versions};
+use larder_tests::process::{clean_command, eventually, run};
+use larder_tests::proxy::Proxy;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use super::world::{BUCKET, Target, World};
+
+const SOON: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
+
+/// The hook with an environment of the test's making.
+fn hook(larder: &LarderHome) -> Result<Command> {
+    let mut command = clean_command(binary("larder-hook")?);
+    command.env("LARDER_CONFIG", larder.config_file());
+    Ok(command)
+}
+
+#[test]
+fn a_build_does_not_wait_for_a_bucket_that_is_away_and_its_outputs_arrive_later() -> Result<()> {
+    let Some(mut world) = World::minio()? else { return Ok(()) };
+    let Target::Server(server) = &world.target else { return Ok(()) };
+    let mut proxy = Proxy::start(&server.endpoint())?;
+    world.larder.use_server_at(&**server, &proxy.endpoint(), BUCKET)?;
+    world.larder.install_hook(&mut world.nix)?;
+    proxy.switch_off();
+    let mut agent = world.larder.agent(&[])?;
+    let built = world.nix.build(&samples::app("away"))?;
+    assert_eq!(world.status()?["queued"]["jobs"], 3);
+    assert!(proxy.log().is_empty(), "something reached the bucket");
+    // The agent has met the absent bucket at least once, and lives.
+    eventually("the agent noticing", SOON, || agent.log().contains("trying again"))?;
+    assert!(agent.try_wait()?.is_none(), "{}", agent.log());
+    proxy.switch_on()?;
+    eventually("the queue draining", LONG, || {
+        world.status().is_ok_and(|status| status["queued"]["jobs"] == 0)
+    })?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn the_hook_is_silent_and_writes_nothing_but_the_queue() -> Result<()> {
+    for version in versions() {
+        let mut nix = NixHome::new(version)?;
+        let larder = LarderHome::new(&nix)?;
+        larder.install_hook(&mut nix)?;
+        let output = nix.try_build(&samples::single("silent"))?.ok()?;
+        assert!(!output.stderr.contains("larder:"), "{}", output.stderr);
+        let incoming = std::fs::read_dir(larder.state_dir().join("incoming"))?.count();
+        assert_eq!(incoming, 1, "{version}");
+    }
+    Ok(())
+}
+
+#[test]
+fn rubbish_in_the_environment_loses_nothing_and_fails_nothing() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let good = world.nix.build(&samples::single("good"))?.remove(0);
+    let long = "x".repeat(100_000);
+    for rubbish in ["", "   ", "/etc/passwd", "../../x", "\u{1b}[31m", "$(touch /tmp/x)", &long] {
+        let output = run(hook(&world.larder)?.env("OUT_PATHS", rubbish), SOON)?.ok()?;
+        assert!(
+            output.stderr.starts_with("larder: ") && output.stderr.lines().count() == 1,
+            "{:?}",
+            output.stderr
+        );
+        assert!(output.stderr.len() < 1000 && !output.stderr.contains('\u{1b}'));
+    }
+    let mixed = format!("rubbish {good} /etc/passwd");
+    let output = run(hook(&world.larder)?.env("OUT_PATHS", mixed), SOON)?.ok()?;
+    assert!(output.stderr.contains("queued in part"), "{}", output.stderr);
+    world.larder.run(&["flush", "--wait"])?;
+    world.assert_complete(&[good])
+}
+
+#[test]
+fn an_unwritable_queue_is_told_in_one_line_and_only_strict_fails() -> Result<()> {
+    let Some(version) = versions().into_iter().next() else { return Ok(()) };
+    let mut nix = NixHome::new(version)?;
+    let mut larder = LarderHome::new(&nix)?;
+    // A file where a directory should be: no permission that root could not overrule.
+    std::fs::remove_dir(larder.state_dir())?;
+    std::fs::write(larder.state_dir(), "")?;
+    larder.install_hook(&mut nix)?;
+    let output = nix.try_build(&samples::single("unwritable"))?.ok()?;
+    let told: Vec<_> = output.stderr.lines().filter(|line| line.contains("larder: not queued")).collect();
+    assert_eq!(told.len(), 1, "{}", output.stderr);
+    assert!(told[0].contains("catch-up"), "the way out is missing: {told:?}");
+    larder.set("hook-strict", "true")?;
+    assert!(!nix.try_build(&samples::single("unwritable strict"))?.status.success());
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_loses_nothing() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    let disk = world.larder.dir().join("disk");
+    std::fs::create_dir(&disk)?;
+    let mount = run(
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,nr_inodes=64", "tmpfs"]).arg(&disk),
+        SOON,
+    )?;
+    if !mount.status.success() {
+        larder_tests::need::skip("a small file system cannot be mounted here");
+        return Ok(());
+    }
+    let result = full_disk(&mut world, &disk);
+    run(Command::new("umount").arg(&disk), SOON)?.ok()?;
+    result
+}
+
+fn full_disk(world: &mut World, disk: &std::path::Path) -> Result<()> {
+    world.larder.set_string("state-dir", &disk.join("state").display().to_string())?;
+    world.larder.run(&["queue", "create"])?;
+    world.larder.install_hook(&mut world.nix)?;
+    let _ = std::fs::write(disk.join("filler"), vec![0; 1 << 20]);
+    let output = world.nix.try_build(&samples::single("full disk"))?.ok()?;
+    assert!(output.stderr.contains("not queued"), "{}", output.stderr);
+    let built = output.lines();
+    std::fs::remove_file(disk.join("filler"))?;
+    assert_eq!(world.status()?["queued"]["jobs"], 0, "nothing half-written is left");
+    world.larder.run(&["catch-up"])?;
+    world.larder.run(&["flush", "--wait"])?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn a_hundred_hooks_at_once_are_all_heard() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let path = world.nix.build(&samples::single("many"))?.remove(0);
+    let mut children = Vec::new();
+    for _ in 0..100 {
+        children.push(hook(&world.larder)?.env("OUT_PATHS", &path).spawn()?);
+    }
+    for mut child in children {
+        assert!(child.wait()?.success());
+    }
+    assert_eq!(world.status()?["queued"]["jobs"], 100);
+    world.larder.run(&["flush", "--wait"])?;
+    world.assert_complete(&[path])
+}
+
+#[test]
+fn nothing_of_nix_config_but_public_keys_reaches_the_disk_or_the_terminal() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let path = world.nix.build(&samples::single("secret"))?.remove(0);
+    let key = "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+    let config = format!(
+        "access-tokens = github.com=ghp_PLANTED\ntrusted-public-keys = {key}\nnetrc-file = /PLANTED\n"
+    );
+    let mut command = hook(&world.larder)?;
+    let output =
+        run(command.env("OUT_PATHS", format!("{path} rubbish")).env("NIX_CONFIG", config), SOON)?.ok()?;
+    world.larder.run(&["status"])?;
+    let flushed = world.larder.try_run(&["flush", "--wait"])?;
+    assert!(!format!("{}{}{}", output.stderr, flushed.stdout, flushed.stderr).contains("PLANTED"));
+    let mut jobs = 0;
+    for entry in walkdir::WalkDir::new(world.larder.state_dir()) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            let text = std::fs::read_to_string(entry.path())?;
+            assert!(!text.contains("PLANTED"), "{}", entry.path().display());
+            jobs += usize::from(text.contains(key));
+        }
+    }
+    assert_eq!(jobs, 0, "the job is done and gone");
+    Ok(())
+}
+
+#[test]
+fn a_panic_or_a_closed_stderr_does_not_fail_a_build() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let mut command = clean_command("/bin/sh");
+    command.env("LARDER_CONFIG", world.larder.config_file()).env("OUT_PATHS", "rubbish");
+    command.args(["-c", &format!("exec {} 2>&- >&- <&-", binary("larder-hook")?.display())]);
+    run(&mut command, SOON)?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn roots_writing_is_safe_against_links_of_the_agents_user() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let path = world.nix.build(&samples::single("planted"))?.remove(0);
+    let (state, victim) = (world.larder.state_dir(), world.larder.dir().join("victim"));
+    world.larder.run(&["queue", "create"])?;
+    std::fs::create_dir(&victim)?;
+    std::fs::remove_dir(state.join("roots"))?;
+    std::os::unix::fs::symlink(&victim, state.join("roots"))?;
+    run(hook(&world.larder)?.env("OUT_PATHS", &path), SOON)?.ok()?;
+    assert_eq!(std::fs::read_dir(&victim)?.count(), 0, "written through a planted link");
+    let mode = std::fs::metadata(state.join("tmp"))?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! The promises, held against real Nix, real S3 servers and real files. Each module holds some of them; each test is
+//! named for the one it holds.
+
+mod agent;
+mod conformance;
+mod errors;
+mod hook;
+mod main_job;
+mod narinfo;
+mod order;
+mod push;
+mod trust;
+mod world;

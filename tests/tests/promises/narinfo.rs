@@ -1,0 +1,191 @@
+//! What is published is what Nix itself would publish.
+
+use anyhow::{Context, Result};
+use larder_tests::nix::{samples, versions};
+use larder_tests::servers::Directory;
+use std::collections::BTreeMap;
+
+use super::world::{Target, World, field, narinfo_key};
+
+/// A narinfo's fields but for those that may differ: URL, file hash and size, and a signature's bytes.
+fn comparable(narinfo: &str) -> Vec<String> {
+    let free = ["URL: ", "FileHash: ", "FileSize: ", "Compression: "];
+    let lines = narinfo.lines().filter(|line| !free.iter().any(|name| line.starts_with(name)));
+    lines
+        .map(|line| {
+            line.strip_prefix("Sig: ")
+                .map_or(line.to_owned(), |sig| format!("Sig: {}", sig.split(':').next().unwrap_or_default()))
+        })
+        .collect()
+}
+
+#[test]
+fn a_narinfo_is_the_one_that_nix_copy_writes() -> Result<()> {
+    for version in versions() {
+        let world = World::new(version, Target::Directory(Directory::start()?))?;
+        let built = world.nix.build(&samples::assorted(&format!("golden {version}")))?;
+        world
+            .larder
+            .run(&["push"].into_iter().chain(built.iter().map(String::as_str)).collect::<Vec<_>>())?;
+        let golden = Directory::start()?;
+        let url = format!(
+            "{}?secret-key={}&compression=zstd&write-nar-listing=1",
+            golden.file_url(),
+            world.key.secret_file.display()
+        );
+        world.nix.copy_to(&url, &built)?;
+        let closure = world.nix.closure(&built)?;
+        assert!(closure.len() >= 10);
+        for info in closure {
+            let ours = world.narinfo(&info.path)?.with_context(|| info.path.clone())?;
+            let theirs = std::fs::read_to_string(golden.path().join(narinfo_key(&info.path)))?;
+            assert_eq!(comparable(&ours), comparable(&theirs), "{version}: {}", info.path);
+            // Signatures are deterministic: equal keys and equal fingerprints give equal bytes.
+            assert_eq!(field(&ours, "Sig"), field(&theirs, "Sig"), "{version}: {}", info.path);
+            let order = |text: &str| {
+                text.lines().filter_map(|l| l.split_once(": ").map(|(n, _)| n.to_owned())).collect::<Vec<_>>()
+            };
+            assert_eq!(order(&ours), order(&theirs), "{version}: the order of fields");
+            same_listing(&world, &golden, &info.path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The listing of a path is the one that `nix copy` writes, where both write one.
+fn same_listing(world: &World, golden: &Directory, path: &str) -> Result<()> {
+    let key = narinfo_key(path).replace(".narinfo", ".ls");
+    let theirs = std::fs::read(golden.path().join(&key))?;
+    let Some(ours) = world.target.get(&key)? else {
+        anyhow::bail!("no listing of {path}");
+    };
+    // An older Nix compresses nothing here and newer ones neither, by default.
+    let parse = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes);
+    assert_eq!(parse(&ours)?, parse(&theirs)?, "{path}");
+    Ok(())
+}
+
+#[test]
+fn file_hash_and_size_are_those_of_the_object() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::big("file hash", 20))?;
+    world.larder.run(&["push", &built[0]])?;
+    let narinfo = world.narinfo(&built[0])?.context("no narinfo")?;
+    let nar = world.target.get(field(&narinfo, "URL").unwrap_or_default())?.context("no NAR")?;
+    assert_eq!(field(&narinfo, "FileSize"), Some(nar.len().to_string().as_str()));
+    let file = world.nix.dir().join("object");
+    std::fs::write(&file, &nar)?;
+    let file = file.display().to_string();
+    let output = larder_tests::process::run(
+        &mut world.nix.command("nix-hash", &["--type", "sha256", "--base32", "--flat", &file]),
+        std::time::Duration::from_secs(20),
+    )?;
+    let hash = format!("sha256:{}", output.ok()?.stdout.trim());
+    assert_eq!(field(&narinfo, "FileHash"), Some(hash.as_str()));
+    Ok(())
+}
+
+#[test]
+fn every_compression_is_read_by_every_nix() -> Result<()> {
+    for version in versions() {
+        for (compression, level, suffix) in [
+            ("zstd", "1", ".nar.zst"),
+            ("zstd", "19", ".nar.zst"),
+            ("xz", "1", ".nar.xz"),
+            ("none", "0", ".nar"),
+        ] {
+            let mut world = World::new(version, Target::Directory(Directory::start()?))?;
+            world.larder.set_string("compression", compression)?;
+            world.larder.set("compression-level", level)?;
+            let mut built = world.nix.build(&samples::app(&format!("{compression} {level} {version}")))?;
+            built.extend(world.nix.build(&samples::big(&format!("{compression} {version}"), 1))?);
+            world.larder.run(&["push", &built[0], &built[1]])?;
+            let narinfo = world.narinfo(&built[0])?.unwrap_or_default();
+            assert_eq!(field(&narinfo, "Compression"), Some(compression));
+            assert!(field(&narinfo, "URL").is_some_and(|url| url.ends_with(suffix)));
+            let other = world.nix.twin()?;
+            other.substitute(&built, &world.target.public_base().unwrap_or_default(), &world.key.public)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn equal_contents_are_stored_once_and_a_nar_is_never_rewritten() -> Result<()> {
+    let Some(world) = World::minio()? else { return Ok(()) };
+    let built = world.nix.build(&samples::assorted("equal"))?;
+    let same: Vec<_> = built.iter().filter(|path| path.contains("-same")).collect();
+    let url = |path: &str| -> Result<String> {
+        let narinfo = world.narinfo(path)?.with_context(|| path.to_owned())?;
+        Ok(field(&narinfo, "URL").unwrap_or_default().to_owned())
+    };
+    world.larder.run(&["push", same[0]])?;
+    let nars = |keys: BTreeMap<String, u64>| {
+        keys.into_keys().filter(|key| key.starts_with("nar/")).collect::<Vec<_>>()
+    };
+    let before = nars(world.target.list()?);
+    world.larder.run(&["push", same[1]])?;
+    assert_eq!(nars(world.target.list()?), before, "equal contents were sent again");
+    assert_eq!(url(same[0])?, url(same[1])?);
+    world.larder.run(&["push", same[0], same[1]])?;
+    assert_eq!(nars(world.target.list()?), before);
+    let other = world.nix.twin()?;
+    let paths: Vec<_> = same.into_iter().cloned().collect();
+    other.substitute(&paths, &world.target.public_base().unwrap_or_default(), &world.key.public)
+}
+
+#[test]
+fn a_standing_narinfo_gains_our_signatures_and_loses_nothing() -> Result<()> {
+    let Some(mut world) = World::minio()? else { return Ok(()) };
+    let built = world.nix.build(&samples::app("signatures"))?;
+    world.larder.run(&["push", &built[0]])?;
+    let before = world.narinfo(&built[0])?.unwrap_or_default();
+    let second = world.nix.key_pair("second-1")?;
+    world.larder.use_keys(&[&second])?;
+    world.larder.run(&["push", &built[0]])?;
+    let after = world.narinfo(&built[0])?.unwrap_or_default();
+    let names = |text: &str| {
+        text.lines()
+            .filter_map(|l| Some(l.strip_prefix("Sig: ")?.split(':').next()?.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&before), ["test-1"]);
+    assert_eq!(names(&after), ["test-1", "second-1"]);
+    assert!(before.lines().all(|line| after.contains(line)), "{before}\n{after}");
+    let base = world.target.public_base().unwrap_or_default();
+    for key in [&world.key, &second] {
+        world.nix.twin()?.substitute(&built, &base, &key.public)?;
+    }
+    // Both at once, on a fresh path.
+    world.larder.use_keys(&[&world.key, &second])?;
+    let other = world.nix.build(&samples::single("two keys"))?;
+    world.larder.run(&["push", &other[0]])?;
+    assert_eq!(names(&world.narinfo(&other[0])?.unwrap_or_default()), ["second-1", "test-1"]);
+    Ok(())
+}
+
+#[test]
+fn a_bucket_that_nix_copy_filled_is_adopted() -> Result<()> {
+    for version in versions() {
+        let directory = Directory::start()?;
+        let nix = larder_tests::nix::NixHome::new(version)?;
+        let built = nix.build(&samples::app(&format!("adopted {version}")))?;
+        nix.copy_to(&directory.file_url(), &built)?;
+        let info = std::fs::read(directory.path().join("nix-cache-info"))?;
+        let mut larder = larder_tests::larder::LarderHome::new(&nix)?;
+        let key = nix.key_pair("test-1")?;
+        larder.use_keys(&[&key])?;
+        larder.use_directory(directory.path())?;
+        larder.set_string("public-url", &directory.public_base())?;
+        larder.run(&["init"])?;
+        assert_eq!(std::fs::read(directory.path().join("nix-cache-info"))?, info, "nix-cache-info stays");
+        let unsigned = nix.twin()?.try_substitute(&built, &directory.public_base(), &key.public)?;
+        assert!(!unsigned.status.success(), "it was signed before");
+        let pushed = larder.run(&["push", &built[0]])?;
+        assert!(pushed.stderr.contains("3 signed"), "{}", pushed.stderr);
+        nix.twin()?.substitute(&built, &directory.public_base(), &key.public)?;
+        let objects = walkdir::WalkDir::new(directory.path().join("nar")).into_iter().count();
+        assert_eq!(objects, 4, "the NARs that were there are used, not sent again");
+    }
+    Ok(())
+}

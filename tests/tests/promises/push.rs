@@ -1,0 +1,171 @@
+//! The manual backfill.
+
+use anyhow::Result;
+use larder_tests::nix::{samples, versions};
+use larder_tests::process::run_with_input;
+use larder_tests::servers::Directory;
+use std::time::Duration;
+
+use super::world::{Target, World, assert_said, field};
+
+#[test]
+fn links_are_followed_and_paths_inside_count_for_the_whole() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::app("links"))?;
+    let (link, second) = (world.larder.dir().join("result"), world.larder.dir().join("second"));
+    std::os::unix::fs::symlink(&built[0], &link)?;
+    std::os::unix::fs::symlink("result", &second)?;
+    let inside = format!("{}/bin/hello", built[0]);
+    for path in ["./result", "second", "result/bin/hello", &inside] {
+        let shown = world.larder.run(&["push", "--dry-run", path])?;
+        assert_eq!(shown.lines().len(), 3, "{path}: {}{}", shown.stdout, shown.stderr);
+    }
+    world.larder.run(&["push", "./result"])?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_json_is_json() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::app("dry"))?;
+    let before = world.target.list()?;
+    world.larder.run(&["push", "-n", &built[0]])?;
+    assert_eq!(world.target.list()?, before);
+    let output = world.larder.run(&["push", "--json", &built[0]])?;
+    let lines = output
+        .lines()
+        .iter()
+        .map(|line| serde_json::from_str(line))
+        .collect::<Result<Vec<serde_json::Value>, _>>()?;
+    let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();
+    assert_eq!((of("plan"), of("path"), of("summary")), (1, 3, 1), "{}", output.stdout);
+    assert_eq!(lines.last().map(|line| &line["counts"]["pushed"]), Some(&3.into()));
+    assert!(output.stderr.is_empty(), "{}", output.stderr);
+    Ok(())
+}
+
+#[test]
+fn paths_come_from_standard_input_too() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::tiny("stdin", 30))?;
+    let input = built.join("\n");
+    run_with_input(
+        &mut world.larder.command(&["push", "--stdin", "-j", "1"])?,
+        input.as_bytes(),
+        Duration::from_secs(60),
+    )?
+    .ok()?;
+    world.assert_complete(&built)?;
+    run_with_input(&mut world.larder.command(&["push", "--stdin"])?, b"", Duration::from_secs(60))?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn many_paths_are_found_by_listing_and_a_second_push_sends_nothing() -> Result<()> {
+    let Some(world) = World::minio()? else { return Ok(()) };
+    let built = world.nix.build(&samples::tiny("many", 300))?;
+    let mut args = vec!["push", "--json"];
+    args.extend(built.iter().map(String::as_str));
+    world.larder.run(&args)?;
+    world.assert_complete(&built)?;
+    let before = world.target.list()?;
+    let again = world.larder.run(&args)?;
+    assert!(again.stdout.contains("\"present\":300"), "{}", again.stdout.lines().last().unwrap_or_default());
+    assert_eq!(world.target.list()?, before);
+    Ok(())
+}
+
+#[test]
+fn the_whole_closure_is_checked_below_present_paths() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::app("holes"))?;
+    world.larder.run(&["push", &built[0]])?;
+    let closure = world.nix.closure(&built)?;
+    let lib = closure
+        .iter()
+        .find(|info| info.path.ends_with("-lib"))
+        .map(|info| info.path.clone())
+        .unwrap_or_default();
+    let Target::Directory(directory) = &world.target else { return Ok(()) };
+    std::fs::remove_file(directory.path().join(super::world::narinfo_key(&lib)))?;
+    world.larder.run(&["push", &built[0]])?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn without_closure_only_what_has_its_references_there_is_pushed() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::app("no closure"))?;
+    assert_said(&world.larder.try_run(&["push", "--no-closure", &built[0]])?, 3, &["blocked", "refers to"]);
+    assert!(world.narinfo(&built[0])?.is_none());
+    for info in world.nix.closure(&built)? {
+        if info.path != built[0] {
+            world.larder.run(&["push", "--no-closure", &info.path])?;
+        }
+    }
+    world.larder.run(&["push", "--no-closure", &built[0]])?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn upstream_paths_are_skipped_on_a_verified_signature_and_mirrored_when_asked() -> Result<()> {
+    for version in versions() {
+        let mut world = World::new(version, Target::Directory(Directory::start()?))?;
+        let upstream = world.nix.key_pair("upstream-1")?;
+        let built = world.nix.build(&samples::app(&format!("upstream {version}")))?;
+        let closure = world.nix.closure(&built)?;
+        let lib = closure
+            .iter()
+            .find(|info| info.path.ends_with("-lib"))
+            .map(|info| info.path.clone())
+            .unwrap_or_default();
+        world.nix.sign(&upstream, std::slice::from_ref(&lib))?;
+        // A key of the same name that did not sign it proves nothing.
+        let imposter = world.nix.key_pair("upstream-1")?;
+        world.larder.set("upstream-keys", &format!("[{:?}]", imposter.public))?;
+        let shown = world.larder.run(&["push", "-n", &built[0]])?;
+        assert_eq!(shown.lines().len(), 3, "{}", shown.stderr);
+        world.larder.set("upstream-keys", &format!("[{:?}]", upstream.public))?;
+        let pushed = world.larder.run(&["push", &built[0]])?;
+        assert!(pushed.stderr.contains("1 upstream"), "{}", pushed.stderr);
+        assert!(world.narinfo(&lib)?.is_none(), "{version}");
+        world.larder.set("push-upstream", "true")?;
+        world.larder.run(&["push", &built[0]])?;
+        let narinfo = world.narinfo(&lib)?.unwrap_or_default();
+        assert!(narinfo.contains("Sig: upstream-1:") && narinfo.contains("Sig: test-1:"), "{narinfo}");
+    }
+    Ok(())
+}
+
+#[test]
+fn excluded_outputs_and_what_refers_to_them_stay_out() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    world.larder.install_hook(&mut world.nix)?;
+    world.larder.set("exclude", "[\"li*\"]")?;
+    let built = world.nix.build(&samples::app("excluded"))?;
+    world.larder.run(&["flush", "--wait"])?;
+    let keys = world.target.list()?;
+    assert_eq!(keys.keys().filter(|key| key.ends_with(".narinfo")).count(), 1, "{keys:?}");
+    assert_eq!(world.status()?["summary"]["excluded"], 2);
+    let shown = world.larder.run(&["push", "-n", &built[0]])?;
+    assert!(shown.stderr.contains("2 excluded"), "{}", shown.stderr);
+    Ok(())
+}
+
+#[test]
+fn another_machines_result_of_the_same_path_stands() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::big("not reproducible", 1))?;
+    world.larder.run(&["push", &built[0]])?;
+    let narinfo = world.narinfo(&built[0])?;
+    // The same derivation elsewhere makes other bytes under the same path.
+    let mut world = world;
+    world.nix.retire()?;
+    let again = world.nix.build(&samples::big("not reproducible", 1))?;
+    assert_eq!(built, again);
+    let pushed = world.larder.run(&["push", &built[0]])?;
+    assert!(pushed.stderr.contains("other contents"), "{}", pushed.stderr);
+    assert_eq!(world.narinfo(&built[0])?, narinfo, "the standing narinfo was touched");
+    assert!(field(&narinfo.unwrap_or_default(), "Sig").is_some());
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Signing does not launder trust.
+
+use anyhow::Result;
+use larder_tests::nix::{NixHome, samples, versions};
+use larder_tests::servers::Directory;
+
+use super::world::{Target, World, assert_said, field};
+
+/// A world whose store holds `app`'s closure as it arrives from a remote builder: unsigned and not `ultimate`.
+fn with_imported(version: larder_tests::nix::NixVersion, tag: &str) -> Result<(World, NixHome, Vec<String>)> {
+    let builder = NixHome::new(version)?;
+    let built = builder.build(&samples::app(tag))?;
+    let world = World::over(&builder, Target::Directory(Directory::start()?))?;
+    Ok((world, builder, built))
+}
+
+#[test]
+fn what_came_unsigned_is_refused_by_name_unless_it_is_asked_for() -> Result<()> {
+    for version in versions() {
+        let (world, _builder, built) = with_imported(version, &format!("imported {version}"))?;
+        let app = built[0].rsplit('/').next().unwrap_or_default();
+        let refused = world.larder.try_run(&["push", "--all"])?;
+        assert_said(&refused, 3, &["refused", app, "--trust-unsigned"]);
+        assert!(world.narinfo(&built[0])?.is_none());
+        world.larder.run(&["push", "--all", "--trust-unsigned"])?;
+        world.assert_complete(&built)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_hook_was_told_of_was_built_here_whatever_the_store_says() -> Result<()> {
+    for version in versions() {
+        let (world, _builder, built) = with_imported(version, &format!("remote {version}"))?;
+        let infos = world.nix.path_info(&built)?;
+        assert!(infos.iter().all(|info| !info.ultimate && info.signatures.is_empty()));
+        let mut hook = larder_tests::process::clean_command(larder_tests::larder::binary("larder-hook")?);
+        hook.env("LARDER_CONFIG", world.larder.config_file()).env("OUT_PATHS", &built[0]);
+        larder_tests::process::run(&mut hook, std::time::Duration::from_secs(20))?.ok()?;
+        world.larder.run(&["flush", "--wait"])?;
+        // What such a build's closure holds, this machine has trusted already.
+        world.assert_complete(&built)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_verified_signature_by_a_trusted_key_is_enough_and_is_kept() -> Result<()> {
+    let Some(version) = versions().into_iter().next() else { return Ok(()) };
+    let (mut world, _builder, built) = with_imported(version, "friend")?;
+    let friend = world.nix.key_pair("friend-1")?;
+    world.nix.sign(&friend, &built)?;
+    assert_eq!(world.larder.try_run(&["push", &built[0]])?.code(), 3, "nobody trusts that key yet");
+    world.larder.set("trusted-keys", &format!("[{:?}]", friend.public))?;
+    world.larder.run(&["push", &built[0]])?;
+    let narinfo = world.narinfo(&built[0])?.unwrap_or_default();
+    assert!(narinfo.contains("Sig: friend-1:") && narinfo.contains("Sig: test-1:"), "{narinfo}");
+    Ok(())
+}
+
+#[test]
+fn what_is_named_by_its_contents_needs_nobodys_word() -> Result<()> {
+    let Some(version) = versions().into_iter().next() else { return Ok(()) };
+    let builder = NixHome::new(version)?;
+    let built = builder.build(&samples::assorted("content"))?;
+    let fixed: Vec<_> = built.into_iter().filter(|path| path.ends_with("-fixed")).collect();
+    let world = World::over(&builder, Target::Directory(Directory::start()?))?;
+    world.larder.run(&["push", &fixed[0]])?;
+    let narinfo = world.narinfo(&fixed[0])?.unwrap_or_default();
+    assert!(field(&narinfo, "CA").is_some_and(|ca| ca.starts_with("fixed:sha256:")), "{narinfo}");
+    Ok(())
+}
+
+#[test]
+fn a_job_that_somebody_else_wrote_does_not_make_a_build_of_ours() -> Result<()> {
+    if larder_tests::need::need(larder_tests::need::Requirement::Root).is_none() {
+        return Ok(());
+    }
+    let Some(version) = versions().into_iter().next() else { return Ok(()) };
+    let (world, _builder, built) = with_imported(version, "forged")?;
+    world.larder.run(&["queue", "create"])?;
+    let job = world.larder.state_dir().join("incoming/1-1-1");
+    std::fs::write(&job, format!("Larder-Job: 1\nOrigin: hook\nCreated: 1\nPath: {}\nEnd: \n", built[0]))?;
+    std::os::unix::fs::chown(&job, Some(65534), Some(65534))?;
+    assert_said(&world.larder.try_run(&["flush", "--wait"])?, 3, &["not written by root", "parked"]);
+    assert!(world.narinfo(&built[0])?.is_none());
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! What most tests begin with: a store, a bucket, a key, and larder between them.
+
+use anyhow::{Context, Result};
+use larder_tests::larder::LarderHome;
+use larder_tests::nix::{KeyPair, NixHome, NixVersion, versions};
+use larder_tests::process::Output;
+use larder_tests::servers::{Directory, Kind, S3Server};
+use std::collections::BTreeMap;
+
+/// The bucket's name on every server.
+pub const BUCKET: &str = "cache";
+
+/// Where larder pushes to.
+pub enum Target {
+    /// A directory behind a static web server.
+    Directory(Directory),
+    /// A real S3 server.
+    Server(Box<dyn S3Server>),
+}
+
+impl Target {
+    /// A server with an empty public bucket.
+    pub fn server(kind: Kind) -> Result<Self> {
+        Ok(Self::Server(kind.start_with_bucket(BUCKET)?))
+    }
+
+    /// Where a client reads; `None` where nobody may read without credentials.
+    pub fn public_base(&self) -> Option<String> {
+        match self {
+            Self::Directory(directory) => Some(directory.public_base()),
+            Self::Server(server) => server.public_base(BUCKET),
+        }
+    }
+
+    /// All keys and sizes.
+    pub fn list(&self) -> Result<BTreeMap<String, u64>> {
+        match self {
+            Self::Server(server) => Ok(server.client().list(BUCKET, "")?.into_iter().collect()),
+            Self::Directory(directory) => {
+                let files =
+                    walkdir::WalkDir::new(directory.path()).into_iter().collect::<Result<Vec<_>, _>>()?;
+                let files = files.into_iter().filter(|entry| entry.file_type().is_file());
+                let key = |path: &std::path::Path| {
+                    path.strip_prefix(directory.path()).map(|p| p.display().to_string())
+                };
+                let keys = files
+                    .map(|entry| Ok((key(entry.path())?, entry.metadata()?.len())))
+                    .collect::<Result<BTreeMap<_, _>>>()?;
+                Ok(keys.into_iter().filter(|(key, _)| !key.starts_with(".larder-tmp")).collect())
+            }
+        }
+    }
+
+    /// An object's bytes.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Server(server) => server.client().get(BUCKET, key),
+            Self::Directory(directory) => match std::fs::read(directory.path().join(key)) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Writes an object, as another tool would.
+    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Server(server) => server.client().put(BUCKET, key, bytes),
+            Self::Directory(directory) => Ok(std::fs::write(directory.path().join(key), bytes)?),
+        }
+    }
+}
+
+/// A store with larder beside it, and a bucket that is ready.
+pub struct World {
+    pub nix: NixHome,
+    pub larder: LarderHome,
+    pub key: KeyPair,
+    pub target: Target,
+}
+
+impl World {
+    /// With a bucket on a server or in a directory; `larder init` has been run.
+    pub fn new(version: NixVersion, target: Target) -> Result<Self> {
+        Self::with(NixHome::new(version)?, target)
+    }
+
+    /// Over a store that has taken in all of `builder`'s paths as they come from a remote builder: unsigned, and not
+    /// `ultimate`. The two have the same logical store directory.
+    pub fn over(builder: &NixHome, target: Target) -> Result<Self> {
+        let nix = builder.twin()?;
+        let all = builder.nix(&["path-info", "--all"])?.ok()?.lines();
+        let outputs: Vec<_> = all.into_iter().filter(|path| !path.ends_with(".drv")).collect();
+        nix.import_unsigned(builder, &outputs)?;
+        Self::with(nix, target)
+    }
+
+    fn with(nix: NixHome, target: Target) -> Result<Self> {
+        let mut larder = LarderHome::new(&nix)?;
+        let key = nix.key_pair("test-1")?;
+        larder.use_keys(&[&key])?;
+        if nix.real_store_dir() != nix.store_dir() {
+            larder.set_string("real-store-dir", &nix.real_store_dir().display().to_string())?;
+            larder.set_string(
+                "nix-daemon",
+                &nix.version().bin_dir().join("nix-daemon").display().to_string(),
+            )?;
+        }
+        let mut init = vec!["init"];
+        match &target {
+            Target::Directory(directory) => {
+                larder.use_directory(directory.path())?;
+                larder.set_string("public-url", &directory.public_base())?;
+            }
+            Target::Server(server) => {
+                larder.use_server(&**server, BUCKET)?;
+                if server.public_base(BUCKET).is_none() {
+                    init.push("--private");
+                }
+            }
+        }
+        larder.run(&init)?;
+        Ok(Self { nix, larder, key, target })
+    }
+
+    /// With a directory, on the oldest Nix that is here: for what does not depend on either. `None`, noted as skipped,
+    /// where there is no Nix.
+    pub fn plain() -> Result<Option<Self>> {
+        versions()
+            .first()
+            .map(|version| Self::new(*version, Target::Directory(Directory::start()?)))
+            .transpose()
+    }
+
+    /// The same with MinIO.
+    pub fn minio() -> Result<Option<Self>> {
+        match (versions().first(), Kind::MinIo.is_here()) {
+            (Some(version), true) => Ok(Some(Self::new(*version, Target::server(Kind::MinIo)?)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The narinfo of a store path, as it stands in the bucket.
+    pub fn narinfo(&self, path: &str) -> Result<Option<String>> {
+        Ok(self.target.get(&narinfo_key(path))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Whether the whole closure of paths is in the bucket, NARs and all.
+    pub fn assert_complete(&self, paths: &[String]) -> Result<()> {
+        let keys = self.target.list()?;
+        for info in self.nix.closure(paths)? {
+            let narinfo =
+                self.narinfo(&info.path)?.with_context(|| format!("no narinfo of {}", info.path))?;
+            let nar = field(&narinfo, "URL").context("a narinfo without URL")?;
+            anyhow::ensure!(keys.contains_key(nar), "the NAR {nar} of {} is missing", info.path);
+        }
+        Ok(())
+    }
+
+    /// Runs `larder status --json`.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
+    }
+}
+
+/// Key of a store path's narinfo.
+pub fn narinfo_key(path: &str) -> String {
+    let base = path.rsplit('/').next().unwrap_or_default();
+    format!("{}.narinfo", &base[..32])
+}
+
+/// The first value of a field of a narinfo.
+pub fn field<'a>(narinfo: &'a str, name: &str) -> Option<&'a str> {
+    narinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// Checks an exit code and that all these words were said on stderr; shows everything otherwise.
+#[track_caller]
+pub fn assert_said(output: &Output, code: i32, words: &[&str]) {
+    let said = words.iter().all(|word| output.stderr.contains(word));
+    assert!(
+        output.code() == code && said,
+        "wanted code {code} and {words:?} from {}: code {}\n{}{}",
+        output.command,
+        output.code(),
+        output.stdout,
+        output.stderr
+    );
+}
