@@ -88,7 +88,7 @@ impl Client {
         let mut found = Vec::new();
         let mut token = String::new();
         loop {
-            let mut query = vec![("list-type", "2"), ("prefix", prefix), ("encoding-type", "url")];
+            let mut query = vec![("list-type", "2"), ("prefix", prefix)];
             if !token.is_empty() {
                 query.push(("continuation-token", &token));
             }
@@ -96,9 +96,7 @@ impl Client {
             for entry in text.split("<Contents>").skip(1) {
                 let key = tag(entry, "Key").context("an entry without Key")?;
                 let size = tag(entry, "Size").and_then(|s| s.parse().ok()).unwrap_or(0);
-                // Some servers ignore `encoding-type`.
-                let encoded = text.contains("<EncodingType>url");
-                found.push((if encoded { http::decode(&key.replace('+', "%20")) } else { unescape(key) }, size));
+                found.push((unescape(key), size));
             }
             match (tag(&text, "IsTruncated"), tag(&text, "NextContinuationToken")) {
                 (Some("true"), Some(next)) => token = unescape(next),

@@ -3,7 +3,7 @@
 use super::{ACCESS_KEY, Kind, S3Server, SECRET_KEY};
 use crate::need::Requirement;
 use crate::process::{Child, clean_command};
-use crate::{http, ports};
+use crate::ports;
 use anyhow::{Context, Result};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub(super) struct MinIo {
     port: u16,
-    _child: Child,
+    child: Child,
     _dir: TempDir,
 }
 
@@ -24,10 +24,13 @@ impl MinIo {
         command.args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")]).arg(dir.path().join("data"));
         command.env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY);
         command.env("MINIO_BROWSER", "off").env("MINIO_UPDATE", "off").env("HOME", dir.path());
-        let mut child = Child::spawn(&command, &dir.path().join("log"))?;
-        let url = format!("http://127.0.0.1:{port}/minio/health/ready");
-        child.wait_until(Duration::from_secs(60), || http::get(&url).is_ok_and(|r| r.status() == 200))?;
-        Ok(Self { port, _child: child, _dir: dir })
+        let child = Child::spawn(&command, &dir.path().join("log"))?;
+        let mut server = Self { port, child, _dir: dir };
+        // `/minio/health/ready` says so before requests are served: 503, XMinioServerNotInitialized.
+        let client = server.client();
+        let works = || client.send("GET", "/", &[], &[], b"").is_ok_and(|r| r.status() == 200);
+        server.child.wait_until(Duration::from_secs(60), works)?;
+        Ok(server)
     }
 }
 
