@@ -22,14 +22,20 @@ pub struct BigStore {
 }
 
 impl BigStore {
-    /// The store of a version, built if need be (some 20 seconds). `None`, noted as skipped, without its inputs.
+    /// The store of a version, built if need be (a minute or two). `None`, noted as skipped, without its inputs.
     pub fn get(version: NixVersion) -> Result<Option<Self>> {
-        let (Some(packages), Some(_)) = (need(Requirement::Packages), need(version.requirement())) else { return Ok(None) };
+        let (Some(packages), Some(_)) = (need(Requirement::Packages), need(version.requirement())) else {
+            return Ok(None);
+        };
         let dir = cache::dir().join(format!("store-{version}"));
         fs::create_dir_all(&dir)?;
         let lock = File::create(dir.join("lock"))?;
         lock.lock()?;
-        let want = format!("{} {}", fs::read_to_string(packages.join("list"))?.trim(), version.full().unwrap_or_default());
+        let want = format!(
+            "{} {}",
+            fs::read_to_string(packages.join("list"))?.trim(),
+            version.full().unwrap_or_default()
+        );
         if fs::read_to_string(dir.join("ok")).is_ok_and(|have| have != want) {
             eprintln!("the store of Nix {version} is out of date: building it again");
             fs::remove_file(dir.join("ok"))?;
@@ -87,9 +93,15 @@ fn large(packages: &Path) -> Result<String> {
     let mut text = String::from(LARGE);
     for (i, package) in order.iter().enumerate() {
         // Only what stands before: packages depend on each other in circles, store paths do not.
-        let before: Vec<_> = order[..i].iter().filter(|p| depends[*package].contains(**p)).map(|p| ident(p)).collect();
+        let before: Vec<_> =
+            order[..i].iter().filter(|p| depends[*package].contains(**p)).map(|p| ident(p)).collect();
         let tree = packages.join("trees").join(package);
-        text += &format!("  {} = mk \"{package}\" \"{}\" [ {} ];\n", ident(package), tree.display(), before.join(" "));
+        text += &format!(
+            "  {} = mk \"{package}\" \"{}\" [ {} ];\n",
+            ident(package),
+            tree.display(),
+            before.join(" ")
+        );
     }
     let all: Vec<_> = order.iter().map(|p| ident(p)).collect();
     Ok(text + &format!("in [ {} ]\n", all.join(" ")))

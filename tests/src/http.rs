@@ -257,7 +257,10 @@ pub fn decode(text: &str) -> String {
     let mut out = Vec::new();
     let mut i = 0;
     while i < bytes.len() {
-        let code = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok()).map(|h| u8::from_str_radix(h, 16));
+        let code = bytes
+            .get(i + 1..i + 3)
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .map(|h| u8::from_str_radix(h, 16));
         if let (b'%', Some(Ok(b))) = (bytes[i], code) {
             out.push(b);
             i += 3;

@@ -46,7 +46,8 @@ impl LarderHome {
     pub fn new(nix: &NixHome) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("larder-home-").tempdir()?;
         fs::create_dir(dir.path().join("state"))?;
-        let mut home = Self { dir, conf: BTreeMap::new(), env: nix.client_env(), timeout: Duration::from_secs(180) };
+        let mut home =
+            Self { dir, conf: BTreeMap::new(), env: nix.client_env(), timeout: Duration::from_secs(180) };
         home.env.insert("LARDER_CONFIG".into(), home.config_file().display().to_string());
         home.set_string("state-dir", &home.state_dir().display().to_string())?;
         home.follow(nix)?;
@@ -141,7 +142,8 @@ impl LarderHome {
     /// Writes a credentials file in the form of AWS's shared credentials, mode 0600, and names it in the configuration.
     pub fn use_credentials(&mut self, access_key: &str, secret_key: &str) -> Result<()> {
         let file = self.dir.path().join("credentials");
-        let text = format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n");
+        let text =
+            format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n");
         fs::write(&file, text)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
         self.set_string("credentials-file", &file.display().to_string())

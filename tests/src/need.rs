@@ -38,8 +38,11 @@ impl Requirement {
         let program = |p: PathBuf| Some(p).filter(|p| cache::is_executable(p));
         match self {
             Self::Nix28 => program("/usr/bin/nix-store".into()),
-            Self::Nix226 => cache::file("nix-trixie/ok").and_then(|_| program(cache::dir().join("nix-trixie/bin/nix-store"))),
-            Self::Nix234 => cache::file("nix-sid/ok").and_then(|_| program(cache::dir().join("nix-sid/bin/nix-store"))),
+            Self::Nix226 => cache::file("nix-trixie/ok")
+                .and_then(|_| program(cache::dir().join("nix-trixie/bin/nix-store"))),
+            Self::Nix234 => {
+                cache::file("nix-sid/ok").and_then(|_| program(cache::dir().join("nix-sid/bin/nix-store")))
+            }
             Self::Packages => cache::file("packages/list").map(|_| cache::dir().join("packages")),
             Self::SeaweedFs => program(cache::dir().join("seaweedfs/weed")),
             Self::MinIo => program(cache::dir().join("minio/minio")),

@@ -38,7 +38,12 @@ impl Checked {
     /// When something is wrong, or when there was nothing to check.
     pub fn assert_ordered(&self) {
         let list: Vec<_> = self.violations.iter().map(ToString::to_string).collect();
-        assert!(list.is_empty(), "{} violations of the order of publication:\n{}", list.len(), list.join("\n"));
+        assert!(
+            list.is_empty(),
+            "{} violations of the order of publication:\n{}",
+            list.len(),
+            list.join("\n")
+        );
         assert!(self.narinfos > 0, "the log holds no PUT of a narinfo: nothing was checked");
     }
 }
@@ -56,7 +61,8 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
     for record in log.iter().filter(|r| r.succeeded()) {
         let end = record.end.unwrap_or(u64::MAX);
         let key = record.path.strip_prefix(&base);
-        let parts = record.query.split('&').map(|p| p.split('=').next().unwrap_or_default()).collect::<HashSet<_>>();
+        let parts =
+            record.query.split('&').map(|p| p.split('=').next().unwrap_or_default()).collect::<HashSet<_>>();
         match record.method.as_str() {
             "PUT" if !parts.contains("partNumber") => note_key(key, end, &mut note),
             // CompleteMultipartUpload; CreateMultipartUpload has `uploads`.
@@ -66,7 +72,9 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
                     note(key, end);
                 }
             }
-            "GET" | "HEAD" if parts.is_empty() || record.query.starts_with("x-id=") || record.query.is_empty() => {
+            "GET" | "HEAD"
+                if parts.is_empty() || record.query.starts_with("x-id=") || record.query.is_empty() =>
+            {
                 note_key(key, end, &mut note);
             }
             _ => {}
@@ -96,9 +104,13 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
             }
         };
         let own = key.trim_end_matches(".narinfo");
-        let narinfos = references.iter().filter(|hash| *hash != own && !upstream.contains(*hash)).map(|h| format!("{h}.narinfo"));
+        let narinfos = references
+            .iter()
+            .filter(|hash| *hash != own && !upstream.contains(*hash))
+            .map(|h| format!("{h}.narinfo"));
         for needed in std::iter::once(nar).chain(narinfos) {
-            let is_there = given.contains(&needed) || there.get(&needed).is_some_and(|end| *end < record.start);
+            let is_there =
+                given.contains(&needed) || there.get(&needed).is_some_and(|end| *end < record.start);
             if !is_there {
                 violation(&needed);
             }
@@ -130,7 +142,8 @@ fn parse(body: &[u8]) -> Option<(String, Vec<String>)> {
     let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name));
     let url = field("URL: ")?.to_owned();
     let references = field("References: ")?;
-    let hashes = references.split(' ').filter(|r| !r.is_empty()).map(|r| r.split('-').next().unwrap_or(r).to_owned());
+    let hashes =
+        references.split(' ').filter(|r| !r.is_empty()).map(|r| r.split('-').next().unwrap_or(r).to_owned());
     text.ends_with('\n').then(|| (url, hashes.collect()))
 }
 
@@ -143,7 +156,8 @@ mod tests {
 
     fn narinfo(own: &str, references: &[&str]) -> Vec<u8> {
         let names: Vec<_> = references.iter().map(|r| format!("{r}-x")).collect();
-        format!("StorePath: /s/{own}-x\nURL: nar/{own}.nar.zst\nReferences: {}\nSig: k:x\n", names.join(" ")).into_bytes()
+        format!("StorePath: /s/{own}-x\nURL: nar/{own}.nar.zst\nReferences: {}\nSig: k:x\n", names.join(" "))
+            .into_bytes()
     }
 
     fn put(key: &str, start: u64, end: u64, body: Vec<u8>) -> Record {
@@ -160,7 +174,11 @@ mod tests {
     }
 
     fn missing(log: &[Record]) -> Vec<String> {
-        check(log, "/bucket", &HashSet::new(), &HashSet::new()).violations.into_iter().map(|v| v.missing).collect()
+        check(log, "/bucket", &HashSet::new(), &HashSet::new())
+            .violations
+            .into_iter()
+            .map(|v| v.missing)
+            .collect()
     }
 
     #[test]
@@ -193,7 +211,9 @@ mod tests {
         for spoil in [
             |r: &mut Record| r.status = 503,
             |r: &mut Record| r.end = None,
-            |r: &mut Record| r.response = b"<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>".to_vec(),
+            |r: &mut Record| {
+                r.response = b"<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>".to_vec()
+            },
             |r: &mut Record| r.query = "partNumber=1&uploadId=u".into(),
         ] {
             let mut nar = put_nar(A, 0, 1);
@@ -211,8 +231,10 @@ mod tests {
 
     #[test]
     fn a_multipart_upload_counts_when_it_is_completed() {
-        let post = |query: &str, start, end| {
-            Record { method: "POST".into(), query: query.into(), ..put_nar(A, start, end) }
+        let post = |query: &str, start, end| Record {
+            method: "POST".into(),
+            query: query.into(),
+            ..put_nar(A, start, end)
         };
         let narinfo = put_narinfo(A, &[], 10, 11);
         assert_eq!(missing(&[post("uploads", 0, 1), narinfo.clone()]).len(), 1);
@@ -244,7 +266,8 @@ mod tests {
         head.method = "HEAD".into();
         let mut narinfo = put_narinfo(B, &[A], 4, 5);
         narinfo.path = format!("/bucket/p/{B}.narinfo");
-        let count = |log: &[Record]| check(log, "/bucket/p", &HashSet::new(), &HashSet::new()).violations.len();
+        let count =
+            |log: &[Record]| check(log, "/bucket/p", &HashSet::new(), &HashSet::new()).violations.len();
         assert_eq!(count(&[listing.clone(), head.clone(), narinfo.clone()]), 0);
         head.status = 404;
         assert_eq!(count(&[listing, head, narinfo]), 1);

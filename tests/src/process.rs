@@ -29,7 +29,11 @@ pub struct Child {
 impl Child {
     /// Starts a long-running command; its output goes to `log`.
     pub fn spawn(command: &Command, log: &Path) -> Result<Self> {
-        let out = File::options().create(true).append(true).open(log).with_context(|| format!("opening {log:?}"))?;
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {log:?}"))?;
         let mut watched = Command::new("/bin/sh");
         watched.arg("-c").arg(WATCHED).arg("sh").arg(command.get_program()).args(command.get_args());
         copy_context(command, &mut watched);
@@ -40,7 +44,8 @@ impl Child {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {command:?}"))?;
-        let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name =
+            Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { inner, name, log: log.to_owned(), status: None, killed: false })
     }
 
@@ -176,7 +181,8 @@ pub fn run(command: &mut Command, timeout: Duration) -> Result<Output> {
 /// [`run`], with something on stdin.
 pub fn run_with_input(command: &mut Command, input: &[u8], timeout: Duration) -> Result<Output> {
     use std::io::Write;
-    let (mut stdin, mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
+    let (mut stdin, mut stdout, mut stderr) =
+        (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
     stdin.write_all(input)?;
     stdin.rewind()?;
     let start = Instant::now();
@@ -269,6 +275,10 @@ const CLEARED: &str = "LARDER_TEST_CLEAN_ENV";
 /// A command with an empty environment but for `PATH`, `LANG` and a mark for [`Child::spawn`].
 pub fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().env(CLEARED, "1").env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("LANG", "C.UTF-8");
+    command
+        .env_clear()
+        .env(CLEARED, "1")
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .env("LANG", "C.UTF-8");
     command
 }

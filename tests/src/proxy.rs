@@ -113,7 +113,8 @@ impl Proxy {
     /// Accepts connections (again).
     pub fn switch_on(&mut self) -> Result<()> {
         if self.acceptor.is_none() {
-            let listener = TcpListener::bind(self.address).with_context(|| format!("listening on {}", self.address))?;
+            let listener =
+                TcpListener::bind(self.address).with_context(|| format!("listening on {}", self.address))?;
             self.state.stopping.store(false, Ordering::SeqCst);
             let state = self.state.clone();
             self.acceptor = Some(std::thread::spawn(move || accept(&listener, &state)));
@@ -257,12 +258,17 @@ fn exchange(
             to_server.write_all(&head.raw)?;
             let (mut length, mut body) = (0, Vec::new());
             let is_small = |n: usize| n <= KEPT;
-            let result = read_body(from_client, head.request_framing(), &mut |raw| to_server.write_all(raw), &mut |block| {
-                length += block.len() as u64;
-                if is_small(body.len() + block.len()) {
-                    body.extend_from_slice(block);
-                }
-            });
+            let result = read_body(
+                from_client,
+                head.request_framing(),
+                &mut |raw| to_server.write_all(raw),
+                &mut |block| {
+                    length += block.len() as u64;
+                    if is_small(body.len() + block.len()) {
+                        body.extend_from_slice(block);
+                    }
+                },
+            );
             if body.len() as u64 != length {
                 body.clear();
             }
@@ -276,7 +282,8 @@ fn exchange(
             }
             result
         });
-        let download = respond(head, client, from_server, &upload, fault == Some(Fault::LoseResponse), &note, state);
+        let download =
+            respond(head, client, from_server, &upload, fault == Some(Fault::LoseResponse), &note, state);
         if !matches!(download, Ok(true)) {
             // Wakes an upload that still waits for the client or the server.
             let _ = client.shutdown(Shutdown::Read);
@@ -287,6 +294,9 @@ fn exchange(
     })
 }
 
+/// Changes the record of the request at hand.
+type Note<'a> = dyn Fn(&mut dyn FnMut(&mut Record)) + 'a;
+
 /// Passes the response on; whether the connection goes on.
 fn respond<T>(
     request: &Head,
@@ -294,7 +304,7 @@ fn respond<T>(
     from_server: &mut BufReader<TcpStream>,
     upload: &std::thread::ScopedJoinHandle<'_, T>,
     lose: bool,
-    note: &dyn Fn(&mut dyn FnMut(&mut Record)),
+    note: &Note<'_>,
     state: &State,
 ) -> io::Result<bool> {
     loop {
@@ -361,7 +371,8 @@ fn drain(client: &TcpStream, from: &mut BufReader<TcpStream>) -> io::Result<()> 
 fn remove_aws_chunks(body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut reader = body;
-    let result = read_body(&mut reader, Framing::Chunked, &mut |_| Ok(()), &mut |block| out.extend_from_slice(block));
+    let result =
+        read_body(&mut reader, Framing::Chunked, &mut |_| Ok(()), &mut |block| out.extend_from_slice(block));
     if result.is_ok() { out } else { body.to_vec() }
 }
 
@@ -371,7 +382,8 @@ mod tests {
 
     #[test]
     fn aws_chunks_are_removed() {
-        let body = b"5;chunk-signature=ab\r\nhello\r\n0;chunk-signature=cd\r\nx-amz-checksum-crc32:AAAA==\r\n\r\n";
+        let body =
+            b"5;chunk-signature=ab\r\nhello\r\n0;chunk-signature=cd\r\nx-amz-checksum-crc32:AAAA==\r\n\r\n";
         assert_eq!(remove_aws_chunks(body), b"hello");
         assert_eq!(remove_aws_chunks(b"plain"), b"plain");
     }

@@ -21,27 +21,43 @@ pub struct Client {
 
 impl Client {
     /// Sends a signed request for `path` (`/bucket/key`, not encoded) with a query.
-    pub fn send(&self, method: &str, path: &str, query: &[(&str, &str)], headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response> {
         let (host, _) = http::split_url(&self.endpoint)?;
         let date = amz_date(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
         let hash = hex(&Sha256::digest(body));
         let path = encode_path(path);
-        let mut query: Vec<_> = query.iter().map(|(k, v)| format!("{}={}", encode_query(k), encode_query(v))).collect();
+        let mut query: Vec<_> =
+            query.iter().map(|(k, v)| format!("{}={}", encode_query(k), encode_query(v))).collect();
         query.sort();
         let query = query.join("&");
         let signed = "host;x-amz-content-sha256;x-amz-date";
-        let canonical =
-            format!("{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{date}\n\n{signed}\n{hash}");
+        let canonical = format!(
+            "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{date}\n\n{signed}\n{hash}"
+        );
         let scope = format!("{}/{}/s3/aws4_request", &date[..8], self.region);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
+        let to_sign =
+            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
         let mut key = format!("AWS4{}", self.secret_key).into_bytes();
         for part in [&date[..8], &self.region, "s3", "aws4_request"] {
             key = hmac(&key, part.as_bytes()).to_vec();
         }
         let signature = hex(&hmac(&key, to_sign.as_bytes()));
-        let authorization =
-            format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}", self.access_key);
-        let mut all = vec![("x-amz-date", date.as_str()), ("x-amz-content-sha256", &hash), ("Authorization", &authorization)];
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}",
+            self.access_key
+        );
+        let mut all = vec![
+            ("x-amz-date", date.as_str()),
+            ("x-amz-content-sha256", &hash),
+            ("Authorization", &authorization),
+        ];
         all.extend_from_slice(headers);
         let url = format!("{}{path}{}{query}", self.endpoint, if query.is_empty() { "" } else { "?" });
         http::request(method, &url, &all, body).with_context(|| format!("{method} {url}"))
@@ -49,7 +65,9 @@ impl Client {
 
     /// Creates a bucket.
     pub fn create_bucket(&self, bucket: &str) -> Result<()> {
-        self.send("PUT", &format!("/{bucket}"), &[], &[], b"")?.ok().with_context(|| format!("creating bucket {bucket}"))?;
+        self.send("PUT", &format!("/{bucket}"), &[], &[], b"")?
+            .ok()
+            .with_context(|| format!("creating bucket {bucket}"))?;
         Ok(())
     }
 
@@ -58,13 +76,17 @@ impl Client {
         let policy = format!(
             r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["*"]}},"Action":["s3:GetObject"],"Resource":["arn:aws:s3:::{bucket}/*"]}}]}}"#
         );
-        self.send("PUT", &format!("/{bucket}"), &[("policy", "")], &[], policy.as_bytes())?.ok().context("setting a bucket policy")?;
+        self.send("PUT", &format!("/{bucket}"), &[("policy", "")], &[], policy.as_bytes())?
+            .ok()
+            .context("setting a bucket policy")?;
         Ok(())
     }
 
     /// Writes an object.
     pub fn put(&self, bucket: &str, key: &str, body: &[u8]) -> Result<()> {
-        self.send("PUT", &format!("/{bucket}/{key}"), &[], &[], body)?.ok().with_context(|| format!("PUT {key}"))?;
+        self.send("PUT", &format!("/{bucket}/{key}"), &[], &[], body)?
+            .ok()
+            .with_context(|| format!("PUT {key}"))?;
         Ok(())
     }
 
@@ -79,7 +101,9 @@ impl Client {
 
     /// Removes an object.
     pub fn delete(&self, bucket: &str, key: &str) -> Result<()> {
-        self.send("DELETE", &format!("/{bucket}/{key}"), &[], &[], b"")?.ok().with_context(|| format!("DELETE {key}"))?;
+        self.send("DELETE", &format!("/{bucket}/{key}"), &[], &[], b"")?
+            .ok()
+            .with_context(|| format!("DELETE {key}"))?;
         Ok(())
     }
 
@@ -92,7 +116,8 @@ impl Client {
             if !token.is_empty() {
                 query.push(("continuation-token", &token));
             }
-            let text = self.send("GET", &format!("/{bucket}"), &query, &[], b"")?.ok().context("listing")?.text();
+            let text =
+                self.send("GET", &format!("/{bucket}"), &query, &[], b"")?.ok().context("listing")?.text();
             for entry in text.split("<Contents>").skip(1) {
                 let key = tag(entry, "Key").context("an entry without Key")?;
                 let size = tag(entry, "Size").and_then(|s| s.parse().ok()).unwrap_or(0);
@@ -125,7 +150,11 @@ fn hex(bytes: &[u8]) -> String {
 
 fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let mut block = [0; 64];
-    if key.len() > 64 { block[..32].copy_from_slice(&Sha256::digest(key)) } else { block[..key.len()].copy_from_slice(key) }
+    if key.len() > 64 {
+        block[..32].copy_from_slice(&Sha256::digest(key))
+    } else {
+        block[..key.len()].copy_from_slice(key)
+    }
     let pad = |with: u8| block.map(|b| b ^ with);
     let inner = Sha256::new().chain_update(pad(0x36)).chain_update(message).finalize();
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().into()

@@ -17,7 +17,8 @@ use std::time::Duration;
 fn noting_hook(nix: &mut NixHome) -> Result<std::path::PathBuf> {
     let log = nix.dir().join("hook.log");
     let hook = nix.dir().join("hook");
-    let script = format!("#!/bin/sh\necho \"OUT=$OUT_PATHS DRV=$DRV_PATH MARK=$MARK\" >> {}\n", log.display());
+    let script =
+        format!("#!/bin/sh\necho \"OUT=$OUT_PATHS DRV=$DRV_PATH MARK=$MARK\" >> {}\n", log.display());
     std::fs::write(&hook, script)?;
     std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755))?;
     nix.set_env("MARK", "seen");
@@ -79,7 +80,11 @@ fn what_one_store_built_another_substitutes_with_signatures_checked() -> Result<
             assert!(!refused.status.success(), "{version}: substituted with another key");
             twin.substitute(&paths, &cache.public_base(), &key.public)?;
             let strip = |home: &NixHome| -> Result<Vec<_>> {
-                Ok(home.closure(&paths)?.into_iter().map(|i| (i.path, i.nar_hash, i.nar_size, i.references)).collect())
+                Ok(home
+                    .closure(&paths)?
+                    .into_iter()
+                    .map(|i| (i.path, i.nar_hash, i.nar_size, i.references))
+                    .collect())
             };
             assert_eq!(strip(&twin)?, strip(&nix)?, "{version}");
             for path in &paths {
@@ -91,7 +96,10 @@ fn what_one_store_built_another_substitutes_with_signatures_checked() -> Result<
             nix.twin_of(newer)?.substitute(&paths, &cache.public_base(), &key.public)?;
         }
         assert!(nix.verify_cache(&cache.public_base(), &key.public, &paths)?.status.success(), "{version}");
-        assert!(!nix.verify_cache(&cache.public_base(), &other.public, &paths)?.status.success(), "{version}");
+        assert!(
+            !nix.verify_cache(&cache.public_base(), &other.public, &paths)?.status.success(),
+            "{version}"
+        );
 
         // In its place: there the program runs.
         let app = nix.build(&samples::app("substitute"))?;
@@ -112,7 +120,8 @@ fn samples_are_what_they_say() -> Result<()> {
         let paths = nix.build(&samples::assorted("samples"))?;
         assert_eq!(paths.len(), 8, "{paths:?}");
         let infos = nix.closure(&paths)?;
-        let named = |name: &str| infos.iter().find(|i| i.path.ends_with(&format!("-{name}"))).cloned().expect(name);
+        let named =
+            |name: &str| infos.iter().find(|i| i.path.ends_with(&format!("-{name}"))).cloned().expect(name);
         assert!(named("lib").references.contains(&named("lib").path), "{version}: no self-reference");
         assert_eq!(named("same1").nar_hash, named("same2").nar_hash);
         assert!(named("fixed").ca.is_some_and(|ca| ca.starts_with("fixed:sha256:")));
@@ -142,7 +151,8 @@ fn stores_can_be_spoilt_collected_and_fed_unsigned_paths() -> Result<()> {
         let info = twin.path_info(&paths)?.remove(0);
         assert!(!info.ultimate && info.signatures.is_empty(), "{version}: {info:?}");
 
-        let verify = |home: &NixHome| home.nix_store(&["--verify-path", &paths[0]]).map(|o| o.status.success());
+        let verify =
+            |home: &NixHome| home.nix_store(&["--verify-path", &paths[0]]).map(|o| o.status.success());
         assert!(verify(&nix)?);
         nix.corrupt(&paths[0])?;
         assert!(!verify(&nix)?, "{version}: the corruption is not seen");
@@ -195,7 +205,11 @@ fn conforms(kind: Kind) -> Result<()> {
     let log = proxy.log();
     assert_eq!((log.len(), log[0].path.as_str(), log[0].status), (2, "/pub/z.narinfo", 200));
     assert!(log[0].body.starts_with(b"URL") && log[0].end < Some(log[1].start));
-    assert_eq!(order::check(&log, "/pub", &HashSet::new(), &HashSet::new()).violations.len(), 1, "the checker bites");
+    assert_eq!(
+        order::check(&log, "/pub", &HashSet::new(), &HashSet::new()).violations.len(),
+        1,
+        "the checker bites"
+    );
 
     client.delete("pub", "x.narinfo")?;
     assert_eq!(client.get("pub", "x.narinfo")?, None);
@@ -250,13 +264,24 @@ fn the_proxy_passes_on_what_curl_sends_and_can_fail() -> Result<()> {
     let small = dir.path().join("small");
     std::fs::write(&small, "small")?;
     let small = small.display().to_string();
-    let chunked = signed(&["-H", "Transfer-Encoding: chunked", "-H", "Expect:", "-T", &small, &format!("{url}/chunked")])?;
+    let chunked = signed(&[
+        "-H",
+        "Transfer-Encoding: chunked",
+        "-H",
+        "Expect:",
+        "-T",
+        &small,
+        &format!("{url}/chunked"),
+    ])?;
     let log = proxy.log();
     let methods: Vec<_> = log.iter().map(|r| r.method.as_str()).collect();
     assert_eq!(methods, ["PUT", "HEAD", "GET", "PUT"]);
     assert!(log.iter().take(3).all(|r| r.succeeded()));
     assert_eq!((log[0].body_len, log[0].header("expect")), (3 << 20, Some("100-continue")));
-    assert_eq!((log[3].body.as_slice(), log[3].status < 300), (b"small".as_slice(), chunked.status.success()));
+    assert_eq!(
+        (log[3].body.as_slice(), log[3].status < 300),
+        (b"small".as_slice(), chunked.status.success())
+    );
     assert!(log.windows(2).all(|w| w[0].end < Some(w[1].start)), "one after the other");
 
     proxy.switch_off();
@@ -287,11 +312,22 @@ fn an_upload_that_is_cut_off_has_no_end_in_the_log() -> Result<()> {
     let server = Kind::S3sFs.start_with_bucket("pub")?;
     let proxy = Proxy::start(&server.endpoint())?;
     let mut command = clean_command("curl");
-    command.args(["-sS", "--max-time", "1", "--limit-rate", "10k", "-T", "/bin/bash", &format!("{}/pub/cut", proxy.endpoint())]);
+    command.args([
+        "-sS",
+        "--max-time",
+        "1",
+        "--limit-rate",
+        "10k",
+        "-T",
+        "/bin/bash",
+        &format!("{}/pub/cut", proxy.endpoint()),
+    ]);
     command.args(["--aws-sigv4", "aws:amz:us-east-1:s3", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
     command.args(["-u", &format!("{}:{}", server.access_key(), server.secret_key())]);
     assert_eq!(run(&mut command, Duration::from_secs(10))?.code(), 28);
-    eventually("the connection is gone", Duration::from_secs(5), || proxy.log().iter().all(|r| r.body_len > 0))?;
+    eventually("the connection is gone", Duration::from_secs(5), || {
+        proxy.log().iter().all(|r| r.body_len > 0)
+    })?;
     assert!(proxy.log().iter().all(|r| !r.succeeded()));
     assert_eq!(server.client().get("pub", "cut")?, None);
     Ok(())

@@ -61,7 +61,12 @@ impl NixHome {
         Self::make(version, temp.path().to_owned(), self.store_dir.clone(), Some(temp))
     }
 
-    fn make(version: NixVersion, dir: PathBuf, store_dir: PathBuf, temp: Option<RemovableDir>) -> Result<Self> {
+    fn make(
+        version: NixVersion,
+        dir: PathBuf,
+        store_dir: PathBuf,
+        temp: Option<RemovableDir>,
+    ) -> Result<Self> {
         let conf = [
             ("experimental-features", "nix-command ca-derivations"),
             ("substituters", ""),
@@ -146,7 +151,8 @@ impl NixHome {
             return "local".to_owned();
         }
         let [store, real, state, log] =
-            [self.store_dir.clone(), self.real_store_dir(), self.state_dir(), self.log_dir()].map(|p| p.display().to_string());
+            [self.store_dir.clone(), self.real_store_dir(), self.state_dir(), self.log_dir()]
+                .map(|p| p.display().to_string());
         format!("local?store={store}&real={real}&state={state}&log={log}")
     }
 
@@ -206,7 +212,8 @@ impl NixHome {
     pub fn client_env(&self) -> BTreeMap<String, String> {
         let text = |p: PathBuf| p.display().to_string();
         let mut env = self.env.clone();
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", self.version.bin_dir().display());
+        let path =
+            format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", self.version.bin_dir().display());
         env.insert("PATH".into(), path);
         env.insert("HOME".into(), text(self.dir.join("home")));
         env.insert("NIX_STORE_DIR".into(), text(self.store_dir.clone()));
@@ -284,7 +291,8 @@ impl NixHome {
 
     /// Asks for paths from a binary cache alone, signatures required, whatever comes of it.
     pub fn try_substitute(&self, paths: &[String], cache_url: &str, public_key: &str) -> Result<Output> {
-        let mut args = vec!["-r", "--option", "substituters", cache_url, "--option", "trusted-public-keys", public_key];
+        let mut args =
+            vec!["-r", "--option", "substituters", cache_url, "--option", "trusted-public-keys", public_key];
         args.extend(["--option", "require-sigs", "true", "--max-jobs", "0", "--option", "builders", ""]);
         args.extend(paths.iter().map(String::as_str));
         self.nix_store(&args)
@@ -306,7 +314,8 @@ impl NixHome {
 
     /// `nix store verify --store URL`: checks contents and signatures of what a cache holds of the paths' closures.
     pub fn verify_cache(&self, url: &str, public_key: &str, paths: &[String]) -> Result<Output> {
-        let mut args = vec!["store", "verify", "-r", "--store", url, "--option", "trusted-public-keys", public_key];
+        let mut args =
+            vec!["store", "verify", "-r", "--store", url, "--option", "trusted-public-keys", public_key];
         args.extend(paths.iter().map(String::as_str));
         self.nix(&args)
     }
@@ -377,7 +386,10 @@ impl NixHome {
             let entry = entry?;
             let metadata = entry.metadata()?;
             if metadata.is_file() && metadata.len() > 0 {
-                fs::set_permissions(entry.path(), fs::Permissions::from_mode(metadata.permissions().mode() | 0o200))?;
+                fs::set_permissions(
+                    entry.path(),
+                    fs::Permissions::from_mode(metadata.permissions().mode() | 0o200),
+                )?;
                 let mut bytes = fs::read(entry.path())?;
                 bytes[0] ^= 1;
                 fs::write(entry.path(), bytes)?;
@@ -401,7 +413,12 @@ impl RemovableDir {
     fn new() -> Result<Self> {
         // Short, because a socket's path has at most 108 bytes; real, because Nix refuses a symlink above its store.
         let base = fs::canonicalize(std::env::temp_dir())?;
-        Ok(Self(tempfile::Builder::new().prefix("larder-").tempdir_in(base).context("making a temporary directory")?))
+        Ok(Self(
+            tempfile::Builder::new()
+                .prefix("larder-")
+                .tempdir_in(base)
+                .context("making a temporary directory")?,
+        ))
     }
 
     fn path(&self) -> &Path {
@@ -414,7 +431,9 @@ impl Drop for RemovableDir {
         if rustix::process::geteuid().is_root() {
             return;
         }
-        for entry in walkdir::WalkDir::new(self.0.path()).into_iter().flatten().filter(|e| e.file_type().is_dir()) {
+        for entry in
+            walkdir::WalkDir::new(self.0.path()).into_iter().flatten().filter(|e| e.file_type().is_dir())
+        {
             let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
         }
     }

@@ -46,8 +46,12 @@ impl NixHome {
         let output = self.nix(&args)?.ok()?;
         let value: Value = serde_json::from_str(&output.stdout).context("output of nix path-info --json")?;
         let mut infos = match &value {
-            Value::Array(items) => items.iter().map(|v| read(v["path"].as_str(), v)).collect::<Result<Vec<_>>>()?,
-            Value::Object(items) => items.iter().map(|(k, v)| read(Some(k), v)).collect::<Result<Vec<_>>>()?,
+            Value::Array(items) => {
+                items.iter().map(|v| read(v["path"].as_str(), v)).collect::<Result<Vec<_>>>()?
+            }
+            Value::Object(items) => {
+                items.iter().map(|(k, v)| read(Some(k), v)).collect::<Result<Vec<_>>>()?
+            }
             _ => anyhow::bail!("nix path-info --json: {value}"),
         };
         infos.sort_by(|a, b| a.path.cmp(&b.path));

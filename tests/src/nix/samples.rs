@@ -85,8 +85,11 @@ pub fn big(tag: &str, mib: u32) -> String {
 
 /// So many tiny outputs without references.
 pub fn tiny(tag: &str, count: u32) -> String {
-    with_head(tag, r#"in builtins.genList (i: mk "tiny-${toString i}" "echo ${toString i} $tag > $out" { }) @COUNT@"#)
-        .replace("@COUNT@", &count.to_string())
+    with_head(
+        tag,
+        r#"in builtins.genList (i: mk "tiny-${toString i}" "echo ${toString i} $tag > $out" { }) @COUNT@"#,
+    )
+    .replace("@COUNT@", &count.to_string())
 }
 
 /// So many outputs, each of which refers to the one before: the last one's closure is all of them.

@@ -31,7 +31,11 @@ impl CephRgw {
         let keyring = root.join("keyring").display().to_string();
         let monmap = root.join("monmap").display().to_string();
 
-        tool(root, "ceph-authtool", &["--create-keyring", &keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *"])?;
+        tool(
+            root,
+            "ceph-authtool",
+            &["--create-keyring", &keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *"],
+        )?;
         let all = ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *"];
         for name in ["client.admin", "osd.0", "mgr.x", "client.rgw.a"] {
             let mut args = vec![keyring.as_str(), "--gen-key", "-n", name];
@@ -48,7 +52,16 @@ impl CephRgw {
         children.push(spawn(root, "ceph-osd", &["-i", "0", "-f"])?);
         children.push(spawn(root, "ceph-mgr", &["-i", "x", "-f"])?);
         tool(root, "ceph", &["osd", "crush", "add", "osd.0", "1.0", "root=default", "host=larder"])?;
-        let user = ["user", "create", "--uid=larder", "--display-name=larder", "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY];
+        let user = [
+            "user",
+            "create",
+            "--uid=larder",
+            "--display-name=larder",
+            "--access-key",
+            ACCESS_KEY,
+            "--secret-key",
+            SECRET_KEY,
+        ];
         tool(root, "radosgw-admin", &user)?;
         let mut gateway = spawn(root, "radosgw", &["-n", "client.rgw.a", "-f"])?;
         let url = format!("http://127.0.0.1:{port}/");

@@ -96,7 +96,8 @@ fn serve(mut stream: &TcpStream, root: &Path) -> io::Result<()> {
         let path = head.word(1).split('?').next().unwrap_or_default();
         let found = (method == "GET" || method == "HEAD").then(|| open(root, path)).flatten();
         let Some((mut file, size)) = found else {
-            let status = if matches!(method, "GET" | "HEAD") { "404 Not Found" } else { "405 Method Not Allowed" };
+            let status =
+                if matches!(method, "GET" | "HEAD") { "404 Not Found" } else { "405 Method Not Allowed" };
             // A request body that nobody reads would be taken for the next request.
             let close = if status.starts_with("404") { "" } else { "Connection: close\r\n" };
             stream.write_all(format!("HTTP/1.1 {status}\r\n{close}Content-Length: 0\r\n\r\n").as_bytes())?;
@@ -131,7 +132,7 @@ fn open(root: &Path, path: &str) -> Option<(File, u64)> {
     }
     let file = File::open(root.join(relative)).ok()?;
     let metadata = file.metadata().ok()?;
-    metadata.is_file().then(|| (file, metadata.len()))
+    metadata.is_file().then_some((file, metadata.len()))
 }
 
 /// The first and last byte of `bytes=A-[B]`.

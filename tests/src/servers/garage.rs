@@ -106,7 +106,9 @@ impl S3Server for Garage {
     }
 
     fn make_public_bucket(&self, bucket: &str) -> Result<()> {
-        self.client().create_bucket(bucket)?;
+        // One made through S3 has a name only for the key that made it.
+        self.admin(&["bucket", "create", bucket])?;
+        self.admin(&["bucket", "allow", "--read", "--write", "--owner", bucket, "--key", ACCESS_KEY])?;
         self.admin(&["bucket", "alias", bucket, "localhost"])?;
         self.admin(&["bucket", "website", "--allow", bucket])
     }

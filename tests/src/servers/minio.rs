@@ -2,8 +2,8 @@
 
 use super::{ACCESS_KEY, Kind, S3Server, SECRET_KEY};
 use crate::need::Requirement;
-use crate::process::{Child, clean_command};
 use crate::ports;
+use crate::process::{Child, clean_command};
 use anyhow::{Context, Result};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -21,7 +21,9 @@ impl MinIo {
         let dir = tempfile::tempdir()?;
         let port = ports::free();
         let mut command = clean_command(program);
-        command.args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")]).arg(dir.path().join("data"));
+        command
+            .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")])
+            .arg(dir.path().join("data"));
         command.env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY);
         command.env("MINIO_BROWSER", "off").env("MINIO_UPDATE", "off").env("HOME", dir.path());
         let child = Child::spawn(&command, &dir.path().join("log"))?;

@@ -48,7 +48,8 @@ impl S3sFs {
         let service = builder.build();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let port = ports::free();
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port))).context("s3s-fs: listening")?;
+        let listener =
+            runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port))).context("s3s-fs: listening")?;
         runtime.spawn(async move {
             let http = Builder::new(TokioExecutor::new());
             while let Ok((socket, _)) = listener.accept().await {
