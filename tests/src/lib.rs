@@ -1,1 +1,28 @@
-//! harness
+//! The test harness: real Nix, real S3 servers, real files.
+//!
+//! What the tests need beyond Rust is installed by `tests/provision`; a test whose requirement is missing says so and
+//! is skipped ([`need`]), or fails where `LARDER_TESTS_REQUIRE=1` is set.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`cache`], [`need`] | where provisioned things lie; what happens when one is missing |
+//! | [`process`] | children that never outlive the tests and commands that never hang |
+//! | [`nix`] | private Nix stores and daemons of each version, and things to build in them |
+//! | [`servers`] | S3 servers and a static file server |
+//! | [`http`], [`s3`] | a small client of our own, so that larder is not tested with itself |
+//! | [`proxy`], [`order`] | a recording, faulty network; the checker of the order of publication |
+//! | [`larder`] | the two binaries under test, and a configuration for them |
+//! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
+
+pub mod bigstore;
+pub mod cache;
+pub mod http;
+pub mod larder;
+pub mod need;
+pub mod nix;
+pub mod order;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod s3;
+pub mod servers;

@@ -1,0 +1,209 @@
+//! The two binaries under test, and a configuration for them.
+
+use crate::nix::{KeyPair, NixHome};
+use crate::process::{Child, Output, clean_command, run};
+use crate::servers::S3Server;
+use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A built binary, `larder` or `larder-hook`: in `$LARDER_BIN_DIR`, else beside the running test in the target directory.
+///
+/// Cargo builds binaries of other packages only when it is asked for the whole workspace.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("LARDER_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let exe = std::env::current_exe()?;
+            let dir = exe.parent().unwrap_or(Path::new("/"));
+            // Tests lie in `deps/`.
+            if dir.ends_with("deps") { dir.parent().unwrap_or(dir).to_owned() } else { dir.to_owned() }
+        }
+    };
+    let path = dir.join(name);
+    if !path.is_file() {
+        bail!("no {}: run `cargo build --workspace` first, or set LARDER_BIN_DIR", path.display());
+    }
+    Ok(path)
+}
+
+/// A configuration of larder for a store, in a temporary directory, with a queue of its own.
+#[derive(Debug)]
+pub struct LarderHome {
+    dir: TempDir,
+    conf: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
+    timeout: Duration,
+}
+
+impl LarderHome {
+    /// For a store as it stands now (with its daemon, if one runs). No bucket and no key yet.
+    pub fn new(nix: &NixHome) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("larder-home-").tempdir()?;
+        fs::create_dir(dir.path().join("state"))?;
+        let mut home =
+            Self { dir, conf: BTreeMap::new(), env: nix.client_env(), timeout: Duration::from_secs(180) };
+        home.env.insert("LARDER_CONFIG".into(), home.config_file().display().to_string());
+        home.set_string("state-dir", &home.state_dir().display().to_string())?;
+        home.follow(nix)?;
+        Ok(home)
+    }
+
+    /// Takes the store's directories and its daemon's socket again, after a daemon was started or stopped.
+    pub fn follow(&mut self, nix: &NixHome) -> Result<()> {
+        for name in ["NIX_REMOTE", "NIX_DAEMON_SOCKET_PATH"] {
+            self.env.remove(name);
+        }
+        self.env.extend(nix.client_env());
+        self.set_string("store-dir", &nix.store_dir().display().to_string())?;
+        self.set_string("nix-state-dir", &nix.state_dir().display().to_string())?;
+        match nix.daemon() {
+            Some(daemon) => self.set_string("daemon-socket", &daemon.socket().display().to_string()),
+            None => self.unset("daemon-socket"),
+        }
+    }
+
+    /// The directory of everything.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// larder's state directory, with the queue.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    /// Sets a key of the configuration to a TOML value.
+    pub fn set(&mut self, key: &str, toml: &str) -> Result<()> {
+        self.conf.insert(key.to_owned(), toml.to_owned());
+        self.write()
+    }
+
+    /// Sets a key of the configuration to a string.
+    pub fn set_string(&mut self, key: &str, value: &str) -> Result<()> {
+        self.set(key, &toml_string(value))
+    }
+
+    /// Removes a key.
+    pub fn unset(&mut self, key: &str) -> Result<()> {
+        self.conf.remove(key);
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let text: String = self.conf.iter().map(|(k, v)| format!("{k} = {v}\n")).collect();
+        fs::write(self.config_file(), text)?;
+        Ok(())
+    }
+
+    /// Sets a variable for the commands (not for the hook; see [`LarderHome::install_hook`]).
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.env.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// How long a command may take; 3 minutes at first.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Signs with these keys.
+    pub fn use_keys(&mut self, keys: &[&KeyPair]) -> Result<()> {
+        let files: Vec<_> = keys.iter().map(|k| toml_string(&k.secret_file.display().to_string())).collect();
+        self.set("signing-key-files", &format!("[{}]", files.join(", ")))
+    }
+
+    /// Pushes to a bucket (`NAME` or `NAME/PREFIX`) of a server.
+    pub fn use_server(&mut self, server: &dyn S3Server, bucket: &str) -> Result<()> {
+        self.use_server_at(server, &server.endpoint(), bucket)
+    }
+
+    /// The same through another endpoint, such as a [`Proxy`](crate::proxy::Proxy)'s.
+    pub fn use_server_at(&mut self, server: &dyn S3Server, endpoint: &str, bucket: &str) -> Result<()> {
+        self.set_string("bucket", &format!("s3://{bucket}?endpoint={endpoint}&region={}", server.region()))?;
+        self.use_credentials(&server.access_key(), &server.secret_key())?;
+        let (name, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
+        match server.public_base(name) {
+            Some(base) if prefix.is_empty() => self.set_string("public-url", &base),
+            Some(base) => self.set_string("public-url", &format!("{base}/{prefix}")),
+            None => self.unset("public-url"),
+        }
+    }
+
+    /// Writes a credentials file in the form of AWS's shared credentials, mode 0600, and names it in the configuration.
+    pub fn use_credentials(&mut self, access_key: &str, secret_key: &str) -> Result<()> {
+        let file = self.dir.path().join("credentials");
+        let text =
+            format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n");
+        fs::write(&file, text)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        self.set_string("credentials-file", &file.display().to_string())
+    }
+
+    /// Pushes to a directory.
+    pub fn use_directory(&mut self, dir: &Path) -> Result<()> {
+        self.set_string("bucket", &format!("file://{}", dir.display()))
+    }
+
+    /// Makes the real hook this store's `post-build-hook`. To be called before a daemon is started.
+    pub fn install_hook(&self, nix: &mut NixHome) -> Result<()> {
+        nix.set_env("LARDER_CONFIG", &self.config_file().display().to_string());
+        nix.set_conf("post-build-hook", &binary("larder-hook")?.display().to_string())
+    }
+
+    /// `larder ARGS…`, to be run or spawned.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = clean_command(binary("larder")?);
+        command.envs(&self.env).current_dir(self.dir.path()).args(args);
+        Ok(command)
+    }
+
+    /// Runs `larder ARGS…` to its end, whatever comes of it.
+    pub fn try_run(&self, args: &[&str]) -> Result<Output> {
+        run(&mut self.command(args)?, self.timeout)
+    }
+
+    /// Runs `larder ARGS…`, which must succeed.
+    pub fn run(&self, args: &[&str]) -> Result<Output> {
+        self.try_run(args)?.ok()
+    }
+
+    /// Starts `larder agent ARGS…`; its output goes to `agent.log`.
+    pub fn agent(&self, args: &[&str]) -> Result<Child> {
+        let mut command = self.command(&["agent"])?;
+        command.args(args);
+        Child::spawn(&command, &self.dir.path().join("agent.log"))
+    }
+}
+
+/// A basic string of TOML.
+pub fn toml_string(value: &str) -> String {
+    let mut out = String::from("\"");
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::toml_string;
+
+    #[test]
+    fn strings_are_quoted() {
+        assert_eq!(toml_string("a\"b\\c\nd"), r#""a\"b\\c\u000Ad""#);
+    }
+}

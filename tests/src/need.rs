@@ -1,0 +1,112 @@
+//! What a test needs, and what happens when this machine lacks it.
+//!
+//! A missing requirement skips the test: a line on stderr, and one in the file `$LARDER_TEST_SKIPS` where that is set,
+//! so that a run can list at its end what it did not show. With `LARDER_TESTS_REQUIRE=1` a missing requirement that
+//! every run must have fails the test instead.
+
+use crate::cache;
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Something that `tests/provision` brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// Debian 12's Nix, 2.8.
+    Nix28,
+    /// Nix 2.26 from Debian trixie.
+    Nix226,
+    /// Nix 2.34 from Debian sid.
+    Nix234,
+    /// The unpacked packages of the realistic store.
+    Packages,
+    /// SeaweedFS.
+    SeaweedFs,
+    /// MinIO.
+    MinIo,
+    /// Garage (by flag).
+    Garage,
+    /// Ceph's radosgw and its daemons (by flag).
+    Ceph,
+    /// Being root.
+    Root,
+}
+
+impl Requirement {
+    /// Where it is: the program itself, or for [`Requirement::Packages`] the directory.
+    pub fn find(self) -> Option<PathBuf> {
+        let program = |p: PathBuf| Some(p).filter(|p| cache::is_executable(p));
+        match self {
+            Self::Nix28 => program("/usr/bin/nix-store".into()),
+            Self::Nix226 => cache::file("nix-trixie/ok")
+                .and_then(|_| program(cache::dir().join("nix-trixie/bin/nix-store"))),
+            Self::Nix234 => {
+                cache::file("nix-sid/ok").and_then(|_| program(cache::dir().join("nix-sid/bin/nix-store")))
+            }
+            Self::Packages => cache::file("packages/list").map(|_| cache::dir().join("packages")),
+            Self::SeaweedFs => program(cache::dir().join("seaweedfs/weed")),
+            Self::MinIo => program(cache::dir().join("minio/minio")),
+            Self::Garage => program(cache::dir().join("garage/bin/garage")),
+            Self::Ceph => ["ceph-mon", "ceph-osd", "ceph-mgr", "ceph", "radosgw-admin"]
+                .iter()
+                .all(|p| cache::program(p).is_some())
+                .then(|| cache::program("radosgw"))?,
+            Self::Root => rustix::process::geteuid().is_root().then(|| "/".into()),
+        }
+    }
+
+    /// What `tests/provision` is to be called with.
+    pub fn item(self) -> &'static str {
+        match self {
+            Self::Nix28 => "nix",
+            Self::Nix226 | Self::Nix234 => "nix-new",
+            Self::Packages => "store",
+            Self::SeaweedFs => "seaweedfs",
+            Self::MinIo => "minio",
+            Self::Garage => "garage",
+            Self::Ceph => "ceph",
+            Self::Root => "",
+        }
+    }
+
+    /// Whether a complete run must have it.
+    pub fn is_must(self) -> bool {
+        !matches!(self, Self::Garage | Self::Ceph | Self::Packages | Self::Root)
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => write!(f, "needs root"),
+            _ => write!(f, "{self:?} is not here (`tests/provision {}` brings it)", self.item()),
+        }
+    }
+}
+
+/// Returns where a requirement is, or notes that the running test is skipped.
+///
+/// # Panics
+/// With `LARDER_TESTS_REQUIRE=1`, when something is missing that every run must have.
+pub fn need(requirement: Requirement) -> Option<PathBuf> {
+    let found = requirement.find();
+    if found.is_none() {
+        let required = std::env::var("LARDER_TESTS_REQUIRE").is_ok_and(|v| v == "1");
+        assert!(!(required && requirement.is_must()), "{requirement}, and LARDER_TESTS_REQUIRE is set");
+        skip(&requirement.to_string());
+    }
+    found
+}
+
+/// Notes that the running test, or a part of it, is skipped.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {reason}", thread.name().unwrap_or("?"));
+    eprintln!("{line}");
+    if let Some(file) = std::env::var_os("LARDER_TEST_SKIPS")
+        && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
+    {
+        // One write, so that lines of several tests do not mix.
+        let _ = file.write_all(format!("{line}\n").as_bytes());
+    }
+}

@@ -1,0 +1,122 @@
+//! Things to build. All builders are `/bin/sh`; nothing needs a network. A `tag` makes derivations that no other test has.
+
+const HEAD: &str = r#"
+let
+  tag = "@TAG@";
+  mk = name: script: extra: derivation ({
+    inherit name;
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    PATH = "/usr/bin:/bin";
+    args = [ "-ec" script ];
+    inherit tag;
+  } // extra);
+"#;
+
+fn with_head(tag: &str, body: &str) -> String {
+    format!("{HEAD}{body}").replace("@TAG@", tag)
+}
+
+/// A program that runs and its closure: `lib` refers to itself, `app` to `lib` and `data`. `nix-build` gives `app`.
+/// The program prints `hello from TAG`.
+pub fn app(tag: &str) -> String {
+    with_head(
+        tag,
+        r#"
+  data = mk "data" "echo $tag > $out" { };
+  lib = mk "lib" "mkdir -p $out/lib; echo self=$out > $out/lib/conf; ln -s conf $out/lib/link" { };
+  app = mk "app" ''
+    mkdir -p $out/bin
+    printf '#!/bin/sh\n# uses %s\nread x < %s && echo "hello from $x"\n' ${lib}/lib/conf ${data} > $out/bin/hello
+    chmod +x $out/bin/hello
+  '' { };
+in app
+"#,
+    )
+}
+
+/// One of everything: a set with `app` (see [`app`]), `multi` (outputs `out`, `dev` and `doc`; `dev` refers to `out`), `same1` and
+/// `same2` (equal contents under two names), `fixed` (a fixed-output path), `user` (refers to `fixed`, `multi.dev` and `same1`), `empty` (an
+/// empty directory), `odd` (names, modes and symlinks that are hard on a NAR writer).
+pub fn assorted(tag: &str) -> String {
+    with_head(
+        tag,
+        r#"
+  data = mk "data" "echo $tag > $out" { };
+  lib = mk "lib" "mkdir -p $out/lib; echo self=$out > $out/lib/conf; ln -s conf $out/lib/link" { };
+  app = mk "app" ''
+    mkdir -p $out/bin
+    printf '#!/bin/sh\n# uses %s\nread x < %s && echo "hello from $x"\n' ${lib}/lib/conf ${data} > $out/bin/hello
+    chmod +x $out/bin/hello
+  '' { };
+  multi = mk "multi" "mkdir $out $dev $doc; echo $tag > $out/a; echo $out > $dev/b; echo doc > $doc/c" {
+    outputs = [ "out" "dev" "doc" ];
+  };
+  same = name: mk name "mkdir $out; echo equal contents of $tag > $out/file" { };
+  same1 = same "same1";
+  same2 = same "same2";
+  fixed = mk "fixed" "echo fixed > $out" {
+    outputHashMode = "flat";
+    outputHashAlgo = "sha256";
+    outputHash = builtins.hashString "sha256" "fixed\n";
+  };
+  user = mk "user" "echo ${fixed} ${multi.dev} ${same1} $tag > $out" { };
+  empty = mk "empty" "mkdir $out" { };
+  odd = mk "odd" ''
+    mkdir -p $out/'a b' $out/empty $out/.hidden; echo x > $out/'a b'/x; echo y > $out/'~'; : > $out/nothing
+    echo z > $out/run; chmod +x $out/run; ln -s /nonexistent/target $out/dangling; ln -s 'a b' $out/A
+    echo u > $out/"$(printf 'umlaut-\303\244')"; for i in 1 2 3 4 5 6 7 8 9; do printf %*s $i "" > $out/len$i; done
+  '' { };
+in { inherit app multi same1 same2 fixed user empty odd; }
+"#,
+    )
+}
+
+/// A single small file.
+pub fn single(tag: &str) -> String {
+    with_head(tag, r#"in mk "single" "echo single $tag > $out" { }"#)
+}
+
+/// One file of so many MiB of random bytes (other ones in each store that builds it).
+pub fn big(tag: &str, mib: u32) -> String {
+    with_head(tag, r#"in mk "big" "head -c ${toString (@MIB@ * 1024 * 1024)} /dev/urandom > $out" { }"#)
+        .replace("@MIB@", &mib.to_string())
+}
+
+/// So many tiny outputs without references.
+pub fn tiny(tag: &str, count: u32) -> String {
+    with_head(
+        tag,
+        r#"in builtins.genList (i: mk "tiny-${toString i}" "echo ${toString i} $tag > $out" { }) @COUNT@"#,
+    )
+    .replace("@COUNT@", &count.to_string())
+}
+
+/// So many outputs, each of which refers to the one before: the last one's closure is all of them.
+pub fn chain(tag: &str, count: u32) -> String {
+    with_head(
+        tag,
+        r#"
+  link = i: mk "link-${toString i}" "echo ${toString i} $tag ${if i == 0 then "" else link (i - 1)} > $out" { };
+in link (@COUNT@ - 1)
+"#,
+    )
+    .replace("@COUNT@", &count.to_string())
+}
+
+/// A floating content-addressed derivation (needs `experimental-features = ca-derivations`) and one that refers to it.
+pub fn content_addressed(tag: &str) -> String {
+    with_head(
+        tag,
+        r#"
+  ca = { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+  base = mk "ca-base" "mkdir $out; echo $tag > $out/file" ca;
+in mk "ca-user" "echo ${base} > $out" ca
+"#,
+    )
+}
+
+/// A build that fails.
+pub fn failing(tag: &str) -> String {
+    with_head(tag, r#"in mk "failing" "echo no $tag >&2; exit 1" { }"#)
+}
