@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use larder_tests::nix::{samples, versions};
-use larder_tests::process::{Signal, eventually};
+use larder_tests::process::eventually;
 use larder_tests::servers::Kind;
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 use super::world::{Target, World, assert_said, narinfo_key};

@@ -37,6 +37,7 @@ fn server_conforms(kind: Kind) -> Result<()> {
         honours_if_absent: server.honours_if_absent(),
         honours_if_match: matches!(kind, Kind::MinIo | Kind::S3sFs),
         folders_are_missing: kind != Kind::S3sFs,
+        sorts_across_folders: kind != Kind::SeaweedFs,
         ..Traits::default()
     };
     conforms(&address, Some((&server.access_key(), &server.secret_key())), traits)

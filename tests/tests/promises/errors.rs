@@ -215,10 +215,10 @@ fn configuration_mistakes_name_the_key_and_the_way_out() -> Result<()> {
     let shown = world.larder.run(&["config", "check"])?.stdout;
     assert!(shown.contains("compression = \"xz\"  # LARDER_COMPRESSION"), "{shown}");
     assert!(!shown.contains(std::fs::read_to_string(&world.key.secret_file)?.trim()));
-    world.larder.set_string("bucket", "s3://b?endpint=http://127.0.0.1:1")?;
-    assert_said(&world.larder.try_run(&["config", "check"])?, 4, &["endpint", "`endpoint`"]);
     assert_said(&world.larder.try_run(&["pusch"])?, 2, &["push"]);
     assert_said(&world.larder.try_run(&["push"])?, 2, &["no paths"]);
+    world.larder.set_string("bucket", "s3://b?endpint=http://127.0.0.1:1")?;
+    assert_said(&world.larder.try_run(&["config", "check"])?, 4, &["endpint", "`endpoint`"]);
     Ok(())
 }
 

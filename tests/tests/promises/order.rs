@@ -5,9 +5,9 @@ use larder_tests::bigstore::BigStore;
 use larder_tests::larder::LarderHome;
 use larder_tests::nix::{NixVersion, samples};
 use larder_tests::order::check;
-use larder_tests::process::Signal;
 use larder_tests::proxy::{Fault, Proxy, Record};
 use larder_tests::servers::Kind;
+use rustix::process::Signal;
 use std::collections::HashSet;
 use std::time::Duration;
 

@@ -8,10 +8,10 @@ use larder_tests::servers::{Directory, Kind, S3Server};
 use std::collections::BTreeMap;
 
 /// The bucket's name on every server.
-pub const BUCKET: &str = "cache";
+pub(crate) const BUCKET: &str = "cache";
 
 /// Where larder pushes to.
-pub enum Target {
+pub(crate) enum Target {
     /// A directory behind a static web server.
     Directory(Directory),
     /// A real S3 server.
@@ -20,12 +20,12 @@ pub enum Target {
 
 impl Target {
     /// A server with an empty public bucket.
-    pub fn server(kind: Kind) -> Result<Self> {
+    pub(crate) fn server(kind: Kind) -> Result<Self> {
         Ok(Self::Server(kind.start_with_bucket(BUCKET)?))
     }
 
     /// Where a client reads; `None` where nobody may read without credentials.
-    pub fn public_base(&self) -> Option<String> {
+    pub(crate) fn public_base(&self) -> Option<String> {
         match self {
             Self::Directory(directory) => Some(directory.public_base()),
             Self::Server(server) => server.public_base(BUCKET),
@@ -33,7 +33,7 @@ impl Target {
     }
 
     /// All keys and sizes.
-    pub fn list(&self) -> Result<BTreeMap<String, u64>> {
+    pub(crate) fn list(&self) -> Result<BTreeMap<String, u64>> {
         match self {
             Self::Server(server) => Ok(server.client().list(BUCKET, "")?.into_iter().collect()),
             Self::Directory(directory) => {
@@ -52,7 +52,7 @@ impl Target {
     }
 
     /// An object's bytes.
-    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Server(server) => server.client().get(BUCKET, key),
             Self::Directory(directory) => match std::fs::read(directory.path().join(key)) {
@@ -64,7 +64,7 @@ impl Target {
     }
 
     /// Writes an object, as another tool would.
-    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Server(server) => server.client().put(BUCKET, key, bytes),
             Self::Directory(directory) => Ok(std::fs::write(directory.path().join(key), bytes)?),
@@ -73,22 +73,22 @@ impl Target {
 }
 
 /// A store with larder beside it, and a bucket that is ready.
-pub struct World {
-    pub nix: NixHome,
-    pub larder: LarderHome,
-    pub key: KeyPair,
-    pub target: Target,
+pub(crate) struct World {
+    pub(crate) nix: NixHome,
+    pub(crate) larder: LarderHome,
+    pub(crate) key: KeyPair,
+    pub(crate) target: Target,
 }
 
 impl World {
     /// With a bucket on a server or in a directory; `larder init` has been run.
-    pub fn new(version: NixVersion, target: Target) -> Result<Self> {
+    pub(crate) fn new(version: NixVersion, target: Target) -> Result<Self> {
         Self::with(NixHome::new(version)?, target)
     }
 
     /// Over a store that has taken in all of `builder`'s paths as they come from a remote builder: unsigned, and not
     /// `ultimate`. The two have the same logical store directory.
-    pub fn over(builder: &NixHome, target: Target) -> Result<Self> {
+    pub(crate) fn over(builder: &NixHome, target: Target) -> Result<Self> {
         let nix = builder.twin()?;
         let all = builder.nix(&["path-info", "--all"])?.ok()?.lines();
         let outputs: Vec<_> = all.into_iter().filter(|path| !path.ends_with(".drv")).collect();
@@ -96,7 +96,8 @@ impl World {
         Self::with(nix, target)
     }
 
-    fn with(nix: NixHome, target: Target) -> Result<Self> {
+    /// Over a store of the test's making.
+    pub(crate) fn with(nix: NixHome, target: Target) -> Result<Self> {
         let mut larder = LarderHome::new(&nix)?;
         let key = nix.key_pair("test-1")?;
         larder.use_keys(&[&key])?;
@@ -126,7 +127,7 @@ impl World {
 
     /// With a directory, on the oldest Nix that is here: for what does not depend on either. `None`, noted as skipped,
     /// where there is no Nix.
-    pub fn plain() -> Result<Option<Self>> {
+    pub(crate) fn plain() -> Result<Option<Self>> {
         versions()
             .first()
             .map(|version| Self::new(*version, Target::Directory(Directory::start()?)))
@@ -134,7 +135,7 @@ impl World {
     }
 
     /// The same with MinIO.
-    pub fn minio() -> Result<Option<Self>> {
+    pub(crate) fn minio() -> Result<Option<Self>> {
         match (versions().first(), Kind::MinIo.is_here()) {
             (Some(version), true) => Ok(Some(Self::new(*version, Target::server(Kind::MinIo)?)?)),
             _ => Ok(None),
@@ -142,12 +143,12 @@ impl World {
     }
 
     /// The narinfo of a store path, as it stands in the bucket.
-    pub fn narinfo(&self, path: &str) -> Result<Option<String>> {
+    pub(crate) fn narinfo(&self, path: &str) -> Result<Option<String>> {
         Ok(self.target.get(&narinfo_key(path))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Whether the whole closure of paths is in the bucket, NARs and all.
-    pub fn assert_complete(&self, paths: &[String]) -> Result<()> {
+    pub(crate) fn assert_complete(&self, paths: &[String]) -> Result<()> {
         let keys = self.target.list()?;
         for info in self.nix.closure(paths)? {
             let narinfo =
@@ -159,25 +160,25 @@ impl World {
     }
 
     /// Runs `larder status --json`.
-    pub fn status(&self) -> Result<serde_json::Value> {
+    pub(crate) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
     }
 }
 
 /// Key of a store path's narinfo.
-pub fn narinfo_key(path: &str) -> String {
+pub(crate) fn narinfo_key(path: &str) -> String {
     let base = path.rsplit('/').next().unwrap_or_default();
     format!("{}.narinfo", &base[..32])
 }
 
 /// The first value of a field of a narinfo.
-pub fn field<'a>(narinfo: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(narinfo: &'a str, name: &str) -> Option<&'a str> {
     narinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
 /// Checks an exit code and that all these words were said on stderr; shows everything otherwise.
 #[track_caller]
-pub fn assert_said(output: &Output, code: i32, words: &[&str]) {
+pub(crate) fn assert_said(output: &Output, code: i32, words: &[&str]) {
     let said = words.iter().all(|word| output.stderr.contains(word));
     assert!(
         output.code() == code && said,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_hook::job::Job;
+use larder_hook::job::BadJob;
 use larder_hook::layout::Place;
 use larder_hook::queue::{Entry, Queue};
 use larder_hook::store_path::StorePath;
@@ -32,9 +32,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let store = context.store()?;
     let connect = context.connect(&store).await?;
     let queue = context.make_queue(&store)?;
-    let queued = snapshot(&queue)?;
-    let paths: BTreeSet<StorePath> = queued.iter().flat_map(|(_, job)| job.paths.clone()).collect();
-    let ids: BTreeSet<String> = queued.into_iter().map(|(id, _)| id).collect();
+    let (ids, paths) = snapshot(&queue)?;
     if !ids.is_empty() {
         output::say(&format!("waiting for {} queued builds", ids.len()));
         // Nothing waits for its next try while somebody waits for it.
@@ -77,18 +75,23 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     Ok(if parked.is_empty() { Exit::Ok } else { Exit::Partial })
 }
 
-/// Everything that is queued now.
-fn snapshot(queue: &Queue) -> Result<Vec<(String, Job)>> {
-    let mut jobs = Vec::new();
+/// The jobs that are queued now, and the paths that they name.
+fn snapshot(queue: &Queue) -> Result<(BTreeSet<String>, BTreeSet<StorePath>)> {
+    let (mut ids, mut paths) = (BTreeSet::new(), BTreeSet::new());
     // In this order nothing is missed: a job moves from the first place to the second.
     for place in [Place::Incoming, Place::Work] {
         for id in queue.list(place).map_err(in_queue)? {
-            if let Ok(Entry::Job(job, _)) = queue.read(place, &id) {
-                jobs.push((id, job));
+            match queue.read(place, &id) {
+                Ok(Entry::Job(job, _)) => paths.extend(job.paths),
+                // A newer larder's job is not ours to wait for.
+                Ok(Entry::Bad(BadJob::Newer(_)) | Entry::Gone) => continue,
+                // The agent mends it.
+                Ok(Entry::Bad(BadJob::Damaged(_))) | Err(_) => {}
             }
+            ids.insert(id);
         }
     }
-    Ok(jobs)
+    Ok((ids, paths))
 }
 
 fn remaining(queue: &Queue, ids: &BTreeSet<String>) -> Result<Vec<String>> {

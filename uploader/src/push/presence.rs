@@ -78,8 +78,10 @@ async fn not_listed(bucket: &dyn Bucket, wanted: BTreeSet<String>) -> Result<BTr
             absent.remove(&key);
         }
     }
-    if let Some(reached) = pages.unfinished() {
-        let _ = absent.split_off(reached);
+    match pages.reached() {
+        Reached::End => {}
+        Reached::Key(reached) => drop(absent.split_off(&reached)),
+        Reached::Nowhere => absent.clear(),
     }
     Ok(absent)
 }
@@ -87,14 +89,23 @@ async fn not_listed(bucket: &dyn Bucket, wanted: BTreeSet<String>) -> Result<BTr
 /// NARs of ours that are in the bucket, as far as a listing of them is worth it for `wanted` NARs.
 pub struct Nars {
     known: HashMap<[u8; 32], NarObject>,
-    /// Up to where the listing came; `None` when it is complete.
-    reached: Option<String>,
+    reached: Reached,
+}
+
+/// Up to where a listing tells what is absent.
+enum Reached {
+    /// All of it.
+    End,
+    /// What sorts before this key.
+    Key(String),
+    /// It tells nothing: it is unfinished, and the server does not sort.
+    Nowhere,
 }
 
 impl Nars {
     /// Knows of none and of no absence.
     pub fn unknown() -> Self {
-        Self { known: HashMap::new(), reached: Some(String::new()) }
+        Self { known: HashMap::new(), reached: Reached::Nowhere }
     }
 
     /// Lists them when `wanted` of them are looked for and that is many.
@@ -107,15 +118,16 @@ impl Nars {
         while let Some(keys) = pages.next().await? {
             known.extend(keys.into_iter().filter_map(|(key, size)| object(key, size)));
         }
-        Ok(Self { known, reached: pages.unfinished().map(str::to_owned) })
+        Ok(Self { known, reached: pages.reached() })
     }
 
     /// An object with these contents, if there is one; the bucket is asked where the listing does not tell.
     pub async fn find(&self, bucket: &dyn Bucket, nar_hash: &[u8; 32]) -> Result<Option<NarObject>> {
         let prefix = keys::nar_prefix(nar_hash);
         let listed = match &self.reached {
-            None => true,
-            Some(reached) => prefix.as_str() < reached.as_str() && !reached.starts_with(&prefix),
+            Reached::End => true,
+            Reached::Nowhere => false,
+            Reached::Key(reached) => prefix.as_str() < reached.as_str() && !reached.starts_with(&prefix),
         };
         if let Some(object) = self.known.get(nar_hash) {
             return Ok(Some(object.clone()));
@@ -141,13 +153,14 @@ struct Pages<'a> {
     left: usize,
     cursor: Option<Cursor>,
     last: String,
+    sorted: bool,
     done: bool,
 }
 
 impl<'a> Pages<'a> {
     fn new(bucket: &'a dyn Bucket, prefix: &'a str, depth: Depth, wanted: usize) -> Self {
         let left = (wanted / QUESTIONS_A_PAGE).max(1);
-        Self { bucket, prefix, depth, left, cursor: None, last: String::new(), done: false }
+        Self { bucket, prefix, depth, left, cursor: None, last: String::new(), sorted: true, done: false }
     }
 
     /// Keys and sizes of the next page.
@@ -159,14 +172,19 @@ impl<'a> Pages<'a> {
         let page = self.bucket.list(self.prefix, self.cursor.as_ref(), self.depth).await?;
         self.done = page.next.is_none();
         self.cursor = page.next;
-        if let Some(last) = page.objects.last() {
-            self.last.clone_from(&last.key);
+        for meta in &page.objects {
+            self.sorted &= self.last < meta.key;
+            self.last.clone_from(&meta.key);
         }
         Ok(Some(page.objects.into_iter().map(|meta| (meta.key, meta.size)).collect()))
     }
 
-    /// The last key seen, when there may be more.
-    fn unfinished(&self) -> Option<&str> {
-        (!self.done).then_some(self.last.as_str())
+    /// How much the pages so far tell.
+    fn reached(&self) -> Reached {
+        match (self.done, self.sorted) {
+            (true, _) => Reached::End,
+            (false, true) => Reached::Key(self.last.clone()),
+            (false, false) => Reached::Nowhere,
+        }
     }
 }
