@@ -278,10 +278,9 @@ fn the_proxy_passes_on_what_curl_sends_and_can_fail() -> Result<()> {
     assert_eq!(methods, ["PUT", "HEAD", "GET", "PUT"]);
     assert!(log.iter().take(3).all(|r| r.succeeded()));
     assert_eq!((log[0].body_len, log[0].header("expect")), (3 << 20, Some("100-continue")));
-    assert_eq!(
-        (log[3].body.as_slice(), log[3].status < 300),
-        (b"small".as_slice(), chunked.status.success())
-    );
+    // A server may refuse a request without a length before its body has come.
+    assert_eq!(log[3].status < 300, chunked.status.success());
+    assert!(log[3].status >= 400 || log[3].body == b"small");
     assert!(log.windows(2).all(|w| w[0].end < Some(w[1].start)), "one after the other");
 
     proxy.switch_off();
