@@ -9,4 +9,4 @@ mod wait;
 pub use inbox::{Held, Inbox};
 pub(crate) use inbox::{from_queued, in_queue, to_queued};
 pub use records::{Gone, Summary};
-pub use run::{Agent, Connect, Until};
+pub use run::{Agent, Connect, NUDGE, Until};

@@ -30,6 +30,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const SESSION_LINGER: Duration = Duration::from_secs(30);
 const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
 
+/// A file of this name in `incoming/` asks for everything to be tried now; the leading dot tells it from a job.
+pub const NUDGE: &str = ".nudge";
+
 /// When an agent is done.
 #[derive(Clone, Debug)]
 pub enum Until {
@@ -146,7 +149,6 @@ impl Agent {
 
     /// Somebody asked for everything to be tried now.
     fn nudged(&mut self) -> Result<()> {
-        const NUDGE: &str = ".nudge";
         let layout = self.queue.layout();
         if layout.read(Place::Incoming, NUDGE).map_err(in_queue)?.is_none() {
             return Ok(());

@@ -12,9 +12,10 @@ use larder_hook::store_path::StorePath;
 use super::agent::stopped;
 use super::context::Context;
 use super::output::{self, Human};
-use crate::agent::{Agent, Until, in_queue};
+use crate::agent::{Agent, NUDGE, Until, in_queue};
 use crate::error::{Area, Error, Result};
 use crate::exit::Exit;
+use crate::store::StoreLocation;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,39 +27,22 @@ pub(super) struct Args {
     timeout: Option<u64>,
 }
 
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the agent's progress is looked at, and whether there still is one.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let store = context.store()?;
-    let connect = context.connect(&store).await?;
     let queue = context.make_queue(&store)?;
+    // Mistakes in the configuration show even where there is nothing to do.
+    drop(context.connect(&store).await?);
     let (ids, paths) = snapshot(&queue)?;
     if !ids.is_empty() {
         output::say(&format!("waiting for {} queued builds", ids.len()));
         // Nothing waits for its next try while somebody waits for it.
-        queue.layout().write(Place::State, Place::Incoming, ".nudge", b"").map_err(in_queue)?;
-        let limit = args.timeout.map(Duration::from_secs);
-        let done = Until::Done(ids.clone());
-        let progress = Arc::new(Human::new(context.config.bucket()?, true));
-        let in_time = match Agent::new(queue.clone(), store, connect, progress)? {
-            Some(agent) => {
-                let out_of_time = async move {
-                    match limit {
-                        Some(limit) => tokio::time::sleep(limit).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let stop = stopped()?;
-                let either = async move {
-                    tokio::select! { () = out_of_time => {}, () = stop => {} }
-                };
-                agent.run(done, either, Duration::from_secs(5)).await?;
-                remaining(&queue, &ids)?.is_empty()
-            }
-            None => wait_for_agent(&queue, &ids, limit).await?,
-        };
-        if !in_time {
-            let left = remaining(&queue, &ids)?.len();
+        queue.layout().write(Place::State, Place::Incoming, NUDGE, b"").map_err(in_queue)?;
+        let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let left = work(context, &store, &queue, &ids, deadline).await?;
+        if left > 0 {
             return Err(Error::transient(
                 Area::General,
                 format!("{left} queued builds have not been pushed in time"),
@@ -101,13 +85,38 @@ fn remaining(queue: &Queue, ids: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(left)
 }
 
-async fn wait_for_agent(queue: &Queue, ids: &BTreeSet<String>, limit: Option<Duration>) -> Result<bool> {
-    let begun = Instant::now();
-    while !remaining(queue, ids)?.is_empty() {
-        if limit.is_some_and(|limit| begun.elapsed() >= limit) {
-            return Ok(false);
+/// Waits for the queue's agent, or becomes it; how many of the jobs are left.
+async fn work(
+    context: &Context,
+    store: &Arc<StoreLocation>,
+    queue: &Arc<Queue>,
+    ids: &BTreeSet<String>,
+    deadline: Option<Instant>,
+) -> Result<usize> {
+    let mut stop = std::pin::pin!(stopped()?);
+    loop {
+        let left = remaining(queue, ids)?.len();
+        if left == 0 || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Ok(left);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        let connect = context.connect(store).await?;
+        let progress = Arc::new(Human::new(context.config.bucket()?, true));
+        if let Some(agent) = Agent::new(queue.clone(), store.clone(), connect, progress)? {
+            let out_of_time = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let either = async {
+                tokio::select! { () = out_of_time => {}, () = &mut stop => {} }
+            };
+            agent.run(Until::Done(ids.clone()), either, Duration::from_secs(5)).await?;
+            return Ok(remaining(queue, ids)?.len());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = &mut stop => return Ok(left),
+        }
     }
-    Ok(true)
 }

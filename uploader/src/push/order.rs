@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn whatever_the_order_of_uploads_each_is_released_once_and_after_its_references() {
         let references: Vec<Vec<usize>> =
-            (0..40).map(|i: usize| (0..i).filter(|j| (i * 7 + j * 3) % 5 == 0).collect()).collect();
+            (0..40).map(|i: usize| (0..i).filter(|j| (i * 7 + j * 3).is_multiple_of(5)).collect()).collect();
         for seed in 0..50_usize {
             let mut uploads: Vec<_> = (0..40).collect();
             uploads.sort_by_key(|i| (i * 31 + seed * 17) % 41);

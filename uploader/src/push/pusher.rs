@@ -63,8 +63,11 @@ pub struct Pusher {
     /// Paths that a running push works on, so that another waits for it instead of doing the same.
     claims: Mutex<HashMap<StorePath, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
-    nars: Mutex<HashMap<[u8; 32], (Instant, Arc<OnceCell<Uploaded>>)>>,
+    nars: Mutex<HashMap<[u8; 32], Remembered>>,
 }
+
+/// A NAR that is being sent or was, and since when.
+type Remembered = (Instant, Arc<OnceCell<Uploaded>>);
 
 /// A path whose NAR is in the bucket, or which needs none.
 enum Step {
