@@ -58,8 +58,7 @@ pub fn target(layout: &Layout, name: &str) -> Result<Option<String>> {
     }
 }
 
-/// Removes a job's links; `count` is how many paths it names.
+/// Removes a job's `count` links. The last first, so that after a crash what is left is numbered from 0 still.
 pub fn release(layout: &Layout, job: &str, count: usize) -> Result<()> {
-    // A job without paths has one, of its derivation.
-    (0..count.max(1)).try_for_each(|n| layout.unlink(Place::Roots, &link_name(job, n)))
+    (0..count).rev().try_for_each(|n| layout.unlink(Place::Roots, &link_name(job, n)))
 }

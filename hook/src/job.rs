@@ -56,6 +56,8 @@ pub struct Job {
     pub paths: Vec<StorePath>,
     /// Failed attempts, for the paths that had any.
     pub attempts: Vec<Attempts>,
+    /// How many links in `roots/` are this job's; at least the number of its paths.
+    pub roots: usize,
 }
 
 /// Why the text of a job cannot be used.
@@ -65,6 +67,8 @@ pub enum BadJob {
     Damaged(String),
     /// Written by a later version.
     Newer(String),
+    /// Of another store than the one that is configured.
+    Elsewhere(String),
 }
 
 impl fmt::Display for BadJob {
@@ -74,11 +78,19 @@ impl fmt::Display for BadJob {
             Self::Newer(version) => {
                 write!(f, "written in version {version} of the format, which this larder does not know")
             }
+            Self::Elsewhere(dir) => write!(f, "of the store `{dir}`, which is not the configured one"),
         }
     }
 }
 
 impl std::error::Error for BadJob {}
+
+impl BadJob {
+    /// Whether the file is in order, only not ours to work on.
+    pub fn is_to_be_left_alone(&self) -> bool {
+        !matches!(self, Self::Damaged(_))
+    }
+}
 
 impl Job {
     /// The text of the file.
@@ -101,6 +113,9 @@ impl Job {
         }
         for path in &self.paths {
             line("Path", path.as_str());
+        }
+        if self.roots > self.paths.len().max(1) {
+            line("Roots", &self.roots.to_string());
         }
         for attempt in &self.attempts {
             let Attempts { path, count, next, reason } = attempt;
@@ -125,7 +140,13 @@ impl Job {
             return Err(damaged("the last line is missing"));
         }
         let path = |text: &str| {
-            StorePath::parse(store_dir, text).map_err(|error| BadJob::Damaged(error.to_string()))
+            StorePath::parse(store_dir, text).map_err(|error| {
+                // A whole file whose paths are store paths, but of another store.
+                match text.rsplit_once('/').filter(|(dir, _)| StorePath::parse(dir, text).is_ok()) {
+                    Some((dir, _)) => BadJob::Elsewhere(dir.to_owned()),
+                    None => BadJob::Damaged(error.to_string()),
+                }
+            })
         };
         let mut origin = None;
         let mut job = Self {
@@ -135,6 +156,7 @@ impl Job {
             trusted_keys: Vec::new(),
             paths: Vec::new(),
             attempts: Vec::new(),
+            roots: 0,
         };
         for line in lines {
             let (name, value) = line
@@ -151,6 +173,7 @@ impl Job {
                 "Deriver" => job.deriver = Some(path(value)?),
                 "Trusted-Key" => job.trusted_keys.push(value.to_owned()),
                 "Path" => job.paths.push(path(value)?),
+                "Roots" => job.roots = value.parse().map_err(|_| damaged("`Roots` is no number"))?,
                 "Attempts" => {
                     let mut parts = value.splitn(4, ' ');
                     let mut part = || parts.next().ok_or_else(|| damaged("`Attempts` lacks a part"));
@@ -168,6 +191,7 @@ impl Job {
         if job.paths.is_empty() && job.deriver.is_none() {
             return Err(damaged("it names no path"));
         }
+        job.roots = job.roots.max(job.paths.len()).max(1);
         Ok(job)
     }
 }
@@ -200,6 +224,7 @@ mod tests {
                 next: 17,
                 reason: "the server said\n no".into(),
             }],
+            roots: 3,
         }
     }
 

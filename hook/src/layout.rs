@@ -183,7 +183,8 @@ impl Layout {
         rustix::fs::fsync(&to).map_err(Failure::at("sync the directory of", &at))
     }
 
-    /// Reads a file and tells its owner's user id; `None` when there is none. Refuses links and anything above 16 MiB.
+    /// Reads a file and tells its owner's user id; `None` when there is none. Refuses links; of a file above 16 MiB it
+    /// gives the first 16 MiB, which is no job.
     pub fn read(&self, place: Place, name: &str) -> Result<Option<(Vec<u8>, u32)>> {
         const LIMIT: u64 = 16 << 20;
         let at = self.path.join(place.name()).join(name);
@@ -199,10 +200,13 @@ impl Layout {
         Ok(Some((bytes, stat.st_uid)))
     }
 
-    /// Moves a file from one place to another; whether it was still there.
-    pub fn rename(&self, from: Place, to: Place, name: &str) -> Result<bool> {
-        match rustix::fs::renameat(self.dir(from)?, name, self.dir(to)?, name) {
-            Ok(()) => Ok(true),
+    /// Moves a file from one place to another under a new name, durably; whether it was still there.
+    pub fn rename(&self, from: Place, name: &str, to: Place, new_name: &str) -> Result<bool> {
+        let target = self.dir(to)?;
+        match rustix::fs::renameat(self.dir(from)?, name, &target, new_name) {
+            Ok(()) => rustix::fs::fsync(&target)
+                .map(|()| true)
+                .map_err(Failure::at("sync the directory of", &self.path.join(to.name()).join(new_name))),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(Failure::at("take", &self.path.join(from.name()).join(name))(errno)),
         }

@@ -35,6 +35,15 @@ impl Failure {
         move |errno| Self::new(what, errno)
     }
 
+    /// Whether there is something that is no regular file: a link, a directory, a socket.
+    pub fn is_no_file(&self) -> bool {
+        use rustix::io::Errno;
+        let answers = [Errno::LOOP, Errno::NXIO, Errno::ISDIR];
+        self.source
+            .raw_os_error()
+            .is_some_and(|code| answers.iter().any(|errno| errno.raw_os_error() == code))
+    }
+
     /// The class of the system's answer.
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()

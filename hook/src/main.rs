@@ -44,8 +44,7 @@ fn run() -> Outcome {
     let settings = match Settings::read(&settings::process_environment, root) {
         Ok(settings) => settings,
         Err(error) => {
-            let strict =
-                settings::process_environment("LARDER_HOOK_STRICT").is_some_and(|value| value == "1");
+            let strict = settings::strict_by_environment(&settings::process_environment).unwrap_or(false);
             return Outcome::Failed { reason: error.to_string(), strict };
         }
     };
@@ -66,6 +65,7 @@ fn run() -> Outcome {
         trusted_keys: build.trusted_keys,
         paths: build.outputs,
         attempts: Vec::new(),
+        roots: 0,
     };
     // The directories are there after the first time; making them is the exception.
     let enqueue = |layout: Layout| {

@@ -26,20 +26,22 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// The job that queues it again.
+    /// The job that queues it again. A parked derivation stands for outputs that could not be found out.
     pub fn into_job(self, created: u64) -> Job {
+        let is_drv = self.path.name().ends_with(".drv");
         Job {
             origin: self.origin,
             created,
-            deriver: None,
+            deriver: is_drv.then(|| self.path.clone()),
             trusted_keys: self.trusted_keys,
-            paths: vec![self.path],
+            paths: if is_drv { Vec::new() } else { vec![self.path] },
             attempts: Vec::new(),
+            roots: 1,
         }
     }
 
-    /// Stored as a job with one path and one line of attempts, so that there is one format; the blocker rides in the
-    /// reason's place of a second line.
+    /// Stored as a job with a line of attempts, so that there is one format and a parked path is queued again by
+    /// moving its file; the blocker, if any, stands in a second line of attempts.
     fn to_job(&self) -> Job {
         let mut job = self.clone().into_job(self.since);
         job.attempts.push(Attempts {
@@ -89,7 +91,14 @@ impl Queue {
     pub fn parked(&self) -> Result<(Vec<Parked>, Vec<Failure>)> {
         let (mut parked, mut bad) = (Vec::new(), Vec::new());
         for name in self.layout().names(Place::Parked)? {
-            let Some((bytes, _)) = self.layout().read(Place::Parked, &name)? else { continue };
+            let bytes = match self.layout().read(Place::Parked, &name) {
+                Ok(Some((bytes, _))) => bytes,
+                Ok(None) => continue,
+                Err(failure) => {
+                    bad.push(failure);
+                    continue;
+                }
+            };
             let job = Job::parse(self.store_dir(), &String::from_utf8_lossy(&bytes));
             match job.map_err(|error| error.to_string()).map(Parked::from_job) {
                 Ok(Some(one)) => parked.push(one),
@@ -104,6 +113,14 @@ impl Queue {
     pub fn unpark(&self, parked: &Parked) -> Result<()> {
         self.layout().unlink(Place::Parked, parked.path.base_name())?;
         self.layout().unlink(Place::Roots, &parked.link_name())
+    }
+
+    /// Removes the roots of parked paths whose file is gone: what a crash between the two leaves.
+    pub fn sweep_parked_roots(&self) -> Result<()> {
+        let parked: Vec<_> = self.parked()?.0.iter().map(Parked::link_name).collect();
+        let links = self.layout().names(Place::Roots)?;
+        let stale = links.iter().filter(|link| link.starts_with("parked-") && !parked.contains(link));
+        stale.into_iter().try_for_each(|link| self.layout().unlink(Place::Roots, link))
     }
 }
 

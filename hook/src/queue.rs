@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::gcroot;
 use crate::job::{BadJob, Job};
 use crate::layout::{Layout, Place};
+use crate::parked::Parked;
 use crate::store_path::StorePath;
 use crate::{Failure, Result};
 
@@ -89,21 +90,39 @@ impl Queue {
         let written = self.layout.write(scratch, Place::Incoming, &id, job.to_text().as_bytes());
         if written.is_err() {
             // Links without a job would be swept later; but a full disk wants them gone now.
-            let _ = gcroot::release(&self.layout, &id, job.paths.len());
+            let _ = gcroot::release(&self.layout, &id, job.paths.len().max(1));
         }
         written.map(|()| (id, unprotected))
     }
 
-    /// Makes the roots of a job.
+    /// Makes the roots of a job: all links first, so that whoever may register them can do so later.
     fn protect(&self, id: &str, job: &Job, auto: Option<&Path>) -> Result<()> {
         let fallback = job.deriver.as_slice();
         let paths: &[StorePath] = if job.paths.is_empty() { fallback } else { &job.paths };
-        for (n, path) in paths.iter().enumerate() {
-            let name = gcroot::link_name(id, n);
-            gcroot::link(&self.layout, &name, path)?;
-            auto.map_or(Ok(()), |auto| gcroot::register(&self.layout, &name, auto))?;
+        let name = |n| gcroot::link_name(id, n);
+        paths.iter().enumerate().try_for_each(|(n, path)| gcroot::link(&self.layout, &name(n), path))?;
+        let Some(auto) = auto else { return Ok(()) };
+        (0..paths.len()).try_for_each(|n| gcroot::register(&self.layout, &name(n), auto))
+    }
+
+    /// The links of a job in `roots/`, for [`gcroot::register`] or for the daemon.
+    pub fn links(&self, id: &str, count: usize) -> impl Iterator<Item = std::path::PathBuf> {
+        let roots = self.layout.path().join(Place::Roots.name());
+        let id = id.to_owned();
+        (0..count).map(move |n| roots.join(gcroot::link_name(&id, n)))
+    }
+
+    /// Queues a parked path again, in one step that nobody can come between; `None` when it is not parked any more.
+    /// As with [`Queue::enqueue`], an error of the root is handed back. The parked path's own root stays.
+    pub fn requeue(&self, parked: &Parked, auto: Option<&Path>) -> Result<Option<(String, Option<Failure>)>> {
+        let id = new_id()?;
+        let job = parked.clone().into_job(now());
+        let unprotected = self.protect(&id, &job, auto).err();
+        if self.layout.rename(Place::Parked, parked.path.base_name(), Place::Incoming, &id)? {
+            return Ok(Some((id, unprotected)));
         }
-        Ok(())
+        gcroot::release(&self.layout, &id, 1)?;
+        Ok(None)
     }
 
     /// The ids of the jobs in a place, oldest first.
@@ -124,7 +143,7 @@ impl Queue {
 
     /// Moves a new job to the agent's own directory; whether it was still there.
     pub fn take(&self, id: &str) -> Result<bool> {
-        self.layout.rename(Place::Incoming, Place::Work, id)
+        self.layout.rename(Place::Incoming, id, Place::Work, id)
     }
 
     /// Replaces a job that the agent has taken.
@@ -133,9 +152,14 @@ impl Queue {
     }
 
     /// Removes a job that is done: its file first, then its roots.
-    pub fn remove(&self, id: &str, paths: usize) -> Result<()> {
+    pub fn remove(&self, id: &str, roots: usize) -> Result<()> {
         self.layout.unlink(Place::Work, id)?;
-        gcroot::release(&self.layout, id, paths)
+        gcroot::release(&self.layout, id, roots)
+    }
+
+    /// Moves a file that is no job out of the way, to `state/unusable-…`; it is kept for whoever wants to know.
+    pub fn set_aside(&self, id: &str) -> Result<()> {
+        self.layout.rename(Place::Work, id, Place::State, &format!("unusable-{id}")).map(drop)
     }
 
     /// The store paths that the links of each job in `roots/` point to, by job.
@@ -152,16 +176,31 @@ impl Queue {
     }
 
     /// Becomes the only agent of this queue; `None` when there is another.
+    ///
+    /// The lock is one on the directory `state/` itself, so that nobody can leave a lock file behind that another
+    /// user cannot open.
     pub fn lock(&self) -> Result<Option<Lock>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let at = self.layout.path().join("state/lock");
-        let file =
-            rustix::fs::openat(self.layout.dir(Place::State)?, "lock", flags, Mode::from_raw_mode(0o644))
-                .map_err(Failure::at("open the lock", &at))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock(file))),
+        // Somebody who only looked whether there is an agent is gone in a moment.
+        for _ in 0..5 {
+            if let Some(lock) = self.try_lock(FlockOperation::NonBlockingLockExclusive)? {
+                return Ok(Some(lock));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Ok(None)
+    }
+
+    /// Whether an agent works on this queue.
+    pub fn has_agent(&self) -> Result<bool> {
+        Ok(self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
+    fn try_lock(&self, operation: FlockOperation) -> Result<Option<Lock>> {
+        let directory = self.layout.dir(Place::State)?;
+        match rustix::fs::flock(&directory, operation) {
+            Ok(()) => Ok(Some(Lock(directory))),
             Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(Failure::at("lock", &at)(errno)),
+            Err(errno) => Err(Failure::at("lock", &self.layout.path().join(Place::State.name()))(errno)),
         }
     }
 }

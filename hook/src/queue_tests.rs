@@ -18,6 +18,7 @@ fn job(names: &[&str]) -> Job {
         trusted_keys: Vec::new(),
         paths: names.iter().map(|name| path(name)).collect(),
         attempts: Vec::new(),
+        roots: names.len(),
     }
 }
 
@@ -53,7 +54,7 @@ fn a_job_goes_its_way_and_its_roots_with_it() {
     let Entry::Job(again, _) = queue.read(Place::Work, &id).unwrap() else { panic!() };
     assert_eq!(again, read);
 
-    queue.remove(&id, read.paths.len()).unwrap();
+    queue.remove(&id, read.roots).unwrap();
     assert!(queue.rooted().unwrap().is_empty());
     assert!(matches!(queue.read(Place::Work, &id).unwrap(), Entry::Gone));
     assert!(queue.list(Place::Tmp).unwrap().is_empty());
@@ -135,7 +136,9 @@ fn there_is_one_agent_to_a_queue() {
     let Scratch { dir: _dir, queue } = scratch();
     let lock = queue.lock().unwrap();
     assert!(lock.is_some() && queue.lock().unwrap().is_none());
+    assert!(queue.has_agent().unwrap());
     drop(lock);
+    assert!(!queue.has_agent().unwrap());
     assert!(queue.lock().unwrap().is_some());
 }
 
@@ -144,4 +147,39 @@ fn only_the_owner_drafts() {
     let Scratch { dir: _dir, queue } = scratch();
     let mode = std::fs::metadata(queue.layout().path().join("tmp")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn a_parked_path_is_queued_again_in_one_step() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let parked = Parked {
+        path: path("a"),
+        since: 7,
+        attempts: 3,
+        reason: "x".into(),
+        blocked_by: None,
+        trusted_keys: vec!["k:x".into()],
+        origin: Origin::Hook,
+    };
+    queue.park(&parked).unwrap();
+    let (id, _) = queue.requeue(&parked, None).unwrap().unwrap();
+    assert!(queue.parked().unwrap().0.is_empty());
+    let Entry::Job(job, _) = queue.read(Place::Incoming, &id).unwrap() else { panic!() };
+    assert_eq!(
+        (job.origin, job.paths, job.trusted_keys),
+        (Origin::Hook, vec![path("a")], vec!["k:x".to_owned()])
+    );
+    assert!(queue.requeue(&parked, None).unwrap().is_none(), "it was not parked any more");
+    queue.sweep_parked_roots().unwrap();
+    assert_eq!(queue.rooted().unwrap().into_keys().collect::<Vec<_>>(), [id]);
+}
+
+#[test]
+fn a_job_of_another_store_is_told_from_damage() {
+    let Scratch { dir: _dir, queue } = scratch();
+    let (id, _) = queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap();
+    let other = Queue::new(Layout::open(queue.layout().path()).unwrap(), "/gnu/store");
+    let Entry::Bad(bad) = other.read(Place::Incoming, &id).unwrap() else { panic!() };
+    assert_eq!(bad, BadJob::Elsewhere(DIR.into()));
+    assert!(bad.is_to_be_left_alone());
 }

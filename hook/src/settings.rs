@@ -43,13 +43,24 @@ pub fn config_files(variable: Variables<'_>) -> Vec<PathBuf> {
     files
 }
 
-/// Where the queue is when nothing says so: `/var/lib/larder` for root, the user's state directory otherwise.
+/// Where the queue is when nothing says so: `/var/lib/larder` for root, and for others where it exists and they have
+/// none of their own; else the user's state directory.
 pub fn default_state_dir(variable: Variables<'_>, root: bool) -> PathBuf {
     let user = || {
         let state = variable("XDG_STATE_HOME").map(PathBuf::from);
         Some(state.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/state")))?.join("larder"))
     };
-    if root { None } else { user() }.unwrap_or_else(|| PathBuf::from("/var/lib/larder"))
+    let shared = PathBuf::from("/var/lib/larder");
+    match user() {
+        // Somebody who is not root on a machine with a queue of root's means that one.
+        Some(own) if !root && (own.exists() || !shared.exists()) => own,
+        _ => shared,
+    }
+}
+
+/// What `LARDER_HOOK_STRICT` says, if anything.
+pub fn strict_by_environment(variable: Variables<'_>) -> Option<bool> {
+    variable("LARDER_HOOK_STRICT").map(|value| matches!(value.as_str(), "1" | "true" | "yes"))
 }
 
 impl Settings {
@@ -62,22 +73,21 @@ impl Settings {
             })?;
             table.merge(&path, &text)?;
         }
-        let text =
-            |name: &str, environment: &str| variable(environment).or_else(|| table.text.get(name).cloned());
-        let store_dir = text("store-dir", "NIX_STORE_DIR").unwrap_or_else(|| "/nix/store".into());
-        let strict = match variable("LARDER_HOOK_STRICT").as_deref() {
-            Some("1" | "true") => true,
-            Some(_) => false,
-            None => table.strict,
+        // The same order as in the uploader: both must mean the same store and the same queue.
+        let text = |name: &str, own: &str, of_nix: &str| {
+            variable(own).or_else(|| table.text.get(name).cloned()).or_else(|| variable(of_nix))
         };
+        let store_dir = text("store-dir", "LARDER_STORE_DIR", "NIX_STORE_DIR");
+        let store_dir = store_dir.unwrap_or_else(|| "/nix/store".into());
+        let strict = strict_by_environment(variable).unwrap_or(table.strict);
         Ok(Self {
-            state_dir: text("state-dir", "LARDER_STATE_DIR")
+            state_dir: text("state-dir", "LARDER_STATE_DIR", "")
                 .map_or_else(|| default_state_dir(variable, root), Into::into),
-            real_store_dir: text("real-store-dir", "LARDER_REAL_STORE_DIR")
+            real_store_dir: text("real-store-dir", "LARDER_REAL_STORE_DIR", "")
                 .unwrap_or_else(|| store_dir.clone())
                 .into(),
             store_dir: store_dir.trim_end_matches('/').to_owned(),
-            nix_state_dir: text("nix-state-dir", "NIX_STATE_DIR")
+            nix_state_dir: text("nix-state-dir", "LARDER_NIX_STATE_DIR", "NIX_STATE_DIR")
                 .unwrap_or_else(|| "/nix/var/nix".into())
                 .into(),
             strict,

@@ -58,7 +58,8 @@ impl Config {
             for (name, value) in table {
                 let key =
                     keys::find(&name).map_err(|error| error.because(format!("in `{}`", file.display())))?;
-                let value = Value::from_toml(key, value)?;
+                let value = Value::from_toml(key, value)
+                    .map_err(|error| error.because(format!("in `{}`", file.display())))?;
                 config.values.insert(key.name, (value, Source::File(file.clone())));
             }
         }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use larder_hook::job::{BadJob, Job, Origin};
+use larder_hook::job::{Job, Origin};
 use larder_hook::layout::Place;
 use larder_hook::queue::{Author, Entry, Queue, now};
 use larder_hook::store_path::StorePath as QueuedPath;
 use larder_hook::{Failure, gcroot};
 
-use crate::error::{Area, Error, Result};
+use crate::error::{Area, Error, Result, Retry};
 use crate::store::{Daemon, StoreLocation, StorePath};
 
 /// Links whose job never came are given this long, in seconds.
@@ -88,15 +88,14 @@ impl Inbox {
                 queue.rewrite(id, &job).map_err(in_queue)?;
                 self.hold(id, job);
             }
-            Ok(Entry::Bad(BadJob::Newer(version))) => {
-                remark(format!(
-                    "job {id} is left alone: it has format {version}, which a newer larder wrote"
-                ));
+            Ok(Entry::Bad(bad)) if bad.is_to_be_left_alone() => {
+                remark(format!("job {id} is left alone: {bad}"))
             }
-            Ok(Entry::Bad(BadJob::Damaged(reason))) => self.mend(id, &reason, remark)?,
+            Ok(Entry::Bad(bad)) => self.mend(id, &bad.to_string(), remark)?,
             Ok(Entry::Gone) => {}
-            // A link or special file that somebody planted.
-            Err(error) => self.mend(id, &error.to_string(), remark)?,
+            Err(error) if error.is_no_file() => self.mend(id, &error.to_string(), remark)?,
+            // Nothing is known of it; it is looked at again.
+            Err(error) => remark(format!("job {id} cannot be read now: {error}")),
         }
         Ok(())
     }
@@ -105,84 +104,85 @@ impl Inbox {
         self.jobs.insert(id.to_owned(), Held { job, running: false });
     }
 
-    /// Replaces a damaged job by one with the paths that its roots still name.
+    /// Replaces a damaged job by one with the paths that its roots still name. The file itself is set aside.
     fn mend(&mut self, id: &str, reason: &str, remark: &dyn Fn(String)) -> Result<()> {
-        let paths = self.queue.rooted().map_err(in_queue)?.remove(id).unwrap_or_default();
-        if paths.is_empty() {
+        let rooted = self.queue.rooted().map_err(in_queue)?.remove(id).unwrap_or_default();
+        self.queue.set_aside(id).map_err(in_queue)?;
+        let Some(job) = from_roots(rooted) else {
             remark(format!(
                 "job {id} is unusable and names nothing any more: {reason}; `larder catch-up` finds what was built"
             ));
-            return self.queue.remove(id, 0).map_err(in_queue);
-        }
-        remark(format!("job {id} is unusable, its {} paths are taken from its roots: {reason}", paths.len()));
-        self.queue.layout().unlink(Place::Work, id).map_err(in_queue)?;
-        let job = from_roots(paths);
+            return Ok(());
+        };
+        remark(format!("job {id} is unusable, what it was for is taken from its roots: {reason}"));
         self.queue.rewrite(id, &job).map_err(in_queue)?;
         self.hold(id, job);
         Ok(())
     }
 
-    /// Queues what links in `roots/` name whose job never came: a hook that was killed half-way.
-    pub fn adopt_orphans(&mut self) -> Result<()> {
-        let incoming: BTreeSet<_> = self.queue.list(Place::Incoming).map_err(in_queue)?.into_iter().collect();
-        for (id, paths) in self.queue.rooted().map_err(in_queue)? {
-            let age = id
-                .split('-')
-                .next()
-                .and_then(|since| since.parse().ok())
-                .map(|since| now().saturating_sub(since));
-            let orphan = age.is_some_and(|age: u64| age > ORPHAN_AGE);
-            if orphan && !self.jobs.contains_key(&id) && !incoming.contains(&id) {
-                let job = from_roots(paths);
+    /// Looks after what crashes leave behind: jobs in `work/` that could not be read, links in `roots/` whose job
+    /// never came because a hook was killed half-way, roots of paths that are no longer parked.
+    pub fn reconcile(&mut self, remark: &dyn Fn(String)) -> Result<()> {
+        let work = self.queue.list(Place::Work).map_err(in_queue)?;
+        for id in &work {
+            if !self.jobs.contains_key(id) {
+                self.load(id, remark)?;
+            }
+        }
+        // In this order a job that is being taken is in one of the two.
+        let mut known: BTreeSet<_> =
+            self.queue.list(Place::Incoming).map_err(in_queue)?.into_iter().collect();
+        known.extend(self.queue.list(Place::Work).map_err(in_queue)?);
+        for (id, rooted) in self.queue.rooted().map_err(in_queue)? {
+            let since = id.split('-').next().and_then(|since| since.parse::<u64>().ok());
+            let old = since.is_some_and(|since| now().saturating_sub(since) > ORPHAN_AGE);
+            if let (true, false, Some(job)) = (old, known.contains(&id), from_roots(rooted)) {
                 self.queue.rewrite(&id, &job).map_err(in_queue)?;
                 self.hold(&id, job);
             }
         }
-        Ok(())
+        self.queue.sweep_parked_roots().map_err(in_queue)
     }
 
-    /// Puts what was only blocked back to work: what blocked it may have changed.
-    pub fn unblock(&mut self) -> Result<()> {
-        for parked in self.queue.parked().map_err(in_queue)?.0 {
-            if parked.blocked_by.is_some() {
-                let job = parked.clone().into_job(now());
-                self.queue.enqueue(&job, Place::State, None).map_err(in_queue)?;
-                self.queue.unpark(&parked).map_err(in_queue)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds the outputs of a job whose hook could not know them, by asking the daemon. Blocks.
-    pub fn resolve(&mut self, id: &str) -> Result<()> {
+    /// Finds the outputs of a job whose hook could not know them, by asking the daemon. Blocks. The error is one of
+    /// this job alone; whether the daemon can be reached has been found out before.
+    pub fn resolve(&mut self, id: &str, daemon: &mut Daemon) -> Result<()> {
         let Some(held) = self.jobs.get_mut(id).filter(|held| held.job.paths.is_empty()) else {
             return Ok(());
         };
-        let Some(deriver) = held.job.deriver.as_ref().and_then(|path| from_queued(&self.store, path)) else {
-            return Ok(());
+        let unknown = |what: &str| {
+            Error::new(Area::Store, Retry::Unknown, format!("the outputs of {what} are unknown"))
         };
-        let mut daemon = Daemon::connect(&self.store)?;
-        let outputs = daemon.derivation_outputs(&deriver)?;
-        for path in outputs.into_values().flatten() {
-            held.job.paths.extend(to_queued(&self.store, &path));
+        let deriver = held.job.deriver.clone().ok_or_else(|| unknown("a build without a derivation"))?;
+        let drv = from_queued(&self.store, &deriver).ok_or_else(|| unknown(deriver.as_str()))?;
+        let outputs =
+            daemon.derivation_outputs(&drv).map_err(|error| unknown(deriver.as_str()).because(error))?;
+        let paths: Vec<_> =
+            outputs.into_values().flatten().filter_map(|path| to_queued(&self.store, &path)).collect();
+        if paths.is_empty() {
+            return Err(unknown(deriver.as_str()).because("the store has none of them"));
         }
-        // The derivation's own root, number 0, is put in the first output's place.
-        let layout = self.queue.layout();
-        if !held.job.paths.is_empty() {
-            layout.unlink(Place::Roots, &gcroot::link_name(id, 0)).map_err(in_queue)?;
+        // Behind the root of the derivation, which is number 0: so nothing is unprotected at any time.
+        let first = held.job.roots;
+        for (n, path) in paths.iter().enumerate() {
+            gcroot::link(self.queue.layout(), &gcroot::link_name(id, first + n), path).map_err(in_queue)?;
         }
-        for (n, path) in held.job.paths.iter().enumerate() {
-            let name = gcroot::link_name(id, n);
-            gcroot::link(layout, &name, path).map_err(in_queue)?;
-            daemon.add_indirect_root(&layout.path().join(Place::Roots.name()).join(&name))?;
+        for link in self.queue.links(id, first + paths.len()).skip(first) {
+            daemon.add_indirect_root(&link)?;
         }
-        self.queue.rewrite(id, &held.job).map_err(in_queue)
+        let mut job = held.job.clone();
+        job.roots = first + paths.len();
+        job.paths = paths;
+        job.attempts.clear();
+        self.queue.rewrite(id, &job).map_err(in_queue)?;
+        held.job = job;
+        Ok(())
     }
 
     /// Removes a job that is done.
     pub fn acknowledge(&mut self, id: &str) -> Result<()> {
-        let count = self.jobs.get(id).map_or(0, |held| held.job.paths.len());
-        self.queue.remove(id, count).map_err(in_queue)?;
+        let roots = self.jobs.get(id).map_or(0, |held| held.job.roots);
+        self.queue.remove(id, roots).map_err(in_queue)?;
         self.jobs.remove(id);
         Ok(())
     }
@@ -195,15 +195,23 @@ impl Inbox {
     }
 }
 
-fn from_roots(paths: Vec<QueuedPath>) -> Job {
-    Job {
+/// A job for what a job's links name; derivations stand for outputs that were not known when the links were made.
+fn from_roots(rooted: Vec<QueuedPath>) -> Option<Job> {
+    let roots = rooted.len();
+    let (mut derivers, paths): (Vec<_>, Vec<_>) =
+        rooted.into_iter().partition(|path| path.name().ends_with(".drv"));
+    if roots == 0 {
+        return None;
+    }
+    Some(Job {
         origin: Origin::Retry,
         created: now(),
-        deriver: None,
+        deriver: derivers.pop(),
         trusted_keys: Vec::new(),
         paths,
         attempts: Vec::new(),
-    }
+        roots,
+    })
 }
 
 /// An error of the queue's directory as one of the uploader.

@@ -2,6 +2,7 @@
 
 mod inbox;
 mod records;
+mod requeue;
 mod run;
 mod settle;
 mod wait;
@@ -9,4 +10,5 @@ mod wait;
 pub use inbox::{Held, Inbox};
 pub(crate) use inbox::{from_queued, in_queue, to_queued};
 pub use records::{Gone, Summary};
+pub(crate) use requeue::{enqueue, requeue};
 pub use run::{Agent, Connect, NUDGE, Until};

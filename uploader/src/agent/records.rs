@@ -9,7 +9,7 @@ const GONE: usize = 50;
 
 /// Counts and last events since the queue was made.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Summary {
     /// Paths pushed.
     pub pushed: u64,

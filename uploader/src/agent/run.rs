@@ -10,16 +10,18 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use larder_hook::job::Origin;
 use larder_hook::layout::Place;
+use larder_hook::parked::Parked;
 use larder_hook::queue::{Lock, Queue, now};
+use larder_hook::store_path::StorePath as QueuedPath;
 
 use super::inbox::{Inbox, from_queued, in_queue};
 use super::records::Summary;
-use super::settle::{general_failure, settle};
+use super::settle::{put_off, settle, suspicion};
 use super::wait::{POLL, backoff, watch};
 use crate::cache::signing::public_keys;
 use crate::error::{Area, Error, Result, Retry};
 use crate::push::{Outcome, Progress, Pusher, Report, Request, Root};
-use crate::store::StoreLocation;
+use crate::store::{Daemon, StoreLocation};
 
 /// Jobs in one push. Several pushes run at the same time, so that new jobs do not wait for a large one.
 const JOBS_A_PUSH: usize = 256;
@@ -28,7 +30,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// How long a session with the bucket outlives the last push.
 const SESSION_LINGER: Duration = Duration::from_secs(30);
-const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
+const RECONCILE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A file of this name in `incoming/` asks for everything to be tried now; the leading dot tells it from a job.
 pub const NUDGE: &str = ".nudge";
@@ -59,11 +61,21 @@ pub struct Agent {
     /// General failures in a row, and until when to wait because of them.
     failures: u32,
     wait_until: Option<Instant>,
+    /// How many jobs go into a push; fewer after one that failed as a whole, to find the one that makes it fail.
+    batch: usize,
+    /// Whether what is parked only because something else is should be tried.
+    recheck: bool,
     _lock: Lock,
 }
 
-/// A push that ended, and the jobs that it was for.
-type Ended = (Vec<String>, Result<Report>);
+/// A push that ended.
+struct Ended {
+    /// The jobs that it was for.
+    ids: Vec<String>,
+    /// Whether it tried what was blocked.
+    rechecked: bool,
+    report: Result<Report>,
+}
 
 impl Agent {
     /// Becomes the agent of a queue; `None` when it has one.
@@ -86,6 +98,8 @@ impl Agent {
             pusher: None,
             failures: 0,
             wait_until: None,
+            batch: JOBS_A_PUSH,
+            recheck: true,
             _lock: lock,
         }))
     }
@@ -97,17 +111,16 @@ impl Agent {
     /// Of the queue's directory; and, with [`Until::Done`], a permanent error that keeps everything from being pushed.
     pub async fn run(mut self, until: Until, stop: impl Future<Output = ()>, drain: Duration) -> Result<()> {
         let news = watch(&self.queue.layout().path().join(Place::Incoming.name()));
-        self.inbox.unblock()?;
         let mut running = FuturesUnordered::new();
         let mut idle_since = Instant::now();
-        let mut orphans_at = Instant::now();
+        let mut reconcile_at = Instant::now();
         let mut stop = std::pin::pin!(stop);
         loop {
-            if orphans_at <= Instant::now() {
-                self.inbox.adopt_orphans()?;
-                orphans_at = Instant::now() + ORPHANS_EVERY;
-            }
             let progress = self.progress.clone();
+            if reconcile_at <= Instant::now() {
+                self.inbox.reconcile(&|text| progress.remark(&text))?;
+                reconcile_at = Instant::now() + RECONCILE_EVERY;
+            }
             self.inbox.take(&|text| progress.remark(&text))?;
             self.nudged()?;
             if let (Until::Done(ids), true) = (&until, running.is_empty()) {
@@ -116,7 +129,13 @@ impl Agent {
                     break;
                 }
             }
-            self.begin(&mut running).await;
+            tokio::select! {
+                () = self.begin(&mut running) => {}
+                () = &mut stop => {
+                    self.drain(running, drain).await;
+                    break;
+                }
+            }
             if !running.is_empty() || !self.inbox.jobs().is_empty() {
                 idle_since = Instant::now();
             } else if matches!(until, Until::Idle(linger) if idle_since.elapsed() >= linger) {
@@ -127,7 +146,7 @@ impl Agent {
             }
             tokio::select! {
                 Some(ended) = running.next(), if !running.is_empty() => {
-                    if let Err(error) = self.end(ended)
+                    if let Err(error) = self.end(ended).await
                         && matches!(until, Until::Done(_))
                         && error.retry() == Retry::Permanent
                     {
@@ -172,14 +191,19 @@ impl Agent {
         while running.len() < PUSHES {
             let (at, mut ids) = (now(), Vec::new());
             for (id, held) in self.inbox.jobs() {
-                if !held.running && held.due() <= at && ids.len() < JOBS_A_PUSH {
+                if !held.running && held.due() <= at && ids.len() < self.batch {
                     ids.push(id.clone());
                 }
             }
-            if ids.is_empty() {
+            let blocked = if self.recheck { self.blocked() } else { Vec::new() };
+            if ids.is_empty() && blocked.is_empty() {
+                self.recheck = false;
                 return;
             }
-            match self.prepare(&ids).await {
+            let rechecked = !blocked.is_empty();
+            let prepared = self.prepare(&mut ids, blocked).await;
+            self.recheck = false;
+            match prepared {
                 Ok((pusher, request)) => {
                     let progress = self.progress.clone();
                     for id in &ids {
@@ -193,34 +217,57 @@ impl Agent {
                             Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly")
                                 .because(error))
                         });
-                        (ids, report)
+                        Ended { ids, rechecked, report }
                     }));
                 }
                 Err(error) => {
-                    running.push(Box::pin(std::future::ready((ids, Err(error)))));
+                    running.push(Box::pin(std::future::ready(Ended { ids, rechecked, report: Err(error) })));
                     return;
                 }
             }
         }
     }
 
-    async fn prepare(&mut self, ids: &[String]) -> Result<(Arc<Pusher>, Request)> {
+    /// What is parked only because something that it refers to is.
+    fn blocked(&self) -> Vec<Parked> {
+        let parked = self.queue.parked().map(|(parked, _)| parked).unwrap_or_default();
+        parked.into_iter().filter(|one| one.blocked_by.is_some()).collect()
+    }
+
+    /// Makes a request of jobs and blocked paths. Jobs that cannot be made part of it are put off, and taken out of
+    /// `ids`.
+    async fn prepare(
+        &mut self,
+        ids: &mut Vec<String>,
+        blocked: Vec<Parked>,
+    ) -> Result<(Arc<Pusher>, Request)> {
+        if self.pusher.as_ref().is_some_and(|pusher| pusher.check().is_err()) {
+            self.close_session().await;
+        }
         let pusher = match &self.pusher {
             Some(pusher) => pusher.clone(),
             None => self.pusher.insert(Arc::new((self.connect)().await?)).clone(),
         };
+        self.resolve(ids)?;
         let mut request = Request::default();
-        for id in ids {
-            self.inbox.resolve(id)?;
+        let (at, mut keys) = (now(), BTreeSet::new());
+        for id in ids.iter() {
             let Some(held) = self.inbox.jobs().get(id) else { continue };
             let built_here = held.job.origin != Origin::Retry;
-            let roots = held.job.paths.iter().filter_map(|path| from_queued(&self.store, path));
+            let due =
+                |path: &QueuedPath| held.job.attempts.iter().all(|one| one.path != *path || one.next <= at);
+            let roots = held.job.paths.iter().filter(|path| due(path));
+            let roots = roots.filter_map(|path| from_queued(&self.store, path));
             request.roots.extend(roots.map(|path| Root { path, built_here }));
-            let keys = held.job.trusted_keys.iter().filter_map(|key| public_keys([key.as_str()]).ok());
-            request.extra_keys.extend(keys.flatten());
+            keys.extend(held.job.trusted_keys.iter().cloned());
         }
-        request.extra_keys.sort_by(|a, b| (&a.name, a.key.as_bytes()).cmp(&(&b.name, b.key.as_bytes())));
-        request.extra_keys.dedup();
+        for parked in blocked {
+            let path = from_queued(&self.store, &parked.path);
+            request.roots.extend(path.map(|path| Root { path, built_here: parked.origin != Origin::Retry }));
+            keys.extend(parked.trusted_keys);
+        }
+        request.extra_keys =
+            keys.iter().filter_map(|key| public_keys([key.as_str()]).ok()).flatten().collect();
         let parked = self.queue.parked().map_err(in_queue)?.0;
         let own_fault = parked.iter().filter(|parked| parked.blocked_by.is_none());
         request.parked = own_fault.filter_map(|parked| from_queued(&self.store, &parked.path)).collect();
@@ -229,37 +276,94 @@ impl Agent {
         Ok((pusher, request))
     }
 
-    /// Draws the consequences of a push that ended; the error is one that keeps everything from being pushed.
-    fn end(&mut self, (ids, report): Ended) -> Result<()> {
-        let failure = match &report {
-            Err(error) => Some(error.clone()),
-            Ok(report) => general_failure(report).cloned(),
-        };
-        if let Some(error) = failure {
-            self.failures += 1;
-            let wait = backoff(self.failures, FIRST_WAIT, LONGEST_WAIT);
-            self.wait_until = Some(Instant::now() + wait);
-            let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            self.progress.remark(&format!("{error}{hint}; trying again in {} s", wait.as_secs().max(1)));
-            for id in &ids {
-                if let Some(held) = self.inbox.get_mut(id) {
-                    held.running = false;
+    /// Finds out the outputs of jobs that do not name any; a job where that fails is put off.
+    fn resolve(&mut self, ids: &mut Vec<String>) -> Result<()> {
+        let mut daemon: Option<Daemon> = None;
+        let unknown =
+            |inbox: &Inbox, id: &String| inbox.jobs().get(id).is_some_and(|held| held.job.paths.is_empty());
+        for id in std::mem::take(ids) {
+            if unknown(&self.inbox, &id) {
+                let mut open = match daemon.take().filter(|daemon| !daemon.is_broken()) {
+                    Some(daemon) => daemon,
+                    None => Daemon::connect(&self.store)?,
+                };
+                let resolved = self.inbox.resolve(&id, &mut open);
+                daemon = Some(open);
+                if let Err(error) = resolved {
+                    self.progress.remark(&error.to_string());
+                    if let Some(parked) = put_off(&mut self.inbox, &self.queue, &id, &error)? {
+                        self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
+                    }
+                    continue;
                 }
             }
-            self.summary.last_error = Some(error.to_string());
-            self.summary.write(self.queue.layout());
-            return Err(error);
-        }
-        let Ok(report) = report else { return Ok(()) };
-        self.failures = 0;
-        self.wait_until = None;
-        self.note(&report);
-        let parked = settle(&mut self.inbox, &self.queue, &self.store, &ids, &report, &mut self.summary);
-        self.summary.write(self.queue.layout());
-        for parked in parked? {
-            self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
+            ids.push(id);
         }
         Ok(())
+    }
+
+    /// Draws the consequences of a push that ended; the error is one that keeps everything from being pushed.
+    async fn end(&mut self, ended: Ended) -> Result<()> {
+        let Ended { ids, rechecked, report } = ended;
+        for id in &ids {
+            if let Some(held) = self.inbox.get_mut(id) {
+                held.running = false;
+            }
+        }
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                self.recheck |= rechecked;
+                return Err(self.failed(&ids, error));
+            }
+        };
+        if let (Some(error), Some(pusher)) = (suspicion(&report).cloned(), self.pusher.clone())
+            && pusher.probe().await.is_err()
+        {
+            self.recheck |= rechecked;
+            return Err(self.wait(error));
+        }
+        self.failures = 0;
+        self.wait_until = None;
+        self.batch = JOBS_A_PUSH;
+        self.note(&report);
+        let settled = settle(&mut self.inbox, &self.queue, &self.store, &ids, &report, &mut self.summary);
+        self.summary.write(self.queue.layout());
+        match settled {
+            Ok(settled) => {
+                self.recheck |= settled.freed;
+                for parked in settled.parked {
+                    self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
+                }
+                Ok(())
+            }
+            // A full disk, say: nothing is lost, everything is tried again.
+            Err(error) => Err(self.wait(error)),
+        }
+    }
+
+    /// A push failed as a whole. Where that may be the fault of one of its jobs, smaller pushes find out which.
+    fn failed(&mut self, ids: &[String], error: Error) -> Error {
+        if matches!(error.area(), Area::Store | Area::General) {
+            self.batch = (ids.len() / 2).max(1);
+            if let ([id], true) = (ids, Daemon::connect(&self.store).is_ok()) {
+                // Alone, and the store answers: it is this one.
+                let _ = put_off(&mut self.inbox, &self.queue, id, &error);
+            }
+        }
+        self.wait(error)
+    }
+
+    /// Lets everything wait, and says why.
+    fn wait(&mut self, error: Error) -> Error {
+        self.failures += 1;
+        let wait = backoff(self.failures, FIRST_WAIT, LONGEST_WAIT);
+        self.wait_until = Some(Instant::now() + wait);
+        let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        self.progress.remark(&format!("{error}{hint}; trying again in {} s", wait.as_secs().max(1)));
+        self.summary.last_error = Some(error.to_string());
+        self.summary.write(self.queue.layout());
+        error
     }
 
     fn note(&mut self, report: &Report) {
@@ -294,7 +398,7 @@ impl Agent {
     async fn drain(&mut self, mut running: FuturesUnordered<BoxFuture<'static, Ended>>, limit: Duration) {
         let finish = async {
             while let Some(ended) = running.next().await {
-                let _ = self.end(ended);
+                let _ = self.end(ended).await;
             }
         };
         if tokio::time::timeout(limit, finish).await.is_err() {

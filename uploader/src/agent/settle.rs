@@ -33,23 +33,15 @@ enum Next {
     Park { reason: String, blocked_by: Option<StorePath> },
 }
 
-/// Whether the report speaks of a bucket that cannot be used at all, rather than of single paths: then no path's
-/// attempts are counted, and the whole agent waits.
-pub(super) fn general_failure(report: &Report) -> Option<&Error> {
+/// An error that may speak of a bucket that cannot be used at all, rather than of single paths. If it does, no path's
+/// attempts are counted, and the whole agent waits; whether it does, the bucket itself is asked.
+pub(super) fn suspicion(report: &Report) -> Option<&Error> {
     let alive = |outcome: &Outcome| matches!(outcome, Outcome::Pushed { .. } | Outcome::Signed);
     if report.outcomes.values().any(alive) {
         return None;
     }
-    // A permanent refusal beside paths that could be read concerns its path alone.
-    let readable =
-        report.outcomes.values().any(|outcome| matches!(outcome, Outcome::Present | Outcome::Differs));
     report.outcomes.values().find_map(|outcome| match outcome {
-        Outcome::Failed(error) => match (error.area(), error.retry()) {
-            (Area::Credentials, _) => Some(error),
-            (Area::Bucket, Retry::Permanent) => (!readable).then_some(error),
-            (Area::Bucket, _) => Some(error),
-            _ => None,
-        },
+        Outcome::Failed(error) => matches!(error.area(), Area::Bucket | Area::Credentials).then_some(error),
         _ => None,
     })
 }
@@ -104,8 +96,37 @@ fn with_hint(error: &Error) -> String {
     }
 }
 
-/// Applies a report to the jobs `ids`. Whatever a crash in the middle leaves behind is done again: a job is removed
-/// last, after the records of its parked paths are written.
+/// What is about to be parked.
+#[derive(Default)]
+struct ToPark(BTreeMap<QueuedPath, Parked>);
+
+impl ToPark {
+    fn add(
+        &mut self,
+        store: &StoreLocation,
+        path: &StorePath,
+        word: &Word,
+        park: (u32, String, Option<&StorePath>),
+    ) {
+        let Some(queued) = to_queued(store, path) else { return };
+        let (attempts, reason, blocked_by) = park;
+        self.0.entry(queued.clone()).or_insert(Parked {
+            path: queued,
+            since: now(),
+            attempts,
+            reason,
+            blocked_by: blocked_by.and_then(|by| to_queued(store, by)),
+            trusted_keys: word.1.clone(),
+            origin: word.0,
+        });
+    }
+}
+
+/// Who vouches for a path: the origin of the job that wanted it, and the keys that came with that.
+type Word = (Origin, Vec<String>);
+
+/// Applies a report to the jobs `ids`; hands back what is parked now and was not before. Whatever a crash in the
+/// middle leaves behind is done again: a job is removed last, after the records of its parked paths are written.
 pub(super) fn settle(
     inbox: &mut Inbox,
     queue: &Queue,
@@ -113,62 +134,51 @@ pub(super) fn settle(
     ids: &[String],
     report: &Report,
     summary: &mut Summary,
-) -> Result<Vec<Parked>> {
+) -> Result<Settled> {
     let parked_before: BTreeMap<_, _> =
         queue.parked().map_err(in_queue)?.0.into_iter().map(|parked| (parked.path.clone(), parked)).collect();
     let is_parked =
         |path: &StorePath| to_queued(store, path).is_some_and(|path| parked_before.contains_key(&path));
-    let mut newly_parked = Vec::new();
-
-    // Members of closures that can never be pushed as they are, whether a job names them or not.
-    let mut to_park: BTreeMap<QueuedPath, Parked> = BTreeMap::new();
-    let mut park = |path: &StorePath,
-                    attempts: u32,
-                    origin: Origin,
-                    keys: &[String],
-                    reason: String,
-                    by: Option<&StorePath>| {
-        let Some(queued) = to_queued(store, path) else { return };
-        to_park.entry(queued.clone()).or_insert(Parked {
-            path: queued,
-            since: now(),
-            attempts,
-            reason,
-            blocked_by: by.and_then(|by| to_queued(store, by)),
-            trusted_keys: keys.to_vec(),
-            origin,
-        });
-    };
-    for (path, outcome) in &report.outcomes {
-        if let Outcome::Failed(error) = outcome
-            && is_final(error, 0)
-        {
-            park(path, 1, Origin::Retry, &[], with_hint(error), None);
-        }
-    }
-
-    let mut done = Vec::new();
-    let mut kept = Vec::new();
+    let mut to_park = ToPark::default();
+    // Members of closures that a job's path is blocked by: parked with that job's word, so that it counts again later.
+    let mut blockers: BTreeMap<StorePath, (u32, Word)> = BTreeMap::new();
+    let (mut done, mut kept) = (Vec::new(), Vec::new());
     for id in ids {
         let Some(held) = inbox.get_mut(id) else { continue };
-        let mut again = Vec::new();
-        for queued in held.job.paths.clone() {
-            let Some(path) = from_queued(store, &queued) else { continue };
-            let count = held.job.attempts.iter().find(|one| one.path == queued).map_or(0, |one| one.count);
-            match next(&path, count, report, &is_parked) {
-                Next::Settled => match report.outcomes.get(&path) {
+        let word = (held.job.origin, held.job.trusted_keys.clone());
+        let (mut paths, mut again) = (Vec::new(), Vec::new());
+        for queued in std::mem::take(&mut held.job.paths) {
+            let before = held.job.attempts.iter().find(|one| one.path == queued);
+            let count = before.map_or(0, |one| one.count);
+            let path = from_queued(store, &queued);
+            let verdict = match (&path, before) {
+                // Not yet due, and so not part of this push.
+                (Some(path), Some(before)) if !report.outcomes.contains_key(path) && before.next > now() => {
+                    paths.push(queued);
+                    again.push(before.clone());
+                    continue;
+                }
+                (Some(path), _) => next(path, count, report, &is_parked),
+                (None, _) => Next::Again("it is not of this store".into()),
+            };
+            match (verdict, &path) {
+                (Next::Again(reason), _) => {
+                    let wait = backoff(count + 1, FIRST_WAIT, LONGEST_WAIT).as_secs();
+                    paths.push(queued.clone());
+                    again.push(Attempts { path: queued, count: count + 1, next: now() + wait, reason });
+                }
+                (Next::Park { reason, blocked_by }, Some(path)) => {
+                    if let Some(by) = &blocked_by {
+                        blockers.entry(by.clone()).or_insert((count, word.clone()));
+                    }
+                    to_park.add(store, path, &word, (count + 1, reason, blocked_by.as_ref()));
+                }
+                (Next::Settled, Some(path)) => match report.outcomes.get(path) {
                     Some(Outcome::Excluded(_)) => summary.excluded += 1,
                     Some(Outcome::Gone) => summary.note_gone(queued.as_str().to_owned(), now()),
                     _ => {}
                 },
-                Next::Park { reason, blocked_by } => {
-                    let keys = held.job.trusted_keys.clone();
-                    park(&path, count + 1, held.job.origin, &keys, reason, blocked_by.as_ref());
-                }
-                Next::Again(reason) => {
-                    let wait = backoff(count + 1, FIRST_WAIT, LONGEST_WAIT).as_secs();
-                    again.push(Attempts { path: queued, count: count + 1, next: now() + wait, reason });
-                }
+                (_, None) => {}
             }
         }
         if again.is_empty() {
@@ -176,16 +186,35 @@ pub(super) fn settle(
         } else {
             kept.push(id)
         }
-        held.job.attempts = again;
+        (held.job.paths, held.job.attempts) = (paths, again);
+    }
+    let nobody = (Origin::Retry, Vec::new());
+    for (path, outcome) in &report.outcomes {
+        let (count, word) = blockers.get(path).map_or((0, &nobody), |(count, word)| (*count, word));
+        match outcome {
+            Outcome::Failed(error) if is_final(error, count) => {
+                to_park.add(store, path, word, (count + 1, with_hint(error), None));
+            }
+            Outcome::Refused(reason) if blockers.contains_key(path) => {
+                to_park.add(store, path, word, (count + 1, reason.clone(), None));
+            }
+            _ => {}
+        }
     }
 
+    let mut settled = Settled::default();
     let mut daemon = None;
-    for (path, parked) in to_park {
+    for (path, parked) in to_park.0 {
+        // One that is parked already keeps its record, unless there is more to say than that it is blocked.
+        if parked_before
+            .get(&path)
+            .is_some_and(|before| parked.blocked_by.is_some() || before.blocked_by.is_none())
+        {
+            continue;
+        }
         protect(queue, store, &parked, &mut daemon);
         queue.park(&parked).map_err(in_queue)?;
-        if !parked_before.contains_key(&path) {
-            newly_parked.push(parked);
-        }
+        settled.parked.push(parked);
     }
     for id in kept {
         inbox.keep(id)?;
@@ -193,8 +222,54 @@ pub(super) fn settle(
     for id in done {
         inbox.acknowledge(id)?;
     }
-    lift_blocks(queue, store, report, &parked_before)?;
-    Ok(newly_parked)
+    for (queued, parked) in &parked_before {
+        let outcome = from_queued(store, queued).and_then(|path| report.outcomes.get(&path).cloned());
+        match outcome {
+            Some(outcome) if outcome.is_available() => settled.freed = true,
+            Some(Outcome::Gone) => summary.note_gone(queued.as_str().to_owned(), now()),
+            _ => continue,
+        }
+        queue.unpark(parked).map_err(in_queue)?;
+    }
+    Ok(settled)
+}
+
+/// What followed from a report besides jobs that are done or kept.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// What is parked now and was not before.
+    pub(super) parked: Vec<Parked>,
+    /// Whether something that was parked is there now, so that what it blocked may be tried.
+    pub(super) freed: bool,
+}
+
+/// Puts a job off that could not be made part of a push; after many attempts, what it stands for is parked.
+pub(super) fn put_off(inbox: &mut Inbox, queue: &Queue, id: &str, error: &Error) -> Result<Option<Parked>> {
+    let Some(held) = inbox.get_mut(id) else { return Ok(None) };
+    let Some(path) = held.job.paths.first().or(held.job.deriver.as_ref()).cloned() else { return Ok(None) };
+    let count = held.job.attempts.iter().map(|one| one.count).max().unwrap_or(0) + 1;
+    if held.job.paths.is_empty() && is_final(error, count) {
+        let (trusted_keys, origin) = (held.job.trusted_keys.clone(), held.job.origin);
+        let parked = Parked {
+            path,
+            since: now(),
+            attempts: count,
+            reason: with_hint(error),
+            blocked_by: None,
+            trusted_keys,
+            origin,
+        };
+        queue.park(&parked).map_err(in_queue)?;
+        inbox.acknowledge(id)?;
+        return Ok(Some(parked));
+    }
+    let wait = backoff(count, FIRST_WAIT, LONGEST_WAIT).as_secs();
+    let next = now() + wait;
+    let paths = if held.job.paths.is_empty() { vec![path] } else { held.job.paths.clone() };
+    let attempts = |path| Attempts { path, count, next, reason: error.to_string() };
+    held.job.attempts = paths.into_iter().map(attempts).collect();
+    inbox.keep(id)?;
+    Ok(None)
 }
 
 /// Gives a path that is about to be parked a root of its own. Where the daemon cannot be asked, the path is parked
@@ -211,29 +286,6 @@ fn protect(queue: &Queue, store: &StoreLocation, parked: &Parked, daemon: &mut O
     if daemon.as_mut().is_some_and(|daemon| daemon.add_indirect_root(&link).is_err()) {
         *daemon = None;
     }
-}
-
-/// A parked path that is available now, by whatever way, is no longer parked; what it blocked is queued again.
-fn lift_blocks(
-    queue: &Queue,
-    store: &StoreLocation,
-    report: &Report,
-    parked: &BTreeMap<QueuedPath, Parked>,
-) -> Result<()> {
-    for (path, outcome) in &report.outcomes {
-        if !outcome.is_available() {
-            continue;
-        }
-        let Some(queued) = to_queued(store, path) else { continue };
-        if let Some(freed) = parked.get(&queued) {
-            queue.unpark(freed).map_err(in_queue)?;
-        }
-        for blocked in parked.values().filter(|one| one.blocked_by.as_ref() == Some(&queued)) {
-            queue.enqueue(&blocked.clone().into_job(now()), Place::State, None).map_err(in_queue)?;
-            queue.unpark(blocked).map_err(in_queue)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -64,14 +64,9 @@ fn what_refers_to_a_failure_shares_its_fate() {
 }
 
 #[test]
-fn a_dead_bucket_is_nobodys_fault_and_one_success_shows_it_lives() {
+fn a_dead_bucket_is_suspected_and_one_success_shows_it_lives() {
     let dead = failed(Area::Bucket, Retry::Transient);
-    assert!(general_failure(&report(&[("a", dead.clone()), ("b", Outcome::Present)])).is_some());
-    assert!(
-        general_failure(&report(&[("a", dead), ("b", Outcome::Pushed { nar_size: 1, sent: 1 })])).is_none()
-    );
-    assert!(general_failure(&report(&[("a", failed(Area::Store, Retry::Permanent))])).is_none());
-    let refused = failed(Area::Bucket, Retry::Permanent);
-    assert!(general_failure(&report(&[("a", refused.clone())])).is_some());
-    assert!(general_failure(&report(&[("a", refused), ("b", Outcome::Present)])).is_none());
+    assert!(suspicion(&report(&[("a", dead.clone()), ("b", Outcome::Present)])).is_some());
+    assert!(suspicion(&report(&[("a", dead), ("b", Outcome::Pushed { nar_size: 1, sent: 1 })])).is_none());
+    assert!(suspicion(&report(&[("a", failed(Area::Store, Retry::Permanent))])).is_none());
 }

@@ -25,7 +25,7 @@ const PAGE: usize = 1000;
 
 /// A bucket whose objects are the files below a directory.
 ///
-/// Tree are written beside the tree, in `.larder-tmp`, made durable, and then moved into place. Media types are not
+/// Files are written beside the tree, in `.larder-tmp`, made durable, and then moved into place. Media types are not
 /// kept: the web server decides.
 #[derive(Debug)]
 pub struct DirectoryBucket {
@@ -240,7 +240,7 @@ impl Bucket for DirectoryBucket {
         .await
     }
 
-    /// Tree have mode 0644 and directories 0755 from the start; the way to the root is up to its owner.
+    /// Files have mode 0644 and directories 0755 from the start; the way to the root is up to its owner.
     async fn allow_anonymous_read(&self) -> Result<AnonymousRead> {
         Ok(AnonymousRead::Granted)
     }

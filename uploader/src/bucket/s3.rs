@@ -262,6 +262,17 @@ impl Bucket for S3Bucket {
         match self.client.head_bucket().bucket(&self.address.bucket).send().await {
             Ok(_) => Ok(true),
             Err(error) if answer(&error).0 == Some(404) => Ok(false),
+            // A HEAD has no body to say why it was refused; a listing has.
+            Err(error) if matches!(answer(&error).0, Some(400 | 401 | 403)) => {
+                let listed =
+                    self.client.list_objects_v2().bucket(&self.address.bucket).max_keys(1).send().await;
+                let what = format!("cannot look up the bucket `{}`", self.address);
+                match listed {
+                    Ok(_) => Ok(true),
+                    Err(reason) if answer(&reason).1.is_some() => Err(explain(what, Access::Bucket, &reason)),
+                    Err(_) => Err(explain(what, Access::Bucket, &error)),
+                }
+            }
             Err(error) => {
                 Err(explain(format!("cannot look up the bucket `{}`", self.address), Access::Bucket, &error))
             }

@@ -13,12 +13,20 @@ pub struct Format {
     pub version: u32,
     /// Who wrote the marker, for people.
     pub written_by: String,
+    /// Whether the server was found to refuse a conditional PUT whose condition does not hold. Where it is not known
+    /// to, writers look once more before they write.
+    #[serde(default)]
+    pub conditional_writes: bool,
 }
 
 impl Format {
     /// The marker of this version.
-    pub fn current() -> Self {
-        Self { version: VERSION, written_by: format!("larder {}", env!("CARGO_PKG_VERSION")) }
+    pub fn current(conditional_writes: bool) -> Self {
+        Self {
+            conditional_writes,
+            version: VERSION,
+            written_by: format!("larder {}", env!("CARGO_PKG_VERSION")),
+        }
     }
 
     /// The object's bytes.
@@ -27,11 +35,11 @@ impl Format {
     }
 
     /// Reads the marker; an error for what is no marker or one that this version may not write under.
-    pub fn check(bytes: &[u8]) -> Result<(), String> {
+    pub fn check(bytes: &[u8]) -> Result<Self, String> {
         let format: Self =
             serde_json::from_slice(bytes).map_err(|error| format!("it is not readable: {error}"))?;
         match format.version {
-            VERSION => Ok(()),
+            VERSION => Ok(format),
             other => Err(format!("the bucket has format {other}, this larder knows format {VERSION}")),
         }
     }
@@ -67,7 +75,8 @@ mod tests {
 
     #[test]
     fn an_unknown_format_is_refused() {
-        assert_eq!(Format::check(Format::current().to_json().as_bytes()), Ok(()));
+        assert_eq!(Format::check(Format::current(true).to_json().as_bytes()), Ok(Format::current(true)));
+        assert!(!Format::check(br#"{"version":1,"written_by":"x"}"#).unwrap().conditional_writes);
         assert!(Format::check(br#"{"version":2,"written_by":"x"}"#).unwrap_err().contains("format 2"));
         assert!(Format::check(b"").is_err());
     }

@@ -41,16 +41,10 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         output::say(&format!("would queue {} paths", built.len()));
         return Ok(Exit::Ok);
     }
-    let auto = store.state_dir.join("gcroots/auto");
     let mut unprotected = None;
     for chunk in built.chunks(PATHS_A_JOB) {
-        let (id, failure) = queue
-            .enqueue(&job(&store, chunk, begun), Place::State, Some(&auto))
-            .map_err(crate::agent::in_queue)?;
-        // Not root: then the daemon makes the roots.
-        if failure.is_some() {
-            unprotected = protect(&queue, &mut daemon, &id, chunk.len()).err().or(unprotected);
-        }
+        unprotected =
+            crate::agent::enqueue(&queue, &store, &job(&store, chunk, begun))?.err().or(unprotected);
     }
     let text = format!("{begun}\n");
     queue
@@ -72,7 +66,8 @@ fn since(queue: &Queue) -> Result<u64> {
         let text = queue.layout().read(Place::State, name).map_err(crate::agent::in_queue)?;
         Ok(text.and_then(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().parse().ok()))
     };
-    let caught_up = read(CAUGHT_UP)?.map(|at| at.saturating_sub(OVERLAP));
+    // A clock that ran ahead must not hide what was built since it was set right.
+    let caught_up = read(CAUGHT_UP)?.map(|at| at.min(now()).saturating_sub(OVERLAP));
     Ok(caught_up.max(read(larder_hook::layout::SINCE)?).unwrap_or(0))
 }
 
@@ -84,10 +79,6 @@ fn job(store: &StoreLocation, infos: &[PathInfo], created: u64) -> Job {
         trusted_keys: Vec::new(),
         paths: infos.iter().filter_map(|info| crate::agent::to_queued(store, &info.path)).collect(),
         attempts: Vec::new(),
+        roots: infos.len(),
     }
-}
-
-fn protect(queue: &Queue, daemon: &mut Daemon, id: &str, count: usize) -> Result<()> {
-    let roots = queue.layout().path().join(Place::Roots.name());
-    (0..count).try_for_each(|n| daemon.add_indirect_root(&roots.join(larder_hook::gcroot::link_name(id, n))))
 }

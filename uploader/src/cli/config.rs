@@ -20,13 +20,14 @@ enum Command {
 
 pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let Command::Check = args.command;
+    // First: what is refused in an address may be a secret, and is not shown.
+    context.config.bucket()?.parse::<Address>()?;
     for (key, value, source) in context.config.effective() {
         match value {
             Some(value) => output::data(&format!("{} = {value}  # {source}", key.name)),
             None => output::data(&format!("# {}: {}", key.name, key.help)),
         }
     }
-    context.config.bucket()?.parse::<Address>()?;
     context.options(false)?;
     context.store()?;
     for key in context.keys()? {

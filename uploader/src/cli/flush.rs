@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_hook::job::BadJob;
 use larder_hook::layout::Place;
 use larder_hook::queue::{Entry, Queue};
 use larder_hook::store_path::StorePath;
@@ -36,8 +35,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     // Mistakes in the configuration show even where there is nothing to do.
     drop(context.connect(&store).await?);
     let (ids, paths) = snapshot(&queue)?;
-    if !ids.is_empty() {
-        output::say(&format!("waiting for {} queued builds", ids.len()));
+    if ids.is_empty() {
+        output::say(&format!("nothing is queued in {}", context.config.state_dir().display()));
+    } else {
+        output::say(&format!("waiting for {}", output::count(ids.len(), "queued build")));
         // Nothing waits for its next try while somebody waits for it.
         queue.layout().write(Place::State, Place::Incoming, NUDGE, b"").map_err(in_queue)?;
         let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -51,12 +52,15 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         }
     }
     let parked = queue.parked().map_err(in_queue)?.0;
-    let parked: Vec<_> =
-        parked.iter().filter(|parked| paths.is_empty() || paths.contains(&parked.path)).collect();
-    for parked in &parked {
-        output::say(&format!("parked {}: {}", parked.path, parked.reason));
+    if parked.is_empty() {
+        return Ok(Exit::Ok);
     }
-    Ok(if parked.is_empty() { Exit::Ok } else { Exit::Partial })
+    let ours = parked.iter().filter(|parked| paths.contains(&parked.path)).count();
+    let all = output::count(parked.len(), "parked path");
+    output::say(&format!(
+        "{all}, {ours} of those waited for; `larder status` tells why, `larder retry` tries again"
+    ));
+    Ok(Exit::Partial)
 }
 
 /// The jobs that are queued now, and the paths that they name.
@@ -67,10 +71,11 @@ fn snapshot(queue: &Queue) -> Result<(BTreeSet<String>, BTreeSet<StorePath>)> {
         for id in queue.list(place).map_err(in_queue)? {
             match queue.read(place, &id) {
                 Ok(Entry::Job(job, _)) => paths.extend(job.paths),
-                // A newer larder's job is not ours to wait for.
-                Ok(Entry::Bad(BadJob::Newer(_)) | Entry::Gone) => continue,
+                // Not ours to wait for.
+                Ok(Entry::Gone) => continue,
+                Ok(Entry::Bad(bad)) if bad.is_to_be_left_alone() => continue,
                 // The agent mends it.
-                Ok(Entry::Bad(BadJob::Damaged(_))) | Err(_) => {}
+                Ok(Entry::Bad(_)) | Err(_) => {}
             }
             ids.insert(id);
         }

@@ -46,11 +46,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         output::say("left closed to readers without credentials, as asked");
         return Ok(Exit::Ok);
     }
-    match bucket.allow_anonymous_read().await? {
-        AnonymousRead::Granted => output::say("anonymous reading is allowed"),
-        AnonymousRead::Unsupported(reason) => {
+    match bucket.allow_anonymous_read().await {
+        Ok(AnonymousRead::Granted) => output::say("anonymous reading is allowed"),
+        Ok(AnonymousRead::Unsupported(reason)) => {
             output::warn(&format!("anonymous reading could not be set up: {reason}"));
         }
+        // A writer need not be allowed to change policies; what counts is what a reader finds below.
+        Err(error) => output::warn(&format!("anonymous reading could not be set up: {error}")),
     }
     let base = public_url(context, &bucket);
     match read_back(&base, context, store.store_dir.as_str()).await {
@@ -133,15 +135,29 @@ async fn cache_info(bucket: &dyn Bucket, fresh: &CacheInfo) -> Result<()> {
 
 async fn marker(bucket: &dyn Bucket) -> Result<()> {
     if let Some(object) = bucket.get(keys::FORMAT).await? {
-        return Format::check(&object.body).map_err(|reason| {
+        return Format::check(&object.body).map(drop).map_err(|reason| {
             Error::permanent(Area::Bucket, format!("cannot use `{}`", bucket.address())).because(reason)
         });
     }
     bucket
-        .put(keys::FORMAT, Format::current().to_json().into(), ContentType::Json, Condition::IfAbsent)
+        .put(
+            keys::FORMAT,
+            Format::current(has_conditional_writes(bucket).await?).to_json().into(),
+            ContentType::Json,
+            Condition::IfAbsent,
+        )
         .await?;
     output::say(&format!("wrote {}", keys::FORMAT));
     Ok(())
+}
+
+/// Whether the server refuses a write whose condition does not hold; some ignore the condition.
+async fn has_conditional_writes(bucket: &dyn Bucket) -> Result<bool> {
+    let probe = format!("{}probe-{:08x}", keys::WRITERS, std::process::id());
+    bucket.put(&probe, "first\n".into(), ContentType::Text, Condition::None).await?;
+    let put = bucket.put(&probe, "second\n".into(), ContentType::Text, Condition::IfAbsent).await;
+    bucket.delete(&probe).await?;
+    Ok(matches!(put, Ok(Put::Refused)))
 }
 
 /// Reads the cache as a client without credentials does.

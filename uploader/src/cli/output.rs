@@ -41,6 +41,11 @@ fn style(text: &str, colour: &str) -> String {
     if wanted { format!("\u{1b}[1;{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
+/// A number of things for people.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
 /// Bytes for people.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
@@ -71,13 +76,13 @@ pub(super) fn header(plan: &Plan, address: &str) -> String {
         ("blocked", "blocked"),
         ("failed", "unclear"),
     ] {
-        let count = plan.settled.count(word);
-        if count > 0 {
-            parts.push(format!("{count} {label}"));
+        let number = plan.settled.count(word);
+        if number > 0 {
+            parts.push(format!("{number} {label}"));
         }
     }
     let rest = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
-    let paths = if upload == 1 { "1 path".into() } else { format!("{upload} paths") };
+    let paths = count(upload, "path");
     if upload + sign == 0 {
         format!("nothing to push to {address}{rest}")
     } else {

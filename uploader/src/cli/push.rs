@@ -81,8 +81,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
                 output::data(&path.to_basename());
             }
         }
-        let word = report.count("planned");
-        output::say(&format!("would push {word} paths ({} of NAR)", output::size(report.bytes().0)));
+        let paths = output::count(report.count("planned"), "path");
+        output::say(&format!("would push {paths} ({} of NAR)", output::size(report.bytes().0)));
     } else if report
         .outcomes
         .values()

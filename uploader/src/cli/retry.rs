@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use larder_hook::layout::Place;
 use larder_hook::parked::Parked;
-use larder_hook::queue::now;
 
 use super::context::Context;
 use super::{output, push};
@@ -54,14 +52,19 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
             .filter(|one| named(&one.path) || one.blocked_by.as_ref().is_some_and(named))
             .collect()
     };
-    let auto = store.state_dir.join("gcroots/auto");
+    let mut count = 0;
     for parked in &chosen {
-        if !args.forget {
-            let job = parked.clone().into_job(now());
-            queue.enqueue(&job, Place::State, Some(&auto)).map_err(crate::agent::in_queue)?;
+        if args.forget {
+            queue.unpark(parked).map_err(crate::agent::in_queue)?;
+            count += 1;
+        } else {
+            count += usize::from(crate::agent::requeue(&queue, &store, parked)?);
         }
-        queue.unpark(parked).map_err(crate::agent::in_queue)?;
     }
-    output::say(&format!("{} {} paths", if args.forget { "forgot" } else { "queued" }, chosen.len()));
+    output::say(&format!(
+        "{} {}",
+        if args.forget { "forgot" } else { "queued" },
+        output::count(count, "path")
+    ));
     Ok(Exit::Ok)
 }

@@ -5,7 +5,7 @@ use larder_hook::queue::{Entry, Queue, now};
 use serde_json::json;
 
 use super::context::Context;
-use super::output::{self, size};
+use super::output::{self, count, size};
 use crate::agent::{Summary, from_queued, in_queue};
 use crate::error::Result;
 use crate::exit::Exit;
@@ -34,7 +34,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let waiting = waiting(&queue)?;
     let (parked, bad) = queue.parked().map_err(in_queue)?;
     let summary = Summary::read(queue.layout());
-    let running = queue.lock().map_err(in_queue)?.is_none();
+    let running = queue.has_agent().map_err(in_queue)?;
     let (roots, held) = held(&queue, &store)?;
     let now = now();
     let age = waiting.oldest.map(|oldest| now.saturating_sub(oldest));
@@ -69,8 +69,8 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let line = |name: &str, text: String| output::data(&format!("{:<14} {text}", format!("{name}:")));
     line("agent", if running { "running".into() } else { "not running".into() });
     let oldest = age.map(|age| format!(", the oldest for {}", span(age))).unwrap_or_default();
-    line("queued", format!("{} builds with {} paths{oldest}", waiting.jobs, waiting.paths));
-    line("retrying", format!("{} paths", waiting.retries.len()));
+    line("queued", format!("{} with {}{oldest}", count(waiting.jobs, "build"), count(waiting.paths, "path")));
+    line("retrying", count(waiting.retries.len(), "path"));
     for one in &waiting.retries {
         let wait = span(one.next.saturating_sub(now));
         output::data(&format!(
@@ -79,11 +79,11 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         ));
     }
     let (blocked, own): (Vec<_>, Vec<_>) = parked.iter().partition(|one| one.blocked_by.is_some());
-    line("parked", format!("{} paths", own.len()));
+    line("parked", count(own.len(), "path"));
     for one in own {
         output::data(&format!("  {}\n    {}", one.path, one.reason));
     }
-    line("blocked", format!("{} paths", blocked.len()));
+    line("blocked", count(blocked.len(), "path"));
     for one in blocked {
         let by = one.blocked_by.as_ref().map(ToString::to_string).unwrap_or_default();
         output::data(&format!("  {}\n    by {by}", one.path));
@@ -93,8 +93,8 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     bad.iter().for_each(|failure| output::warn(&failure.to_string()));
     let held = held.map_or_else(|| "unknown size, the store cannot be asked".into(), size);
-    line("kept from GC", format!("{roots} paths ({held})"));
-    line("excluded", format!("{} paths so far", summary.excluded));
+    line("kept from GC", format!("{} ({held})", count(roots, "path")));
+    line("excluded", format!("{} so far", summary.excluded));
     line(
         "gone",
         format!("{} paths{}", summary.gone.len(), if summary.gone.is_empty() { "" } else { ", lately:" }),

@@ -1,5 +1,6 @@
 //! The pipeline: plan, upload, publish. Each stage hands plain values to the next.
 
+pub mod clock;
 pub mod compress;
 pub mod order;
 pub mod outcome;

@@ -80,11 +80,6 @@ impl Order {
         blocked
     }
 
-    /// Whether work on `node` still makes sense.
-    pub fn is_open(&self, node: usize) -> bool {
-        matches!(self.states[node], State::Waiting { .. } | State::Ready)
-    }
-
     fn release(&mut self, node: usize) -> bool {
         let ready = self.states[node] == State::Waiting { nar: false, references: 0 };
         if ready {
@@ -117,7 +112,6 @@ mod tests {
         let mut blocked = order.failed(0);
         blocked.sort_unstable();
         assert_eq!(blocked, [1, 2, 4]);
-        assert!(!order.is_open(2) && order.is_open(3));
         assert!(order.uploaded(3));
         assert!(order.published(3).is_empty(), "4 is blocked");
         assert!(!order.uploaded(2), "a blocked node is never released");

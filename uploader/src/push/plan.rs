@@ -193,18 +193,38 @@ pub fn plan(
     }
 
     let numbers: BTreeMap<_, _> = actions.keys().cloned().enumerate().map(|(n, path)| (path, n)).collect();
+    let above_work = above(&closure, numbers.keys().cloned().collect());
     let mut infos = closure.infos;
     let todo: Vec<_> = actions
         .into_iter()
         .filter_map(|(path, action)| infos.remove(&path).map(|info| Todo { info, action }))
         .collect();
-    let references = todo
-        .iter()
-        .map(|todo| {
-            todo.info.dependencies().filter_map(|reference| numbers.get(reference).copied()).collect()
-        })
-        .collect();
+    let references = todo.iter().map(|todo| nearest(&todo.info, &infos, &numbers, &above_work)).collect();
     Plan { todo, references, settled: Report { outcomes: settled } }
+}
+
+/// The work that must be done before `info` is published: its references, and what lies below those of them on which
+/// there is nothing to do. A path that is there already may have been pushed by a machine with another policy, so that
+/// something below it is missing. Only such paths, which are in `above_work`, are worth descending into.
+fn nearest(
+    info: &PathInfo,
+    settled: &BTreeMap<StorePath, Arc<PathInfo>>,
+    numbers: &BTreeMap<StorePath, usize>,
+    above_work: &BTreeMap<StorePath, StorePath>,
+) -> Vec<usize> {
+    let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
+    let mut next: Vec<&StorePath> = info.dependencies().collect();
+    while let Some(path) = next.pop() {
+        if !seen.insert(path) {
+            continue;
+        }
+        match (numbers.get(path), settled.get(path)) {
+            (Some(number), _) => drop(found.insert(*number)),
+            (None, Some(info)) if above_work.contains_key(path) => next.extend(info.dependencies()),
+            (None, _) => {}
+        }
+    }
+    found.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use nix_derivation::{StoreDir, StorePath};
 
+use super::clock::Moment;
 use super::plan::Presence;
 use crate::bucket::{Bucket, Cursor, Depth};
 use crate::cache::keys;
@@ -89,6 +90,8 @@ async fn not_listed(bucket: &dyn Bucket, wanted: BTreeSet<String>) -> Result<BTr
 /// NARs of ours that are in the bucket, as far as a listing of them is worth it for `wanted` NARs.
 pub struct Nars {
     known: HashMap<[u8; 32], NarObject>,
+    /// When the listing began.
+    at: Moment,
     reached: Reached,
 }
 
@@ -105,7 +108,7 @@ enum Reached {
 impl Nars {
     /// Knows of none and of no absence.
     pub fn unknown() -> Self {
-        Self { known: HashMap::new(), reached: Reached::Nowhere }
+        Self { known: HashMap::new(), at: Moment::now(), reached: Reached::Nowhere }
     }
 
     /// Lists them when `wanted` of them are looked for and that is many.
@@ -113,16 +116,21 @@ impl Nars {
         if wanted <= FEW {
             return Ok(Self::unknown());
         }
-        let mut known = HashMap::new();
+        let (mut known, at) = (HashMap::new(), Moment::now());
         let mut pages = Pages::new(bucket, keys::NARS, Depth::Flat, wanted);
         while let Some(keys) = pages.next().await? {
             known.extend(keys.into_iter().filter_map(|(key, size)| object(key, size)));
         }
-        Ok(Self { known, reached: pages.reached() })
+        Ok(Self { known, at, reached: pages.reached() })
     }
 
     /// An object with these contents, if there is one; the bucket is asked where the listing does not tell.
-    pub async fn find(&self, bucket: &dyn Bucket, nar_hash: &[u8; 32]) -> Result<Option<NarObject>> {
+    /// With it comes when it was there.
+    pub async fn find(
+        &self,
+        bucket: &dyn Bucket,
+        nar_hash: &[u8; 32],
+    ) -> Result<Option<(NarObject, Moment)>> {
         let prefix = keys::nar_prefix(nar_hash);
         let listed = match &self.reached {
             Reached::End => true,
@@ -130,13 +138,15 @@ impl Nars {
             Reached::Key(reached) => prefix.as_str() < reached.as_str() && !reached.starts_with(&prefix),
         };
         if let Some(object) = self.known.get(nar_hash) {
-            return Ok(Some(object.clone()));
+            return Ok(Some((object.clone(), self.at)));
         }
         if listed {
             return Ok(None);
         }
+        let at = Moment::now();
         let page = bucket.list(&prefix, None, Depth::Flat).await?;
-        Ok(page.objects.into_iter().find_map(|meta| object(meta.key, meta.size)).map(|(_, object)| object))
+        let found = page.objects.into_iter().find_map(|meta| object(meta.key, meta.size));
+        Ok(found.map(|(_, object)| (object, at)))
     }
 }
 

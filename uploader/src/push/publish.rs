@@ -1,17 +1,19 @@
 //! Publishing: a narinfo becomes visible, or gains our signatures.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::clock::Moment;
 use super::outcome::Outcome;
 use super::plan::Presence;
 use super::presence;
 use super::pusher::Pusher;
 use crate::bucket::{Condition, ContentType, Put};
 use crate::cache::keys;
-use crate::cache::narinfo::{NarObject, Standing, compose, standing};
+use crate::cache::narinfo::{Standing, compose, standing};
 use crate::error::{Area, Error, Result};
+use crate::push::upload::Uploaded;
 use crate::store::PathInfo;
 
 /// A fact about the bucket that is older is asked again before a narinfo relies on it.
@@ -21,11 +23,20 @@ const ROUNDS: usize = 5;
 
 impl Pusher {
     /// Makes the narinfo of a path visible whose NAR is in the bucket.
-    pub(super) async fn publish(&self, info: &PathInfo, nar: &NarObject, sent: u64) -> Result<Outcome> {
-        self.session.check()?;
+    pub(super) async fn publish(&self, info: &PathInfo, nar: &Uploaded) -> Result<Outcome> {
+        let (object, sent) = (&nar.object, nar.sent);
         self.check_references(info).await?;
-        let bytes = compose(&self.store.store_dir, info, nar, &self.keys)?;
+        if nar.at.elapsed() > FACT_AGE && self.bucket.head(&object.key).await?.is_none() {
+            return Err(vanished(&object.key));
+        }
+        self.session.check()?;
+        let bytes = compose(&self.store.store_dir, info, object, &self.keys)?;
         let key = keys::narinfo(&info.path);
+        // A standing narinfo is not replaced. Where the server does not see to that itself, what is left of the time
+        // in which another writer may come first is the time of one request.
+        if !self.session.has_conditional_writes() && self.bucket.head(&key).await?.is_some() {
+            return self.sign(info).await;
+        }
         match self.bucket.put(&key, bytes.into(), ContentType::NarInfo, Condition::IfAbsent).await? {
             Put::Written => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
             // Somebody was first, or the answer to our own first attempt got lost: see what stands there.
@@ -38,8 +49,8 @@ impl Pusher {
 
     /// Adds our signatures to the narinfo that stands in the bucket.
     pub(super) async fn sign(&self, info: &PathInfo) -> Result<Outcome> {
-        self.session.check()?;
         self.check_references(info).await?;
+        self.session.check()?;
         let key = keys::narinfo(&info.path);
         let mut written = false;
         // Another writer may add its signature at the same time; on a server without conditional writes one of the
@@ -62,23 +73,19 @@ impl Pusher {
             .because("other writers changed it each time"))
     }
 
-    /// Asks again for references whose presence was found out too long ago.
+    /// Asks again for references whose presence was found out too long ago. What is not among the facts is upstream's.
     async fn check_references(&self, info: &PathInfo) -> Result<()> {
         for reference in info.dependencies() {
-            let old = {
-                let facts = self.facts();
-                // What is not among the facts is upstream's, or was published in this very push.
-                facts.get(reference).is_some_and(|at: &Instant| at.elapsed() > FACT_AGE)
-            };
+            let old = self.facts().get(reference).is_some_and(|at| at.elapsed() > FACT_AGE);
             if !old {
                 continue;
             }
-            let key = keys::narinfo(reference);
+            let (key, at) = (keys::narinfo(reference), Moment::now());
             if self.bucket.head(&key).await?.is_none() {
-                self.facts().remove(reference);
+                // The old fact stays, so that whoever else refers to it asks, too.
                 return Err(vanished(&key));
             }
-            self.facts().insert(reference.clone(), Instant::now());
+            self.facts().insert(reference.clone(), at);
         }
         Ok(())
     }
@@ -94,12 +101,12 @@ impl Pusher {
                 .into_iter()
                 .partition(|info| facts.get(&info.path).is_some_and(|at| at.elapsed() <= FACT_AGE))
         };
+        let at = Moment::now();
         let mut found = presence::narinfos(&*self.bucket, &self.store.store_dir, &self.keys, &asked).await?;
-        let now = Instant::now();
         let mut facts = self.facts();
         for (path, presence) in &found {
-            if matches!(presence, Presence::Complete | Presence::Differs) {
-                facts.insert(path.clone(), now);
+            if matches!(presence, Presence::Complete) {
+                facts.insert(path.clone(), at);
             }
         }
         drop(facts);

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -10,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use nix_derivation::StorePath;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
+use super::clock::Moment;
 use super::compress::Settings;
 use super::order::Order;
 use super::outcome::{Outcome, Report};
@@ -25,7 +25,7 @@ use crate::cache::keys;
 use crate::cache::listing::ListingWriter;
 use crate::cache::signing::SecretKey;
 use crate::error::{Area, Error, Result, Retry};
-use crate::store::{Closure, ClosureWalker, Daemon, StoreLocation, dump};
+use crate::store::{Closure, ClosureWalker, Daemon, PathInfo, StoreLocation, dump};
 
 /// How a pusher works.
 #[derive(Clone, Debug)]
@@ -44,6 +44,11 @@ pub struct Options {
 const SMALL: u64 = 1 << 20;
 /// How many small ones for each large one.
 const SMALL_PER_JOB: usize = 12;
+/// Each NAR on its way takes a thread, and the runtime has 512, which others need, too.
+const MOST_SMALL: usize = 192;
+const MOST_LARGE: usize = 64;
+/// Requests for small things on their way at the same time: narinfos, listings, questions.
+const REQUESTS: usize = 48;
 /// Memory for compressed parts, over all uploads.
 const BUDGET: u64 = 64 << 20;
 
@@ -58,8 +63,9 @@ pub struct Pusher {
     uploader: Uploader,
     large: Semaphore,
     small: Semaphore,
+    requests: Semaphore,
     /// When each path was last seen, or put, in the bucket.
-    facts: Mutex<HashMap<StorePath, Instant>>,
+    facts: Mutex<HashMap<StorePath, Moment>>,
     /// Paths that a running push works on, so that another waits for it instead of doing the same.
     claims: Mutex<HashMap<StorePath, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
@@ -67,11 +73,14 @@ pub struct Pusher {
 }
 
 /// A NAR that is being sent or was, and since when.
-type Remembered = (Instant, Arc<OnceCell<Uploaded>>);
+type Remembered = (Moment, Arc<OnceCell<Uploaded>>);
 
-/// A path whose NAR is in the bucket, or which needs none.
+/// Something that a push was waiting for.
 enum Step {
-    Uploaded(usize, Result<Option<Uploaded>>),
+    /// The NAR of a path is in the bucket, or none is needed, or it cannot be.
+    Uploaded(usize, Result<Option<Uploaded>, Outcome>),
+    /// An extra object was written, or not.
+    Extra,
     Published(usize, Result<Outcome>),
     /// Another push settled it.
     Elsewhere(usize, Outcome),
@@ -102,12 +111,23 @@ impl Pusher {
             session,
             policy,
             uploader,
-            large: Semaphore::new(options.jobs),
-            small: Semaphore::new(options.jobs * SMALL_PER_JOB),
+            large: Semaphore::new(options.jobs.min(MOST_LARGE)),
+            small: Semaphore::new((options.jobs * SMALL_PER_JOB).min(MOST_SMALL)),
+            requests: Semaphore::new(REQUESTS),
             facts: Mutex::default(),
             claims: Mutex::default(),
             nars: Mutex::default(),
         })
+    }
+
+    /// Whether the session goes on; a pusher whose session is over is of no more use.
+    pub fn check(&self) -> Result<()> {
+        self.session.check()
+    }
+
+    /// Whether the bucket can be written to at all.
+    pub async fn probe(&self) -> Result<()> {
+        self.session.probe().await
     }
 
     /// Ends the session.
@@ -142,7 +162,7 @@ impl Pusher {
         self.carry_out(plan, progress).await
     }
 
-    pub(super) fn facts(&self) -> MutexGuard<'_, HashMap<StorePath, Instant>> {
+    pub(super) fn facts(&self) -> MutexGuard<'_, HashMap<StorePath, Moment>> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,6 +178,8 @@ impl Pusher {
     async fn carry_out(&self, plan: Plan, progress: Arc<dyn Progress>) -> Result<Report> {
         let Plan { todo, references, settled: mut report } = plan;
         let uploads = todo.iter().filter(|todo| todo.action == Action::Upload).count();
+        // Like every fact about the bucket, those about NARs age.
+        self.remembered().retain(|_, (since, _)| since.elapsed() < FACT_AGE);
         let nars = Nars::list(&*self.bucket, uploads).await?;
         let mut run = Run {
             pusher: self,
@@ -182,22 +204,24 @@ impl Pusher {
         Ok(report)
     }
 
+    fn remembered(&self) -> MutexGuard<'_, HashMap<[u8; 32], Remembered>> {
+        self.nars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gets the NAR of a path into the bucket, by finding one of equal contents or by sending it.
     async fn nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
         let hash = todo.info.nar_hash;
-        let cell = {
-            let mut cells = self.nars.lock().unwrap_or_else(PoisonError::into_inner);
-            // Like every fact about the bucket, this one ages.
-            cells.retain(|_, (since, _)| since.elapsed() < FACT_AGE);
-            cells.entry(hash).or_insert_with(|| (Instant::now(), Arc::default())).1.clone()
-        };
+        let cell = self.remembered().entry(hash).or_insert_with(|| (Moment::now(), Arc::default())).1.clone();
         let mut own = false;
         let uploaded = cell
             .get_or_try_init(|| async {
                 own = true;
-                if let Some(object) = nars.find(&*self.bucket, &hash).await? {
-                    let listing = self.listing_of(todo).await;
-                    return Ok(Uploaded { object, sent: 0, listing });
+                let found = {
+                    let _turn = self.requests.acquire().await;
+                    nars.find(&*self.bucket, &hash).await?
+                };
+                if let Some((object, at)) = found {
+                    return Ok(Uploaded { object, sent: 0, listing: None, at });
                 }
                 let lane = if todo.info.nar_size < SMALL { &self.small } else { &self.large };
                 let _turn = lane.acquire().await;
@@ -209,37 +233,49 @@ impl Pusher {
         if own {
             // Listings are not worth the memory.
             let remembered = Uploaded { listing: None, ..uploaded.clone() };
-            let cell = (Instant::now(), Arc::new(OnceCell::new_with(Some(remembered))));
-            self.nars.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, cell);
+            self.remembered().insert(hash, (remembered.at, Arc::new(OnceCell::new_with(Some(remembered)))));
         } else {
             uploaded.sent = 0;
-            if uploaded.listing.is_none() {
-                uploaded.listing = self.listing_of(todo).await;
-            }
         }
         Ok(uploaded)
     }
 
-    /// A listing made by reading the path alone, for a path whose NAR need not be sent.
-    async fn listing_of(&self, todo: &Todo) -> Option<String> {
-        if !self.uploader.listing {
-            return None;
-        }
-        let (store, info) = (self.store.clone(), todo.info.clone());
+    /// Writes the listing of a path, made on the way or, where the NAR needed not be sent, by reading the path. It is
+    /// an extra that nothing waits for, and a failure is nobody's loss.
+    async fn write_listing(
+        &self,
+        info: Arc<PathInfo>,
+        listing: Option<String>,
+        progress: &Arc<dyn Progress>,
+    ) {
+        let _turn = self.requests.acquire().await;
+        let (store, path) = (self.store.clone(), info.path.clone());
         let list = move || {
             let mut listing = ListingWriter::new();
-            dump(&store, &info.path, &mut listing).ok()?;
+            dump(&store, &path, &mut listing).ok()?;
             listing.finish().ok()
         };
-        tokio::task::spawn_blocking(list).await.ok().flatten()
+        let listing = match listing {
+            Some(listing) => Some(listing),
+            None => tokio::task::spawn_blocking(list).await.ok().flatten(),
+        };
+        let Some(listing) = listing else { return };
+        let key = keys::listing(&info.path);
+        if let Err(error) = self.bucket.put(&key, listing.into(), ContentType::Json, Condition::None).await {
+            progress.remark(&format!("no listing of `{}`: {error}", info.path.to_basename()));
+        }
     }
 
-    /// Writes the listing of a path. It is an extra: a failure is nobody's loss.
-    async fn write_listing(&self, path: &StorePath, listing: Option<String>, progress: &Arc<dyn Progress>) {
-        let Some(listing) = listing else { return };
-        let key = keys::listing(path);
-        if let Err(error) = self.bucket.put(&key, listing.into(), ContentType::Json, Condition::None).await {
-            progress.remark(&format!("no listing of `{}`: {error}", path.to_basename()));
+    /// What became of a path whose NAR could not be sent: whether it is gone, the store tells, not its files.
+    async fn failed(&self, path: &StorePath, error: Error) -> Outcome {
+        if error.area() != Area::Store {
+            return Outcome::Failed(error);
+        }
+        let (store, asked) = (self.store.clone(), path.clone());
+        let ask = move || Daemon::connect(&store)?.valid_paths(std::slice::from_ref(&asked));
+        match tokio::task::spawn_blocking(ask).await {
+            Ok(Ok(valid)) if !valid.contains(path) => Outcome::Gone,
+            _ => Outcome::Failed(error),
         }
     }
 
@@ -286,7 +322,10 @@ impl<'a> Run<'a> {
                             node,
                             match todo.action {
                                 Action::Sign => Ok(None),
-                                Action::Upload => pusher.nar(todo, nars, progress).await.map(Some),
+                                Action::Upload => match pusher.nar(todo, nars, progress).await {
+                                    Ok(uploaded) => Ok(Some(uploaded)),
+                                    Err(error) => Err(pusher.failed(&todo.info.path, error).await),
+                                },
                             },
                         )
                     }));
@@ -302,38 +341,41 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Uploaded(node, Ok(uploaded)) => {
+            Step::Uploaded(node, Ok(mut uploaded)) => {
+                self.list(node, &mut uploaded);
                 self.uploaded[node] = uploaded;
                 if self.order.uploaded(node) {
                     self.publish(node);
                 }
             }
-            Step::Uploaded(node, Err(error)) => {
-                let path = self.pusher.store.real_path(&self.todo[node].info.path);
-                let gone = error.area() == Area::Store && path.symlink_metadata().is_err();
-                self.settle(node, if gone { Outcome::Gone } else { Outcome::Failed(error) });
-            }
+            Step::Uploaded(node, Err(outcome)) => self.settle(node, outcome),
             Step::Published(node, Err(error)) => self.settle(node, Outcome::Failed(error)),
             Step::Published(node, Ok(outcome)) | Step::Elsewhere(node, outcome) => self.settle(node, outcome),
+            Step::Extra => {}
         }
     }
 
+    /// Sets the writing of a listing going.
+    fn list(&mut self, node: usize, uploaded: &mut Option<Uploaded>) {
+        let Some(uploaded) = uploaded.as_mut().filter(|_| self.pusher.uploader.listing) else { return };
+        let (info, listing) = (self.todo[node].info.clone(), uploaded.listing.take());
+        let (pusher, progress) = (self.pusher, self.progress);
+        self.running.push(Box::pin(async move {
+            pusher.write_listing(info, listing, progress).await;
+            Step::Extra
+        }));
+    }
+
     fn publish(&mut self, node: usize) {
-        let (todo, pusher, progress) = (&self.todo[node], self.pusher, self.progress);
+        let (todo, pusher) = (&self.todo[node], self.pusher);
         let uploaded = self.uploaded[node].take();
         self.running.push(Box::pin(async move {
-            let info = &todo.info;
+            let _turn = pusher.requests.acquire().await;
             Step::Published(
                 node,
                 match uploaded {
-                    None => pusher.sign(info).await,
-                    Some(Uploaded { object, sent, listing }) => {
-                        let (outcome, ()) = tokio::join!(
-                            pusher.publish(info, &object, sent),
-                            pusher.write_listing(&info.path, listing, progress)
-                        );
-                        outcome
-                    }
+                    None => pusher.sign(&todo.info).await,
+                    Some(uploaded) => pusher.publish(&todo.info, &uploaded).await,
                 },
             )
         }));
@@ -347,8 +389,8 @@ impl<'a> Run<'a> {
         }
         let path = self.todo[node].info.path.clone();
         let available = outcome.is_available();
-        if available {
-            self.pusher.facts().insert(path.clone(), Instant::now());
+        if available && !matches!(outcome, Outcome::Differs) {
+            self.pusher.facts().insert(path.clone(), Moment::now());
         }
         self.record(node, outcome);
         if available {

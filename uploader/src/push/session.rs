@@ -3,7 +3,7 @@
 //! See "Living with other writers" in `ARCHITECTURE.md`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use larder_hook::queue::now;
@@ -15,10 +15,37 @@ use crate::bucket::{Bucket, Condition, ContentType};
 use crate::cache::cache_info::CacheInfo;
 use crate::cache::keys;
 use crate::cache::marker::{Format, Lease};
-use crate::error::{Area, Error, Result};
+use crate::error::{Area, Error, Result, Retry};
+use crate::push::clock::Moment;
 
 /// How often the lease is renewed and the format read again.
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
+/// When renewing failed, it is tried again after this.
+const RENEWAL_AGAIN: Duration = Duration::from_secs(30);
+/// A session whose lease was not renewed for so long is over; a collector waits longer than that.
+const LEASE: Duration = Duration::from_secs(20 * 60);
+/// How long giving the lease back may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Whether a session may go on: when its lease was last renewed; `None` when it is over for good.
+#[derive(Debug)]
+struct Life(Mutex<Option<Moment>>);
+
+impl Life {
+    fn renewed(&self, at: Moment) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has run out does not come back: a collector may have given the writer up.
+        *last = last.filter(|last| last.elapsed() < LEASE).map(|_| at);
+    }
+
+    fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn is_going_on(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < LEASE)
+    }
+}
 
 /// A running session. [`Session::close`] gives the lease back.
 #[derive(Debug)]
@@ -26,44 +53,50 @@ pub struct Session {
     bucket: Arc<dyn Bucket>,
     lease_key: String,
     since: u64,
-    usable: Arc<AtomicBool>,
+    conditional_writes: bool,
+    life: Arc<Life>,
     renewal: JoinHandle<()>,
 }
 
 impl Session {
     /// Begins a session: reads the format marker and the cache info, takes a lease.
     pub async fn open(bucket: Arc<dyn Bucket>, store_dir: &str) -> Result<Self> {
-        check_format(&*bucket).await?;
+        let conditional_writes = check_format(&*bucket).await?.conditional_writes;
         check_cache_info(&*bucket, store_dir).await?;
         let mut id = [0; 15];
         OsRng.fill_bytes(&mut id);
         let lease_key = format!("{}{}.json", keys::WRITERS, nixbase32::encode(&id));
-        let since = now();
+        let (since, at) = (now(), Moment::now());
         write_lease(&*bucket, &lease_key, since).await?;
-        let usable = Arc::new(AtomicBool::new(true));
-        let renewal = tokio::spawn(renew(bucket.clone(), lease_key.clone(), since, usable.clone()));
-        Ok(Self { bucket, lease_key, since, usable, renewal })
+        let life = Arc::new(Life(Mutex::new(Some(at))));
+        let renewal = tokio::spawn(renew(bucket.clone(), lease_key.clone(), since, life.clone()));
+        Ok(Self { bucket, lease_key, since, conditional_writes, life, renewal })
     }
 
     /// Whether anything may be written still; asked before every narinfo.
     pub fn check(&self) -> Result<()> {
-        if self.usable.load(Ordering::Acquire) {
+        if self.life.is_going_on() {
             return Ok(());
         }
         Err(Error::transient(Area::Bucket, format!("the session with `{}` has ended", self.bucket.address()))
             .because("its lease could not be renewed, or the bucket's format has changed"))
     }
 
-    /// When it began, in seconds since 1970.
-    pub fn since(&self) -> u64 {
-        self.since
+    /// Whether the server is known to refuse a conditional write whose condition does not hold.
+    pub fn has_conditional_writes(&self) -> bool {
+        self.conditional_writes
+    }
+
+    /// Writes the lease again: what a writer may always do while the bucket works.
+    pub async fn probe(&self) -> Result<()> {
+        write_lease(&*self.bucket, &self.lease_key, self.since).await
     }
 
     /// Ends the session.
     pub async fn close(self) {
         self.renewal.abort();
         // A lease that stays runs out by itself.
-        let _ = self.bucket.delete(&self.lease_key).await;
+        let _ = tokio::time::timeout(GOODBYE, self.bucket.delete(&self.lease_key)).await;
     }
 }
 
@@ -74,7 +107,7 @@ impl Drop for Session {
 }
 
 /// Refuses a bucket that has no marker or one of another format.
-async fn check_format(bucket: &dyn Bucket) -> Result<()> {
+async fn check_format(bucket: &dyn Bucket) -> Result<Format> {
     let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
     match bucket.get(keys::FORMAT).await? {
         None => Err(unfit()
@@ -107,16 +140,22 @@ async fn write_lease(bucket: &dyn Bucket, key: &str, since: u64) -> Result<()> {
     bucket.put(key, lease.to_json().into(), ContentType::Json, Condition::None).await.map(drop)
 }
 
-async fn renew(bucket: Arc<dyn Bucket>, key: String, since: u64, usable: Arc<AtomicBool>) {
-    let mut failures = 0;
+async fn renew(bucket: Arc<dyn Bucket>, key: String, since: u64, life: Arc<Life>) {
+    let mut wait = RENEWAL;
     loop {
-        tokio::time::sleep(RENEWAL).await;
+        tokio::time::sleep(wait).await;
+        let at = Moment::now();
         let renewed = match check_format(&*bucket).await {
-            Ok(()) => write_lease(&*bucket, &key, since).await,
+            Ok(_) => write_lease(&*bucket, &key, since).await,
             Err(error) => Err(error),
         };
-        failures = if renewed.is_ok() { 0 } else { failures + 1 };
-        // A collector waits for far more than two renewals before it takes a lease for abandoned.
-        usable.store(failures < 2, Ordering::Release);
+        wait = match renewed {
+            Ok(()) => {
+                life.renewed(at);
+                RENEWAL
+            }
+            Err(error) if error.retry() == Retry::Permanent => return life.end(),
+            Err(_) => RENEWAL_AGAIN,
+        };
     }
 }

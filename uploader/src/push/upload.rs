@@ -13,6 +13,7 @@ use futures::stream::FuturesUnordered;
 use nix_derivation::nixbase32;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::clock::Moment;
 use super::compress::{Compressor, Settings};
 use super::progress::Progress;
 use crate::bucket::{Bucket, Condition, ContentType, Multipart};
@@ -33,16 +34,25 @@ const UNIT: u64 = 64 << 10;
 
 /// The memory that compressed parts may take up, over all uploads.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<Semaphore>);
+pub struct Budget {
+    semaphore: Arc<Semaphore>,
+    total: u32,
+}
 
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(Semaphore::new(usize::try_from(bytes / UNIT).unwrap_or(usize::MAX >> 4).max(1))))
+        let total = Self::units(bytes);
+        Self { semaphore: Arc::new(Semaphore::new(total as usize)), total }
     }
 
     fn units(bytes: u64) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 3).max(1)
+    }
+
+    /// Waits for the memory of one part. One that is larger than the whole budget gets all of it.
+    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+        self.semaphore.clone().acquire_many_owned(Self::units(bytes).min(self.total)).await
     }
 }
 
@@ -75,6 +85,8 @@ pub struct Uploaded {
     pub sent: u64,
     /// Its listing, when one was made.
     pub listing: Option<String>,
+    /// When it was known to be there.
+    pub at: Moment,
 }
 
 /// A piece of the compressed stream, holding its share of the budget.
@@ -124,7 +136,7 @@ impl Uploader {
             file_hash: Some(file.sha256),
             file_size: Some(file.size),
         };
-        Ok(Uploaded { object, sent: file.size, listing })
+        Ok(Uploaded { object, sent: file.size, listing, at: Moment::now() })
     }
 
     /// Sends full parts as they come; `None` when there was none.
@@ -225,9 +237,15 @@ impl Uploader {
     }
 }
 
-/// The error of a path that is not in the store any more; the agent drops it instead of trying again.
-pub fn gone(info: &PathInfo) -> Error {
-    Error::permanent(Area::Store, format!("`{}` is gone from the store", info.path.to_basename()))
+/// The error of a path whose files are not where they should be. Whether the path itself is gone only the store can
+/// tell.
+fn gone(info: &PathInfo) -> Error {
+    Error::new(
+        Area::Store,
+        Retry::Unknown,
+        format!("the files of `{}` are not there", info.path.to_basename()),
+    )
+    .hint("is the store mounted, and `real-store-dir` right?")
 }
 
 fn corrupt(info: &PathInfo, found: &Digested) -> Error {
@@ -305,7 +323,7 @@ impl PartSink<'_> {
 
     fn reserve(&mut self) -> io::Result<()> {
         if self.permit.is_none() {
-            let permit = self.budget.0.clone().acquire_many_owned(Budget::units(self.part_size));
+            let permit = self.budget.take(self.part_size);
             self.permit = Some(self.runtime.block_on(permit).map_err(io::Error::other)?);
             self.buffer.reserve_exact(self.capacity());
         }
