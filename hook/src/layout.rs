@@ -111,15 +111,22 @@ impl Layout {
                 rustix::fs::fchmod(&handle, mode).map_err(Failure::at("set the mode of", &at))?;
             }
         }
-        if layout.read(Place::State, SINCE)?.is_none() {
-            layout.write(
-                Place::State,
-                Place::State,
-                SINCE,
-                format!("{}\n", crate::queue::now()).as_bytes(),
-            )?;
-        }
+        layout.note_since()?;
         Ok(layout)
+    }
+
+    /// Writes down when the queue was made. Several hooks may be the first at the same time; one of them does it.
+    fn note_since(&self) -> Result<()> {
+        let at = self.path.join(Place::State.name()).join(SINCE);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(self.dir(Place::State)?, SINCE, flags, Mode::from_raw_mode(0o644)) {
+            Ok(file) => {
+                let text = format!("{}\n", crate::queue::now());
+                write_all(file.as_fd(), text.as_bytes()).map_err(Failure::at("write", &at))
+            }
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Failure::at("write", &at)(errno)),
+        }
     }
 
     /// Whether all its directories are there.

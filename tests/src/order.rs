@@ -80,6 +80,11 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
             _ => {}
         }
     }
+    // What may only be written where nothing stands, and is refused for that reason, is there: the answer to an
+    // earlier attempt was lost.
+    for record in log.iter().filter(|r| r.status == 412 && r.header("if-none-match") == Some("*")) {
+        note_key(record.path.strip_prefix(&base), record.end.unwrap_or(u64::MAX), &mut note);
+    }
     let mut checked = Checked::default();
     for record in log.iter().filter(|r| r.method == "PUT") {
         let Some(key) = record.path.strip_prefix(&base).filter(|k| k.ends_with(".narinfo")) else { continue };
@@ -88,8 +93,8 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
             checked.violations.push(Violation { narinfo: key.to_owned(), missing: missing.to_owned() });
         };
         if record.body.is_empty() {
-            // Cut off before its body came: nothing was published.
-            if record.status != 0 {
+            // Cut off, or refused, before its body came: nothing was published.
+            if record.succeeded() {
                 violation("its own body");
             }
             continue;

@@ -241,3 +241,95 @@ fn flush_with_a_bucket_that_is_away_ends_in_time_and_loses_nothing() -> Result<(
     assert_eq!(server.kind(), Kind::MinIo);
     Ok(())
 }
+
+#[test]
+fn a_store_whose_files_cannot_be_seen_makes_nothing_gone() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    world.larder.install_hook(&mut world.nix)?;
+    let built = world.nix.build(&samples::app("unmounted"))?;
+    world.larder.set_string("real-store-dir", "/nonexistent/store")?;
+    // The hook has queued by then; what cannot see the files is the agent.
+    let flushed = world.larder.try_run(&["flush", "--wait", "--timeout", "3"])?;
+    assert_said(&flushed, 1, &["real-store-dir", "stay queued"]);
+    let status = world.status()?;
+    assert_eq!(status["queued"]["jobs"], 3, "{status:#}");
+    assert_eq!(status["summary"]["gone"].as_array().map(Vec::len), Some(0));
+    world.larder.unset("real-store-dir")?;
+    world.larder.run(&["flush", "--wait"])?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn a_job_whose_outputs_nobody_knows_holds_nobody_up() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    world.larder.run(&["queue", "create"])?;
+    // As on a remote builder with Nix 2.8.0: no output is named, and the derivation is not in the store.
+    let absent = format!("{}/0c5b8vw40dy178xlpddw65q9gf1h2186-absent.drv", world.nix.store_dir().display());
+    let job = format!("Larder-Job: 1\nOrigin: hook\nCreated: 1\nDeriver: {absent}\nEnd: \n");
+    std::fs::write(world.larder.state_dir().join("incoming/0000000001-000000000-00000000"), job)?;
+    world.larder.install_hook(&mut world.nix)?;
+    let built = world.nix.build(&samples::app("beside it"))?;
+    world.larder.try_run(&["flush", "--wait", "--timeout", "8"])?;
+    world.assert_complete(&built)?;
+    let status = world.status()?;
+    assert_eq!(status["queued"]["jobs"], 1, "{status:#}");
+    assert_eq!(status["waitingForRetry"][0]["path"], absent.as_str(), "{status:#}");
+    Ok(())
+}
+
+#[test]
+fn what_is_blocked_stays_in_the_store_over_restarts() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    world.larder.install_hook(&mut world.nix)?;
+    let app = world.nix.build(&samples::app("blocked"))?.remove(0);
+    let closure = world.nix.closure(std::slice::from_ref(&app))?;
+    let lib = closure
+        .iter()
+        .find(|info| info.path.ends_with("-lib"))
+        .map(|info| info.path.clone())
+        .unwrap_or_default();
+    world.nix.corrupt(&lib)?;
+    assert_eq!(world.larder.try_run(&["flush", "--wait"])?.code(), 3);
+    for _ in 0..2 {
+        world.larder.set("linger", "0")?;
+        world.larder.run(&["agent", "--exit-when-idle"])?;
+        world.nix.gc()?;
+        assert!(world.nix.is_valid(&app) && world.nix.is_valid(&lib));
+    }
+    world.larder.run(&["retry", "--all"])?;
+    world.nix.gc()?;
+    assert!(world.nix.is_valid(&app), "queued again, and collected");
+    world.nix.corrupt(&lib)?;
+    world.larder.run(&["flush", "--wait"])?;
+    world.assert_complete(&[app])
+}
+
+#[test]
+fn jobs_of_another_store_directory_are_left_alone() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    world.larder.install_hook(&mut world.nix)?;
+    let built = world.nix.build(&samples::app("elsewhere"))?;
+    world.target.put("nix-cache-info", b"StoreDir: /gnu/store\nWantMassQuery: 1\nPriority: 5\n")?;
+    let other =
+        world.larder.try_run(&["--set", "store-dir=/gnu/store", "flush", "--wait", "--timeout", "3"])?;
+    assert_eq!(other.code(), 0, "{}", other.stderr);
+    let info = format!("StoreDir: {}\nWantMassQuery: 1\nPriority: 5\n", world.nix.store_dir().display());
+    world.target.put("nix-cache-info", info.as_bytes())?;
+    world.larder.run(&["flush", "--wait"])?;
+    world.assert_complete(&built)
+}
+
+#[test]
+fn a_malformed_narinfo_in_the_bucket_concerns_its_path_alone() -> Result<()> {
+    let Some(mut world) = World::minio()? else { return Ok(()) };
+    world.larder.install_hook(&mut world.nix)?;
+    let bad = world.nix.build(&samples::single("malformed"))?.remove(0);
+    world.target.put(&narinfo_key(&bad), b"")?;
+    world.larder.try_run(&["flush", "--wait", "--timeout", "4"])?;
+    let good = world.nix.build(&samples::single("well-formed"))?;
+    world.larder.try_run(&["flush", "--wait", "--timeout", "10"])?;
+    world.assert_complete(&good)?;
+    let status = world.status()?;
+    assert!(status.to_string().contains("malformed"), "{status:#}");
+    Ok(())
+}

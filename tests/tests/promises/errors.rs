@@ -16,6 +16,7 @@ fn wrong_credentials_are_told_and_the_queue_keeps_everything() -> Result<()> {
     assert_said(&flushed, 5, &["error:", "hint:", "secret key"]);
     assert!(!format!("{}{}", flushed.stdout, flushed.stderr).contains("PLANTEDSECRET"));
     assert_said(&world.larder.try_run(&["push", &built[0]])?, 5, &["SignatureDoesNotMatch"]);
+    assert_said(&world.larder.try_run(&["init"])?, 5, &["hint:"]);
     world.larder.use_credentials("NOSUCHKEYNOSUCHKEY00", "x")?;
     assert_said(&world.larder.try_run(&["push", &built[0]])?, 5, &["hint:"]);
     assert_eq!(world.status()?["queued"]["jobs"], 1);
