@@ -107,7 +107,9 @@ fn compare(name: &str, nix: &NixHome, paths: &[String], theirs: &str, rounds: us
 
 fn larder(nix: &NixHome) -> Result<LarderHome> {
     let mut larder = LarderHome::new(nix)?;
-    let key = NixHome::new(nix.version())?.key_pair("bench-1")?;
+    // The key's file goes with the store that made it.
+    let maker = NixHome::new(nix.version())?;
+    let key = maker.key_pair("bench-1")?;
     let copy = larder.dir().join("bench.sec");
     fs::copy(&key.secret_file, &copy)?;
     larder.use_keys(&[&larder_tests::nix::KeyPair { secret_file: copy, public: key.public }])?;
