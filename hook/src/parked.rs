@@ -117,10 +117,14 @@ impl Queue {
 
     /// Removes the roots of parked paths whose file is gone: what a crash between the two leaves.
     pub fn sweep_parked_roots(&self) -> Result<()> {
-        let parked: Vec<_> = self.parked()?.0.iter().map(Parked::link_name).collect();
+        // By name: also what a newer larder parked keeps its root.
+        let parked = self.layout().names(Place::Parked)?;
         let links = self.layout().names(Place::Roots)?;
-        let stale = links.iter().filter(|link| link.starts_with("parked-") && !parked.contains(link));
-        stale.into_iter().try_for_each(|link| self.layout().unlink(Place::Roots, link))
+        let is_stale = |link: &&String| {
+            let hash = link.strip_prefix("parked-").and_then(|rest| rest.strip_suffix(".0"));
+            hash.is_some_and(|hash| !parked.iter().any(|name| name.starts_with(hash)))
+        };
+        links.iter().filter(is_stale).try_for_each(|link| self.layout().unlink(Place::Roots, link))
     }
 }
 

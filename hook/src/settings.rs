@@ -43,19 +43,16 @@ pub fn config_files(variable: Variables<'_>) -> Vec<PathBuf> {
     files
 }
 
-/// Where the queue is when nothing says so: `/var/lib/larder` for root, and for others where it exists and they have
-/// none of their own; else the user's state directory.
+/// The queue of a machine whose hook is run by root.
+pub const SHARED_STATE_DIR: &str = "/var/lib/larder";
+
+/// Where the queue is when nothing says so: [`SHARED_STATE_DIR`] for root, the user's state directory otherwise.
 pub fn default_state_dir(variable: Variables<'_>, root: bool) -> PathBuf {
     let user = || {
         let state = variable("XDG_STATE_HOME").map(PathBuf::from);
         Some(state.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/state")))?.join("larder"))
     };
-    let shared = PathBuf::from("/var/lib/larder");
-    match user() {
-        // Somebody who is not root on a machine with a queue of root's means that one.
-        Some(own) if !root && (own.exists() || !shared.exists()) => own,
-        _ => shared,
-    }
+    user().filter(|_| !root).unwrap_or_else(|| PathBuf::from(SHARED_STATE_DIR))
 }
 
 /// What `LARDER_HOOK_STRICT` says, if anything.

@@ -77,6 +77,17 @@ impl Config {
         Ok(config)
     }
 
+    /// Variables of the environment that look like keys and are none.
+    pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+        const OTHERS: [&str; 2] = ["LARDER_CONFIG", "LARDER_HOOK_STRICT"];
+        let known =
+            |name: &String| KEYS.iter().any(|key| key.variable() == *name) || OTHERS.contains(&name.as_str());
+        names
+            .filter(|name| name.starts_with("LARDER_") && !name.starts_with("LARDER_TEST"))
+            .filter(|name| !known(name))
+            .collect()
+    }
+
     /// Every key with its effective value, if it has one, and its source.
     pub fn effective(&self) -> impl Iterator<Item = (&'static Key, Option<Value>, Source)> + '_ {
         KEYS.iter().map(|key| match self.values.get(key.name) {
@@ -148,7 +159,10 @@ impl Config {
     pub fn state_dir(&self) -> PathBuf {
         self.path("state-dir").unwrap_or_else(|| {
             let root = rustix::process::geteuid().is_root();
-            settings::default_state_dir(&settings::process_environment, root)
+            let own = settings::default_state_dir(&settings::process_environment, root);
+            // Somebody without a queue of their own, on a machine where root's hook fills one, means that one.
+            let shared = PathBuf::from(settings::SHARED_STATE_DIR);
+            if !own.exists() && shared.exists() { shared } else { own }
         })
     }
 

@@ -213,6 +213,8 @@ fn configuration_mistakes_name_the_key_and_the_way_out() -> Result<()> {
     world.larder.set_env("LARDER_COMPRESSION", "brotli");
     assert_said(&world.larder.try_run(&["config", "check"])?, 4, &["brotli", "zstd"]);
     world.larder.set_env("LARDER_COMPRESSION", "xz");
+    world.larder.set_env("LARDER_JOB", "3");
+    assert_said(&world.larder.try_run(&["config", "check"])?, 0, &["LARDER_JOB"]);
     let shown = world.larder.run(&["config", "check"])?.stdout;
     assert!(shown.contains("compression = \"xz\"  # LARDER_COMPRESSION"), "{shown}");
     assert!(!shown.contains(std::fs::read_to_string(&world.key.secret_file)?.trim()));

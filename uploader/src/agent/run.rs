@@ -120,6 +120,7 @@ impl Agent {
             if reconcile_at <= Instant::now() {
                 self.inbox.reconcile(&|text| progress.remark(&text))?;
                 reconcile_at = Instant::now() + RECONCILE_EVERY;
+                self.recheck = true;
             }
             self.inbox.take(&|text| progress.remark(&text))?;
             self.nudged()?;
@@ -173,7 +174,7 @@ impl Agent {
             return Ok(());
         }
         layout.unlink(Place::Incoming, NUDGE).map_err(in_queue)?;
-        self.wait_until = None;
+        (self.wait_until, self.recheck) = (None, true);
         let ids: Vec<_> = self.inbox.jobs().keys().cloned().collect();
         for id in ids {
             if let Some(held) = self.inbox.get_mut(&id) {
@@ -291,7 +292,7 @@ impl Agent {
                 daemon = Some(open);
                 if let Err(error) = resolved {
                     self.progress.remark(&error.to_string());
-                    if let Some(parked) = put_off(&mut self.inbox, &self.queue, &id, &error)? {
+                    if let Some(parked) = put_off(&mut self.inbox, &self.queue, &self.store, &id, &error)? {
                         self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
                     }
                     continue;
@@ -348,7 +349,7 @@ impl Agent {
             self.batch = (ids.len() / 2).max(1);
             if let ([id], true) = (ids, Daemon::connect(&self.store).is_ok()) {
                 // Alone, and the store answers: it is this one.
-                let _ = put_off(&mut self.inbox, &self.queue, id, &error);
+                let _ = put_off(&mut self.inbox, &self.queue, &self.store, id, &error);
             }
         }
         self.wait(error)

@@ -244,11 +244,17 @@ pub(super) struct Settled {
 }
 
 /// Puts a job off that could not be made part of a push; after many attempts, what it stands for is parked.
-pub(super) fn put_off(inbox: &mut Inbox, queue: &Queue, id: &str, error: &Error) -> Result<Option<Parked>> {
+pub(super) fn put_off(
+    inbox: &mut Inbox,
+    queue: &Queue,
+    store: &StoreLocation,
+    id: &str,
+    error: &Error,
+) -> Result<Option<Parked>> {
     let Some(held) = inbox.get_mut(id) else { return Ok(None) };
     let Some(path) = held.job.paths.first().or(held.job.deriver.as_ref()).cloned() else { return Ok(None) };
     let count = held.job.attempts.iter().map(|one| one.count).max().unwrap_or(0) + 1;
-    if held.job.paths.is_empty() && is_final(error, count) {
+    if held.job.paths.is_empty() && is_final(error, count - 1) {
         let (trusted_keys, origin) = (held.job.trusted_keys.clone(), held.job.origin);
         let parked = Parked {
             path,
@@ -259,6 +265,7 @@ pub(super) fn put_off(inbox: &mut Inbox, queue: &Queue, id: &str, error: &Error)
             trusted_keys,
             origin,
         };
+        protect(queue, store, &parked, &mut None);
         queue.park(&parked).map_err(in_queue)?;
         inbox.acknowledge(id)?;
         return Ok(Some(parked));

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::output;
 use crate::bucket::Address;
+use crate::config::Config;
 use crate::error::Result;
 use crate::exit::Exit;
 
@@ -20,6 +21,10 @@ enum Command {
 
 pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let Command::Check = args.command;
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in Config::unknown_variables(variables) {
+        output::warn(&format!("`{name}` is no variable of larder's and changes nothing"));
+    }
     // First: what is refused in an address may be a secret, and is not shown.
     context.config.bucket()?.parse::<Address>()?;
     for (key, value, source) in context.config.effective() {

@@ -132,7 +132,7 @@ impl Context {
                 level: config.level(),
                 threads: u32::try_from(number("compression-threads", cores)).unwrap_or(1),
             },
-            jobs: number("jobs", cores + 1),
+            jobs: number("jobs", cores),
             listings: config.switch("write-listings"),
             policy: Policy {
                 upstream_keys: keys("upstream-keys")?,

@@ -43,6 +43,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         queue.layout().write(Place::State, Place::Incoming, NUDGE, b"").map_err(in_queue)?;
         let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let left = work(context, &store, &queue, &ids, deadline).await?;
+        if left > 0 && deadline.is_none_or(|deadline| deadline > Instant::now()) {
+            output::say("interrupted; what has not been pushed stays queued");
+            return Ok(Exit::Interrupted);
+        }
         if left > 0 {
             return Err(Error::transient(
                 Area::General,

@@ -61,7 +61,12 @@ pub const KEYS: &[Key] = &[
     key("compression", Kind::Text, "zstd", "zstd, xz or none"),
     key("compression-level", Kind::Number, "", "zstd 1 to 22 (3), xz 0 to 9 (6)"),
     key("compression-threads", Kind::Number, "", "threads for one large path; default: the machine's cores"),
-    key("jobs", Kind::Number, "", "how many paths are uploaded at the same time"),
+    key(
+        "jobs",
+        Kind::Number,
+        "",
+        "how many paths of 1 MiB and more are worked on at the same time; default: the machine's cores",
+    ),
     key(
         "exclude",
         Kind::List,

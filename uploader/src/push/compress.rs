@@ -17,7 +17,7 @@ pub struct Settings {
 
 /// From this size of a NAR on, several threads work on it. Below, other paths keep the cores busy, and one thread
 /// compresses a little better.
-const MANY_THREADS_FROM: u64 = 128 << 20;
+const MANY_THREADS_FROM: u64 = 512 << 20;
 const ZSTD_LEVEL: i32 = 3;
 const XZ_LEVEL: u32 = 6;
 

@@ -89,6 +89,7 @@ impl Session {
 
     /// Writes the lease again: what a writer may always do while the bucket works.
     pub async fn probe(&self) -> Result<()> {
+        self.check()?;
         write_lease(&*self.bucket, &self.lease_key, self.since).await
     }
 
