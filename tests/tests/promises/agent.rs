@@ -5,6 +5,7 @@ use larder_tests::nix::{samples, versions};
 use larder_tests::process::eventually;
 use larder_tests::servers::Kind;
 use rustix::process::Signal;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use super::world::{Target, World, assert_said, narinfo_key};
@@ -331,5 +332,57 @@ fn a_malformed_narinfo_in_the_bucket_concerns_its_path_alone() -> Result<()> {
     world.assert_complete(&good)?;
     let status = world.status()?;
     assert!(status.to_string().contains("malformed"), "{status:#}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_of_another_user_works_off_what_roots_hook_queues() -> Result<()> {
+    if larder_tests::need::need(larder_tests::need::Requirement::Root).is_none() {
+        return Ok(());
+    }
+    const NOBODY: u32 = 65534;
+    for version in versions() {
+        let Some(mut world) = on(version)? else { return Ok(()) };
+        let Target::Directory(directory) = &world.target else { return Ok(()) };
+        for dir in [world.nix.dir(), world.larder.dir(), directory.path()] {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
+        }
+        for entry in walkdir::WalkDir::new(directory.path()) {
+            std::os::unix::fs::chown(entry?.path(), Some(NOBODY), Some(NOBODY))?;
+        }
+        std::os::unix::fs::chown(&world.key.secret_file, Some(NOBODY), None)?;
+        std::fs::set_permissions(world.nix.dir().join("home"), std::fs::Permissions::from_mode(0o755))?;
+        world.larder.run(&["queue", "create", "--owner", &format!("{NOBODY}:{NOBODY}")])?;
+        world.larder.install_hook(&mut world.nix)?;
+        world.nix.set_conf("allowed-users", "*")?;
+        world.nix.start_daemon()?;
+        world.larder.follow(&world.nix)?;
+        let built = world.nix.build(&samples::app(&format!("another user {version}")))?;
+        let corrupt = world.nix.build(&samples::single(&format!("corrupt {version}")))?.remove(0);
+        world.nix.corrupt(&corrupt)?;
+        // Root looks first: that must not lock the agent out.
+        world.status()?;
+        world.larder.set("linger", "1")?;
+        let agent = world.larder.command(&["agent", "--exit-when-idle"])?;
+        let mut command = larder_tests::process::clean_command("setpriv");
+        command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]);
+        command.arg(agent.get_program()).args(agent.get_args());
+        command.envs(agent.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = larder_tests::process::run(&mut command, LONG)?.ok()?;
+        assert!(output.stderr.contains("parked"), "{version}: {}", output.stderr);
+        world.assert_complete(&built)?;
+        let status = world.status()?;
+        assert_eq!(
+            (&status["queued"]["jobs"], &status["roots"]["paths"]),
+            (&0.into(), &1.into()),
+            "{status:#}"
+        );
+        // The parked path's root was made through the daemon.
+        world.nix.gc()?;
+        assert!(world.nix.is_valid(&corrupt) && !world.nix.is_valid(&built[0]));
+        // A link that this user plants leads root's hook nowhere.
+        let incoming = std::fs::metadata(world.larder.state_dir().join("incoming"))?;
+        assert_eq!((incoming.uid(), incoming.mode() & 0o777), (0, 0o770));
+    }
     Ok(())
 }
