@@ -23,11 +23,17 @@ pub fn job_of(link: &str) -> Option<&str> {
     link.rsplit_once('.').map(|(job, _)| job)
 }
 
-/// Links `name` in `roots/` to `path`. One that stands already for the same path is kept.
+/// Links `name` in `roots/` to `path`. One that stands already for the same path is kept; names are used once, so one
+/// for another path is left of an attempt that went wrong, and replaced.
 pub fn link(layout: &Layout, name: &str, path: &StorePath) -> Result<()> {
     let roots = layout.dir(Place::Roots)?;
     match rustix::fs::symlinkat(path.as_str(), &roots, name) {
         Err(Errno::EXIST) if target(layout, name)?.as_deref() == Some(path.as_str()) => Ok(()),
+        Err(Errno::EXIST) => {
+            layout.unlink(Place::Roots, name)?;
+            rustix::fs::symlinkat(path.as_str(), &roots, name)
+                .map_err(Failure::at("make the root", &layout.path().join("roots").join(name)))
+        }
         other => other.map_err(Failure::at("make the root", &layout.path().join("roots").join(name))),
     }
 }

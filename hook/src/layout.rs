@@ -180,7 +180,9 @@ impl Layout {
             other => other,
         }
         .map_err(Failure::at("write", &at))?;
-        let written = write_all(file.as_fd(), text)
+        // Whatever the umask of the caller: root and the agent's user read each other's files.
+        let written = rustix::fs::fchmod(&file, mode)
+            .and_then(|()| write_all(file.as_fd(), text))
             .and_then(|()| rustix::fs::fsync(&file))
             .and_then(|()| rustix::fs::renameat(&from, &*draft, &to, name));
         if let Err(errno) = written {
@@ -219,10 +221,22 @@ impl Layout {
         }
     }
 
+    /// The user who owns one of its directories.
+    pub fn owner(&self, place: Place) -> Result<u32> {
+        let stat = rustix::fs::fstat(self.dir(place)?);
+        stat.map(|stat| stat.st_uid).map_err(Failure::at("look at", &self.path.join(place.name())))
+    }
+
     /// Removes a file or link; one that is gone already is no error.
     pub fn unlink(&self, place: Place, name: &str) -> Result<()> {
+        self.remove(place, name).map(drop)
+    }
+
+    /// Removes a file or link; whether there was one.
+    pub fn remove(&self, place: Place, name: &str) -> Result<bool> {
         match rustix::fs::unlinkat(self.dir(place)?, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(Failure::at("remove", &self.path.join(place.name()).join(name))(errno)),
         }
     }

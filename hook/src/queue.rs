@@ -34,7 +34,7 @@ pub enum Entry {
 /// Whose file a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Author {
-    /// Root or the agent's own user: what it says was built here is believed.
+    /// Root or the agent's user: what it says was built here is believed.
     Trusted,
     /// Somebody else.
     Foreign,
@@ -133,7 +133,10 @@ impl Queue {
     /// Reads a job.
     pub fn read(&self, place: Place, id: &str) -> Result<Entry> {
         let Some((bytes, uid)) = self.layout.read(place, id)? else { return Ok(Entry::Gone) };
-        let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        // Root may stand in for an agent of another user, who owns `state/` and holds the signing key.
+        let own = uid == 0
+            || uid == rustix::process::geteuid().as_raw()
+            || uid == self.layout.owner(Place::State)?;
         let author = if own { Author::Trusted } else { Author::Foreign };
         Ok(match Job::parse(&self.store_dir, &String::from_utf8_lossy(&bytes)) {
             Ok(job) => Entry::Job(job, author),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use larder_hook::job::{Job, Origin};
+use larder_hook::job::{Attempts, Job, Origin};
 use larder_hook::layout::Place;
 use larder_hook::queue::{Author, Entry, Queue, now};
 use larder_hook::store_path::StorePath as QueuedPath;
@@ -29,9 +29,20 @@ pub struct Held {
 impl Held {
     /// When it is to be tried, in seconds since 1970.
     pub fn due(&self) -> u64 {
-        let due = self.job.attempts.iter().map(|attempts| attempts.next).min().unwrap_or(0);
-        if due > now() + LONGEST_WAIT { 0 } else { due }
+        let at = now();
+        let next = |attempts: &Attempts| if waits(attempts, at) { attempts.next } else { 0 };
+        self.job.attempts.iter().map(next).min().unwrap_or(0)
     }
+
+    /// Whether one of its paths is to be tried at that time.
+    pub(super) fn is_due(&self, path: &QueuedPath, at: u64) -> bool {
+        !self.job.attempts.iter().any(|one| one.path == *path && waits(one, at))
+    }
+}
+
+/// Whether a path still waits. A time that lies too far ahead comes of a clock that was set back.
+fn waits(attempts: &Attempts, at: u64) -> bool {
+    attempts.next > at && attempts.next <= at + LONGEST_WAIT
 }
 
 /// The jobs that an agent holds, by id.
@@ -67,7 +78,14 @@ impl Inbox {
         let mut taken = 0;
         for id in self.queue.list(Place::Incoming).map_err(in_queue)? {
             if self.queue.take(&id).map_err(in_queue)? {
-                self.load(&id, remark)?;
+                // One that cannot be read now is looked at again, and holds no other up.
+                if let Err(error) = self.load(&id, remark) {
+                    remark(error.to_string());
+                }
+                // What somebody queues, again or anew, begins from nothing.
+                if let Some(held) = self.jobs.get_mut(&id) {
+                    held.job.attempts.clear();
+                }
                 taken += 1;
             }
         }
@@ -141,7 +159,14 @@ impl Inbox {
                 self.hold(&id, job);
             }
         }
-        self.queue.sweep_parked_roots().map_err(in_queue)
+        self.queue.sweep_parked_roots().map_err(in_queue)?;
+        // The daemon may have been away when they were parked.
+        let parked = self.queue.parked().map_err(in_queue)?.0;
+        if let (false, Ok(mut daemon)) = (parked.is_empty(), Daemon::connect(&self.store)) {
+            let roots = self.queue.layout().path().join(Place::Roots.name());
+            parked.iter().try_for_each(|parked| daemon.add_indirect_root(&roots.join(parked.link_name())))?;
+        }
+        Ok(())
     }
 
     /// Finds the outputs of a job whose hook could not know them, by asking the daemon. Blocks. The error is one of
@@ -187,10 +212,10 @@ impl Inbox {
         Ok(())
     }
 
-    /// Writes a changed job down and frees it for another attempt.
-    pub fn keep(&mut self, id: &str) -> Result<()> {
+    /// Leaves a job with these paths and attempts, and writes that down.
+    pub fn keep(&mut self, id: &str, paths: Vec<QueuedPath>, attempts: Vec<Attempts>) -> Result<()> {
         let Some(held) = self.jobs.get_mut(id) else { return Ok(()) };
-        held.running = false;
+        (held.job.paths, held.job.attempts) = (paths, attempts);
         self.queue.rewrite(id, &held.job).map_err(in_queue)
     }
 }

@@ -12,7 +12,6 @@ use larder_hook::job::Origin;
 use larder_hook::layout::Place;
 use larder_hook::parked::Parked;
 use larder_hook::queue::{Lock, Queue, now};
-use larder_hook::store_path::StorePath as QueuedPath;
 
 use super::inbox::{Inbox, from_queued, in_queue};
 use super::records::Summary;
@@ -21,7 +20,7 @@ use super::wait::{POLL, backoff, watch};
 use crate::cache::signing::public_keys;
 use crate::error::{Area, Error, Result, Retry};
 use crate::push::{Outcome, Progress, Pusher, Report, Request, Root};
-use crate::store::{Daemon, StoreLocation};
+use crate::store::{Daemon, StoreLocation, StorePath};
 
 /// Jobs in one push. Several pushes run at the same time, so that new jobs do not wait for a large one.
 const JOBS_A_PUSH: usize = 256;
@@ -70,10 +69,10 @@ pub struct Agent {
 
 /// A push that ended.
 struct Ended {
-    /// The jobs that it was for.
+    /// The jobs that it was for; none where it tried what was blocked.
     ids: Vec<String>,
-    /// Whether it tried what was blocked.
-    rechecked: bool,
+    /// The paths that it was asked for.
+    asked: BTreeSet<StorePath>,
     report: Result<Report>,
 }
 
@@ -116,14 +115,10 @@ impl Agent {
         let mut reconcile_at = Instant::now();
         let mut stop = std::pin::pin!(stop);
         loop {
-            let progress = self.progress.clone();
-            if reconcile_at <= Instant::now() {
-                self.inbox.reconcile(&|text| progress.remark(&text))?;
-                reconcile_at = Instant::now() + RECONCILE_EVERY;
-                self.recheck = true;
+            if let Err(error) = self.look(&mut reconcile_at) {
+                // A disk that is full, too many open files: it passes, and nothing is lost meanwhile.
+                self.wait(error);
             }
-            self.inbox.take(&|text| progress.remark(&text))?;
-            self.nudged()?;
             if let (Until::Done(ids), true) = (&until, running.is_empty()) {
                 let open = ids.iter().any(|id| self.inbox.jobs().contains_key(id));
                 if !open {
@@ -150,6 +145,8 @@ impl Agent {
                     if let Err(error) = self.end(ended).await
                         && matches!(until, Until::Done(_))
                         && error.retry() == Retry::Permanent
+                        // Those may be one job's, which is found out.
+                        && !matches!(error.area(), Area::Store | Area::General)
                     {
                         self.close_session().await;
                         return Err(error);
@@ -167,13 +164,24 @@ impl Agent {
         Ok(())
     }
 
+    /// Takes in what is new, and from time to time looks after what crashes leave behind.
+    fn look(&mut self, reconcile_at: &mut Instant) -> Result<()> {
+        let progress = self.progress.clone();
+        let remark = |text: String| progress.remark(&text);
+        if *reconcile_at <= Instant::now() {
+            *reconcile_at = Instant::now() + RECONCILE_EVERY;
+            self.recheck = true;
+            self.inbox.reconcile(&remark)?;
+        }
+        self.inbox.take(&remark)?;
+        self.nudged()
+    }
+
     /// Somebody asked for everything to be tried now.
     fn nudged(&mut self) -> Result<()> {
-        let layout = self.queue.layout();
-        if layout.read(Place::Incoming, NUDGE).map_err(in_queue)?.is_none() {
+        if !self.queue.layout().remove(Place::Incoming, NUDGE).map_err(in_queue)? {
             return Ok(());
         }
-        layout.unlink(Place::Incoming, NUDGE).map_err(in_queue)?;
         (self.wait_until, self.recheck) = (None, true);
         let ids: Vec<_> = self.inbox.jobs().keys().cloned().collect();
         for id in ids {
@@ -190,42 +198,41 @@ impl Agent {
             return;
         }
         while running.len() < PUSHES {
-            let (at, mut ids) = (now(), Vec::new());
-            for (id, held) in self.inbox.jobs() {
-                if !held.running && held.due() <= at && ids.len() < self.batch {
-                    ids.push(id.clone());
-                }
+            let (mut ids, mut blocked) = (Vec::new(), Vec::new());
+            if std::mem::take(&mut self.recheck) {
+                blocked = self.blocked();
             }
-            let blocked = if self.recheck { self.blocked() } else { Vec::new() };
-            if ids.is_empty() && blocked.is_empty() {
-                self.recheck = false;
-                return;
-            }
-            let rechecked = !blocked.is_empty();
-            let prepared = self.prepare(&mut ids, blocked).await;
-            self.recheck = false;
-            match prepared {
-                Ok((pusher, request)) => {
-                    let progress = self.progress.clone();
-                    for id in &ids {
-                        if let Some(held) = self.inbox.get_mut(id) {
-                            held.running = true;
-                        }
-                    }
-                    let push = tokio::spawn(async move { pusher.push(request, progress).await });
-                    running.push(Box::pin(async move {
-                        let report = push.await.unwrap_or_else(|error| {
-                            Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly")
-                                .because(error))
-                        });
-                        Ended { ids, rechecked, report }
-                    }));
-                }
-                Err(error) => {
-                    running.push(Box::pin(std::future::ready(Ended { ids, rechecked, report: Err(error) })));
+            // What is blocked is tried by itself, so that it cannot make the push of a job fail.
+            if blocked.is_empty() {
+                let at = now();
+                let due = self.inbox.jobs().iter().filter(|(_, held)| !held.running && held.due() <= at);
+                ids.extend(due.map(|(id, _)| id.clone()).take(self.batch));
+                if ids.is_empty() {
                     return;
                 }
             }
+            let (pusher, request) = match self.prepare(&mut ids, blocked).await {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    let ended = Ended { ids, asked: BTreeSet::new(), report: Err(error) };
+                    running.push(Box::pin(std::future::ready(ended)));
+                    return;
+                }
+            };
+            for id in &ids {
+                if let Some(held) = self.inbox.get_mut(id) {
+                    held.running = true;
+                }
+            }
+            let asked = request.roots.iter().map(|root| root.path.clone()).collect();
+            let progress = self.progress.clone();
+            let push = tokio::spawn(async move { pusher.push(request, progress).await });
+            running.push(Box::pin(async move {
+                let report = push.await.unwrap_or_else(|error| {
+                    Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly").because(error))
+                });
+                Ended { ids, asked, report }
+            }));
         }
     }
 
@@ -255,9 +262,7 @@ impl Agent {
         for id in ids.iter() {
             let Some(held) = self.inbox.jobs().get(id) else { continue };
             let built_here = held.job.origin != Origin::Retry;
-            let due =
-                |path: &QueuedPath| held.job.attempts.iter().all(|one| one.path != *path || one.next <= at);
-            let roots = held.job.paths.iter().filter(|path| due(path));
+            let roots = held.job.paths.iter().filter(|path| held.is_due(path, at));
             let roots = roots.filter_map(|path| from_queued(&self.store, path));
             request.roots.extend(roots.map(|path| Root { path, built_here }));
             keys.extend(held.job.trusted_keys.iter().cloned());
@@ -292,9 +297,8 @@ impl Agent {
                 daemon = Some(open);
                 if let Err(error) = resolved {
                     self.progress.remark(&error.to_string());
-                    if let Some(parked) = put_off(&mut self.inbox, &self.queue, &self.store, &id, &error)? {
-                        self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
-                    }
+                    let parked = put_off(&mut self.inbox, &self.queue, &self.store, &id, &error)?;
+                    self.tell(&parked);
                     continue;
                 }
             }
@@ -305,7 +309,7 @@ impl Agent {
 
     /// Draws the consequences of a push that ended; the error is one that keeps everything from being pushed.
     async fn end(&mut self, ended: Ended) -> Result<()> {
-        let Ended { ids, rechecked, report } = ended;
+        let Ended { ids, asked, report } = ended;
         for id in &ids {
             if let Some(held) = self.inbox.get_mut(id) {
                 held.running = false;
@@ -313,29 +317,29 @@ impl Agent {
         }
         let report = match report {
             Ok(report) => report,
-            Err(error) => {
-                self.recheck |= rechecked;
-                return Err(self.failed(&ids, error));
-            }
+            Err(error) => return self.failed(&ids, error),
         };
-        if let (Some(error), Some(pusher)) = (suspicion(&report).cloned(), self.pusher.clone())
-            && pusher.probe().await.is_err()
-        {
-            self.recheck |= rechecked;
-            return Err(self.wait(error));
+        if let Some(error) = suspicion(&report).cloned() {
+            // Without a session the bucket has been found to be away by another push.
+            let dead = match self.pusher.clone() {
+                Some(pusher) => pusher.probe().await.is_err(),
+                None => true,
+            };
+            if dead {
+                return Err(self.wait(error));
+            }
         }
         self.failures = 0;
         self.wait_until = None;
-        self.batch = JOBS_A_PUSH;
+        self.batch = (self.batch * 2).min(JOBS_A_PUSH);
         self.note(&report);
-        let settled = settle(&mut self.inbox, &self.queue, &self.store, &ids, &report, &mut self.summary);
+        let settled =
+            settle(&mut self.inbox, &self.queue, &self.store, &ids, &asked, &report, &mut self.summary);
         self.summary.write(self.queue.layout());
         match settled {
             Ok(settled) => {
                 self.recheck |= settled.freed;
-                for parked in settled.parked {
-                    self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
-                }
+                self.tell(&settled.parked);
                 Ok(())
             }
             // A full disk, say: nothing is lost, everything is tried again.
@@ -343,16 +347,33 @@ impl Agent {
         }
     }
 
-    /// A push failed as a whole. Where that may be the fault of one of its jobs, smaller pushes find out which.
-    fn failed(&mut self, ids: &[String], error: Error) -> Error {
-        if matches!(error.area(), Area::Store | Area::General) {
-            self.batch = (ids.len() / 2).max(1);
-            if let ([id], true) = (ids, Daemon::connect(&self.store).is_ok()) {
-                // Alone, and the store answers: it is this one.
-                let _ = put_off(&mut self.inbox, &self.queue, &self.store, id, &error);
+    fn tell(&self, parked: &[Parked]) {
+        for parked in parked {
+            self.progress.remark(&format!("parked `{}`: {}", parked.path, parked.reason));
+        }
+    }
+
+    /// A push failed as a whole. Where that may be the fault of one of its jobs, smaller pushes find out which, and
+    /// that one is put off.
+    fn failed(&mut self, ids: &[String], error: Error) -> Result<()> {
+        let by_content = matches!(error.area(), Area::Store | Area::General);
+        if !by_content || Daemon::connect(&self.store).is_err() {
+            return Err(self.wait(error));
+        }
+        match ids {
+            // What is blocked stays so until the next look.
+            [] => self.progress.remark(&error.to_string()),
+            [id] => {
+                self.progress.remark(&error.to_string());
+                let parked = put_off(&mut self.inbox, &self.queue, &self.store, id, &error)?;
+                self.tell(&parked);
+            }
+            _ => {
+                self.batch = ids.len() / 2;
+                return Err(self.wait(error));
             }
         }
-        self.wait(error)
+        Ok(())
     }
 
     /// Lets everything wait, and says why.

@@ -1,6 +1,6 @@
 //! What follows from a push's report for the queue: acknowledge, try again later, park.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use larder_hook::gcroot;
@@ -132,6 +132,7 @@ pub(super) fn settle(
     queue: &Queue,
     store: &StoreLocation,
     ids: &[String],
+    asked: &BTreeSet<StorePath>,
     report: &Report,
     summary: &mut Summary,
 ) -> Result<Settled> {
@@ -142,24 +143,25 @@ pub(super) fn settle(
     let mut to_park = ToPark::default();
     // Members of closures that a job's path is blocked by: parked with that job's word, so that it counts again later.
     let mut blockers: BTreeMap<StorePath, (u32, Word)> = BTreeMap::new();
-    let (mut done, mut kept) = (Vec::new(), Vec::new());
+    // Nothing of a job is changed before what it loses is written down elsewhere.
+    let mut decided = Vec::new();
     for id in ids {
-        let Some(held) = inbox.get_mut(id) else { continue };
+        let Some(held) = inbox.jobs().get(id) else { continue };
         let word = (held.job.origin, held.job.trusted_keys.clone());
         let (mut paths, mut again) = (Vec::new(), Vec::new());
-        for queued in std::mem::take(&mut held.job.paths) {
+        for queued in held.job.paths.clone() {
             let before = held.job.attempts.iter().find(|one| one.path == queued);
             let count = before.map_or(0, |one| one.count);
             let path = from_queued(store, &queued);
-            let verdict = match (&path, before) {
-                // Not yet due, and so not part of this push.
-                (Some(path), Some(before)) if !report.outcomes.contains_key(path) && before.next > now() => {
-                    paths.push(queued);
-                    again.push(before.clone());
+            let verdict = match &path {
+                // It was not due, and so is not part of this push.
+                Some(path) if !asked.contains(path) && !report.outcomes.contains_key(path) => {
+                    paths.push(queued.clone());
+                    again.extend(before.cloned());
                     continue;
                 }
-                (Some(path), _) => next(path, count, report, &is_parked),
-                (None, _) => Next::Again("it is not of this store".into()),
+                Some(path) => next(path, count, report, &is_parked),
+                None => Next::Again("it is not of this store".into()),
             };
             match (verdict, &path) {
                 (Next::Again(reason), _) => {
@@ -181,22 +183,20 @@ pub(super) fn settle(
                 (_, None) => {}
             }
         }
-        if again.is_empty() {
-            done.push(id)
-        } else {
-            kept.push(id)
-        }
-        (held.job.paths, held.job.attempts) = (paths, again);
+        decided.push((id, paths, again));
     }
-    let nobody = (Origin::Retry, Vec::new());
+    let parked_word = |path: &StorePath| {
+        let before = to_queued(store, path).and_then(|queued| parked_before.get(&queued));
+        before.map_or((Origin::Retry, Vec::new()), |before| (before.origin, before.trusted_keys.clone()))
+    };
     for (path, outcome) in &report.outcomes {
-        let (count, word) = blockers.get(path).map_or((0, &nobody), |(count, word)| (*count, word));
+        let (count, word) = blockers.get(path).cloned().unwrap_or_else(|| (0, parked_word(path)));
         match outcome {
             Outcome::Failed(error) if is_final(error, count) => {
-                to_park.add(store, path, word, (count + 1, with_hint(error), None));
+                to_park.add(store, path, &word, (count + 1, with_hint(error), None));
             }
             Outcome::Refused(reason) if blockers.contains_key(path) => {
-                to_park.add(store, path, word, (count + 1, reason.clone(), None));
+                to_park.add(store, path, &word, (count + 1, reason.clone(), None));
             }
             _ => {}
         }
@@ -216,16 +216,19 @@ pub(super) fn settle(
         queue.park(&parked).map_err(in_queue)?;
         settled.parked.push(parked);
     }
-    for id in kept {
-        inbox.keep(id)?;
+    let mut failure = None;
+    for (id, paths, attempts) in decided {
+        let written = if paths.is_empty() { inbox.acknowledge(id) } else { inbox.keep(id, paths, attempts) };
+        failure = failure.or(written.err());
     }
-    for id in done {
-        inbox.acknowledge(id)?;
+    if let Some(error) = failure {
+        return Err(error);
     }
     for (queued, parked) in &parked_before {
         let outcome = from_queued(store, queued).and_then(|path| report.outcomes.get(&path).cloned());
         match outcome {
             Some(outcome) if outcome.is_available() => settled.freed = true,
+            Some(Outcome::Excluded(_)) => summary.excluded += 1,
             Some(Outcome::Gone) => summary.note_gone(queued.as_str().to_owned(), now()),
             _ => continue,
         }
@@ -243,40 +246,42 @@ pub(super) struct Settled {
     pub(super) freed: bool,
 }
 
-/// Puts a job off that could not be made part of a push; after many attempts, what it stands for is parked.
+/// Puts a job off that could not be made part of a push, or whose push fails as a whole; after many attempts, what it
+/// stands for is parked. What was parked is handed back.
 pub(super) fn put_off(
     inbox: &mut Inbox,
     queue: &Queue,
     store: &StoreLocation,
     id: &str,
     error: &Error,
-) -> Result<Option<Parked>> {
-    let Some(held) = inbox.get_mut(id) else { return Ok(None) };
-    let Some(path) = held.job.paths.first().or(held.job.deriver.as_ref()).cloned() else { return Ok(None) };
-    let count = held.job.attempts.iter().map(|one| one.count).max().unwrap_or(0) + 1;
-    if held.job.paths.is_empty() && is_final(error, count - 1) {
-        let (trusted_keys, origin) = (held.job.trusted_keys.clone(), held.job.origin);
+) -> Result<Vec<Parked>> {
+    let Some(held) = inbox.jobs().get(id) else { return Ok(Vec::new()) };
+    let job = held.job.clone();
+    let count = job.attempts.iter().map(|one| one.count).max().unwrap_or(0) + 1;
+    let paths = if job.paths.is_empty() { Vec::from_iter(job.deriver) } else { job.paths.clone() };
+    if !is_final(error, count - 1) {
+        let next = now() + backoff(count, FIRST_WAIT, LONGEST_WAIT).as_secs();
+        let attempts = |path| Attempts { path, count, next, reason: error.to_string() };
+        inbox.keep(id, job.paths, paths.into_iter().map(attempts).collect())?;
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for path in paths {
         let parked = Parked {
             path,
             since: now(),
             attempts: count,
             reason: with_hint(error),
             blocked_by: None,
-            trusted_keys,
-            origin,
+            trusted_keys: job.trusted_keys.clone(),
+            origin: job.origin,
         };
         protect(queue, store, &parked, &mut None);
         queue.park(&parked).map_err(in_queue)?;
-        inbox.acknowledge(id)?;
-        return Ok(Some(parked));
+        all.push(parked);
     }
-    let wait = backoff(count, FIRST_WAIT, LONGEST_WAIT).as_secs();
-    let next = now() + wait;
-    let paths = if held.job.paths.is_empty() { vec![path] } else { held.job.paths.clone() };
-    let attempts = |path| Attempts { path, count, next, reason: error.to_string() };
-    held.job.attempts = paths.into_iter().map(attempts).collect();
-    inbox.keep(id)?;
-    Ok(None)
+    inbox.acknowledge(id)?;
+    Ok(all)
 }
 
 /// Gives a path that is about to be parked a root of its own. Where the daemon cannot be asked, the path is parked

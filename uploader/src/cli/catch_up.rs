@@ -28,8 +28,12 @@ const PATHS_A_JOB: usize = 100;
 
 pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let store = context.store()?;
+    let known = context.queue(&store).is_ok();
     let queue = context.make_queue(&store)?;
     let begun = now();
+    if !known && !args.all {
+        output::warn("the queue was made only now; what was built before, `larder catch-up --all` finds");
+    }
     let since = if args.all { 0 } else { since(&queue)? };
     let mut daemon = Daemon::connect(&store)?;
     let valid: Vec<_> = daemon.all_valid_paths()?.into_iter().filter(|path| !path.is_derivation()).collect();
@@ -66,9 +70,10 @@ fn since(queue: &Queue) -> Result<u64> {
         let text = queue.layout().read(Place::State, name).map_err(crate::agent::in_queue)?;
         Ok(text.and_then(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().parse().ok()))
     };
-    // A clock that ran ahead must not hide what was built since it was set right.
-    let caught_up = read(CAUGHT_UP)?.map(|at| at.min(now()).saturating_sub(OVERLAP));
-    Ok(caught_up.max(read(larder_hook::layout::SINCE)?).unwrap_or(0))
+    // What lies in the future was written under a clock that ran ahead, and tells nothing.
+    let past = |at: &u64| *at <= now();
+    let caught_up = read(CAUGHT_UP)?.filter(past).map(|at| at.saturating_sub(OVERLAP));
+    Ok(caught_up.max(read(larder_hook::layout::SINCE)?.filter(past)).unwrap_or(0))
 }
 
 fn job(store: &StoreLocation, infos: &[PathInfo], created: u64) -> Job {

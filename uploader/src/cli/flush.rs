@@ -1,5 +1,6 @@
 //! `larder flush --wait`: for CI, which must not end before its outputs have arrived.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,13 +41,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     } else {
         output::say(&format!("waiting for {}", output::count(ids.len(), "queued build")));
         // Nothing waits for its next try while somebody waits for it.
-        queue.layout().write(Place::State, Place::Incoming, NUDGE, b"").map_err(in_queue)?;
+        let _ = queue.layout().write(Place::State, Place::Incoming, NUDGE, b"");
         let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let left = work(context, &store, &queue, &ids, deadline).await?;
-        if left > 0 && deadline.is_none_or(|deadline| deadline > Instant::now()) {
+        let Some(left) = left else {
             output::say("interrupted; what has not been pushed stays queued");
             return Ok(Exit::Interrupted);
-        }
+        };
         if left > 0 {
             return Err(Error::transient(
                 Area::General,
@@ -94,19 +95,20 @@ fn remaining(queue: &Queue, ids: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// Waits for the queue's agent, or becomes it; how many of the jobs are left.
+/// Waits for the queue's agent, or becomes it; how many of the jobs are left, or `None` when it was interrupted.
 async fn work(
     context: &Context,
     store: &Arc<StoreLocation>,
     queue: &Arc<Queue>,
     ids: &BTreeSet<String>,
     deadline: Option<Instant>,
-) -> Result<usize> {
+) -> Result<Option<usize>> {
+    let interrupted = Cell::new(false);
     let mut stop = std::pin::pin!(stopped()?);
     loop {
         let left = remaining(queue, ids)?.len();
         if left == 0 || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Ok(left);
+            return Ok(Some(left));
         }
         let connect = context.connect(store).await?;
         let progress = Arc::new(Human::new(context.config.bucket()?, true));
@@ -118,14 +120,15 @@ async fn work(
                 }
             };
             let either = async {
-                tokio::select! { () = out_of_time => {}, () = &mut stop => {} }
+                tokio::select! { () = out_of_time => {}, () = &mut stop => interrupted.set(true) }
             };
             agent.run(Until::Done(ids.clone()), either, Duration::from_secs(5)).await?;
-            return Ok(remaining(queue, ids)?.len());
+            let left = remaining(queue, ids)?.len();
+            return Ok((!interrupted.get()).then_some(left));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = &mut stop => return Ok(left),
+            () = &mut stop => return Ok(None),
         }
     }
 }
