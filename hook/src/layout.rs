@@ -129,9 +129,12 @@ impl Layout {
         }
     }
 
-    /// Whether all its directories are there.
-    pub fn is_complete(&self) -> bool {
-        Place::ALL.into_iter().all(|place| self.path.join(place.name()).is_dir())
+    /// Opens it, and makes what is missing: the first time, or where another process is just making it.
+    pub fn ready(path: &Path) -> Result<Self> {
+        match Self::open(path) {
+            Ok(layout) if Place::ALL.into_iter().all(|place| path.join(place.name()).is_dir()) => Ok(layout),
+            _ => Self::create(path, None),
+        }
     }
 
     /// The state directory's path.

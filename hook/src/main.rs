@@ -67,16 +67,9 @@ fn run() -> Outcome {
         attempts: Vec::new(),
         roots: 0,
     };
-    // The directories are there after the first time; making them is the exception.
-    let enqueue = |layout: Layout| {
-        let auto = settings.nix_state_dir.join("gcroots/auto");
-        Queue::new(layout, &*settings.store_dir).enqueue(&job, Place::Tmp, Some(&auto))
-    };
-    let missing = |error: &larder_hook::Failure| error.kind() == std::io::ErrorKind::NotFound;
-    let queued = match Layout::open(&settings.state_dir).and_then(enqueue) {
-        Err(error) if missing(&error) => Layout::create(&settings.state_dir, None).and_then(enqueue),
-        other => other,
-    };
+    let auto = settings.nix_state_dir.join("gcroots/auto");
+    let queued = Layout::ready(&settings.state_dir)
+        .and_then(|layout| Queue::new(layout, &*settings.store_dir).enqueue(&job, Place::Tmp, Some(&auto)));
     match (queued, complaint) {
         (Err(error), _) => failed(error.to_string()),
         (Ok((_, Some(unprotected))), _) => {

@@ -96,7 +96,13 @@ impl NixHome {
         for name in ["n/store", "n/var", "n/log", "n/etc", "home"] {
             fs::create_dir_all(self.dir.join(name))?;
         }
-        self.write_conf()
+        self.write_conf()?;
+        // The database is made now, by one process: while a build makes it, Nix's own build hook opens it, too, and now
+        // and then one of them finds it busy and gives up.
+        if !self.state_dir().join("db/db.sqlite").exists() {
+            run(self.bare_command("nix-store").arg("--init"), self.timeout)?.ok()?;
+        }
+        Ok(())
     }
 
     fn write_conf(&self) -> Result<()> {

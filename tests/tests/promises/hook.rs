@@ -135,12 +135,19 @@ fn a_hundred_hooks_at_once_are_all_heard() -> Result<()> {
     let path = world.nix.build(&samples::single("many"))?.remove(0);
     let mut children = Vec::new();
     for _ in 0..100 {
-        children.push(hook(&world.larder)?.env("OUT_PATHS", &path).spawn()?);
+        let mut command = hook(&world.larder)?;
+        children.push(command.env("OUT_PATHS", &path).stderr(std::process::Stdio::piped()).spawn()?);
     }
-    for mut child in children {
-        assert!(child.wait()?.success());
+    for child in children {
+        let output = child.wait_with_output()?;
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     assert_eq!(world.status()?["queued"]["jobs"], 100);
+    assert_eq!(std::fs::read_dir(world.larder.state_dir().join("roots"))?.count(), 100);
     world.larder.run(&["flush", "--wait"])?;
     world.assert_complete(&[path])
 }

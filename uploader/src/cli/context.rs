@@ -153,11 +153,7 @@ impl Context {
 
     /// The queue, made if need be.
     pub(super) fn make_queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
-        let state_dir = self.config.state_dir();
-        let layout = match Layout::open(&state_dir) {
-            Ok(layout) if layout.is_complete() => layout,
-            _ => Layout::create(&state_dir, None).map_err(crate::agent::in_queue)?,
-        };
+        let layout = Layout::ready(&self.config.state_dir()).map_err(crate::agent::in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 
