@@ -25,6 +25,8 @@ impl MinIo {
             .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")])
             .arg(dir.path().join("data"));
         command.env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY);
+        // Without one of its own it takes requests signed for any.
+        command.env("MINIO_REGION", "us-east-1");
         command.env("MINIO_BROWSER", "off").env("MINIO_UPDATE", "off").env("HOME", dir.path());
         let child = Child::spawn(&command, &dir.path().join("log"))?;
         let mut server = Self { port, child, _dir: dir };
