@@ -26,13 +26,17 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         output::warn(&format!("`{name}` is no variable of larder's and changes nothing"));
     }
     // First: what is refused in an address may be a secret, and is not shown.
-    context.config.bucket()?.parse::<Address>()?;
+    let address = context.config.bucket();
+    if let Ok(address) = &address {
+        address.parse::<Address>()?;
+    }
     for (key, value, source) in context.config.effective() {
         match value {
             Some(value) => output::data(&format!("{} = {value}  # {source}", key.name)),
             None => output::data(&format!("# {}: {}", key.name, key.help)),
         }
     }
+    address?;
     context.options(false)?;
     context.store()?;
     for key in context.keys()? {
