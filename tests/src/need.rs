@@ -71,7 +71,7 @@ impl Requirement {
 
     /// Whether a complete run must have it.
     pub fn is_must(self) -> bool {
-        !matches!(self, Self::Garage | Self::Ceph | Self::Packages | Self::Root)
+        !matches!(self, Self::Garage | Self::Ceph | Self::Root)
     }
 }
 
