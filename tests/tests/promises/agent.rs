@@ -44,17 +44,8 @@ fn a_corrupt_path_is_parked_nothing_of_it_shows_and_the_rest_is_pushed() -> Resu
     let Some(mut world) = World::minio()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     let app = world.nix.build(&samples::app("corrupt"))?.remove(0);
-    let closure = world.nix.closure(std::slice::from_ref(&app))?;
-    let lib = closure
-        .iter()
-        .find(|info| info.path.ends_with("-lib"))
-        .map(|info| info.path.clone())
-        .unwrap_or_default();
-    let data = closure
-        .iter()
-        .find(|info| info.path.ends_with("-data"))
-        .map(|info| info.path.clone())
-        .unwrap_or_default();
+    let lib = world.member(&app, "lib")?;
+    let data = world.member(&app, "data")?;
     let other = world.nix.build(&samples::single("sound"))?;
     world.nix.corrupt(&lib)?;
 
@@ -283,12 +274,7 @@ fn what_is_blocked_stays_in_the_store_over_restarts() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     let app = world.nix.build(&samples::app("blocked"))?.remove(0);
-    let closure = world.nix.closure(std::slice::from_ref(&app))?;
-    let lib = closure
-        .iter()
-        .find(|info| info.path.ends_with("-lib"))
-        .map(|info| info.path.clone())
-        .unwrap_or_default();
+    let lib = world.member(&app, "lib")?;
     world.nix.corrupt(&lib)?;
     assert_eq!(world.larder.try_run(&["flush", "--wait"])?.code(), 3);
     for _ in 0..2 {

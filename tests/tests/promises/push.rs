@@ -80,12 +80,7 @@ fn the_whole_closure_is_checked_below_present_paths() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let built = world.nix.build(&samples::app("holes"))?;
     world.larder.run(&["push", &built[0]])?;
-    let closure = world.nix.closure(&built)?;
-    let lib = closure
-        .iter()
-        .find(|info| info.path.ends_with("-lib"))
-        .map(|info| info.path.clone())
-        .unwrap_or_default();
+    let lib = world.member(&built[0], "lib")?;
     let Target::Directory(directory) = &world.target else { return Ok(()) };
     std::fs::remove_file(directory.path().join(super::world::narinfo_key(&lib)))?;
     world.larder.run(&["push", &built[0]])?;
@@ -113,12 +108,7 @@ fn upstream_paths_are_skipped_on_a_verified_signature_and_mirrored_when_asked() 
         let mut world = World::new(version, Target::Directory(Directory::start()?))?;
         let upstream = world.nix.key_pair("upstream-1")?;
         let built = world.nix.build(&samples::app(&format!("upstream {version}")))?;
-        let closure = world.nix.closure(&built)?;
-        let lib = closure
-            .iter()
-            .find(|info| info.path.ends_with("-lib"))
-            .map(|info| info.path.clone())
-            .unwrap_or_default();
+        let lib = world.member(&built[0], "lib")?;
         world.nix.sign(&upstream, std::slice::from_ref(&lib))?;
         // A key of the same name that did not sign it proves nothing.
         let imposter = world.nix.key_pair("upstream-1")?;

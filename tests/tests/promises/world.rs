@@ -159,6 +159,13 @@ impl World {
         Ok(())
     }
 
+    /// The path of that name in the closure of `path`.
+    pub(crate) fn member(&self, path: &str, name: &str) -> Result<String> {
+        let closure = self.nix.closure(&[path.to_owned()])?;
+        let found = closure.into_iter().find(|info| info.path.ends_with(&format!("-{name}")));
+        found.map(|info| info.path).with_context(|| format!("no `{name}` in the closure of {path}"))
+    }
+
     /// Runs `larder status --json`.
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)

@@ -15,7 +15,7 @@ use larder_hook::queue::{Lock, Queue, now};
 
 use super::inbox::{Inbox, from_queued, in_queue};
 use super::records::Summary;
-use super::settle::{put_off, settle, suspicion};
+use super::settle::{put_off, settle, suspicion, with_hint};
 use super::wait::{POLL, backoff, watch};
 use crate::cache::signing::public_keys;
 use crate::error::{Area, Error, Result, Retry};
@@ -326,6 +326,7 @@ impl Agent {
                 None => true,
             };
             if dead {
+                self.recheck |= ids.is_empty();
                 return Err(self.wait(error));
             }
         }
@@ -358,6 +359,8 @@ impl Agent {
     fn failed(&mut self, ids: &[String], error: Error) -> Result<()> {
         let by_content = matches!(error.area(), Area::Store | Area::General);
         if !by_content || Daemon::connect(&self.store).is_err() {
+            // What is blocked was not tried at all, then.
+            self.recheck |= ids.is_empty();
             return Err(self.wait(error));
         }
         match ids {
@@ -381,8 +384,7 @@ impl Agent {
         self.failures += 1;
         let wait = backoff(self.failures, FIRST_WAIT, LONGEST_WAIT);
         self.wait_until = Some(Instant::now() + wait);
-        let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        self.progress.remark(&format!("{error}{hint}; trying again in {} s", wait.as_secs().max(1)));
+        self.progress.remark(&format!("{}; trying again in {} s", with_hint(&error), wait.as_secs().max(1)));
         self.summary.last_error = Some(error.to_string());
         self.summary.write(self.queue.layout());
         error

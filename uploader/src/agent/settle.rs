@@ -89,7 +89,8 @@ fn is_final(error: &Error, attempts: u32) -> bool {
     }
 }
 
-fn with_hint(error: &Error) -> String {
+/// An error with its way out, in one line.
+pub(super) fn with_hint(error: &Error) -> String {
     match error.hint_text() {
         Some(hint) => format!("{error} (hint: {hint})"),
         None => error.to_string(),
@@ -212,8 +213,7 @@ pub(super) fn settle(
         {
             continue;
         }
-        protect(queue, store, &parked, &mut daemon);
-        queue.park(&parked).map_err(in_queue)?;
+        park(queue, store, &parked, &mut daemon)?;
         settled.parked.push(parked);
     }
     let mut failure = None;
@@ -265,7 +265,7 @@ pub(super) fn put_off(
         inbox.keep(id, job.paths, paths.into_iter().map(attempts).collect())?;
         return Ok(Vec::new());
     }
-    let mut all = Vec::new();
+    let (mut all, mut daemon) = (Vec::new(), None);
     for path in paths {
         let parked = Parked {
             path,
@@ -276,12 +276,17 @@ pub(super) fn put_off(
             trusted_keys: job.trusted_keys.clone(),
             origin: job.origin,
         };
-        protect(queue, store, &parked, &mut None);
-        queue.park(&parked).map_err(in_queue)?;
+        park(queue, store, &parked, &mut daemon)?;
         all.push(parked);
     }
     inbox.acknowledge(id)?;
     Ok(all)
+}
+
+/// Parks a path, with a root of its own.
+fn park(queue: &Queue, store: &StoreLocation, parked: &Parked, daemon: &mut Option<Daemon>) -> Result<()> {
+    protect(queue, store, parked, daemon);
+    queue.park(parked).map_err(in_queue)
 }
 
 /// Gives a path that is about to be parked a root of its own. Where the daemon cannot be asked, the path is parked

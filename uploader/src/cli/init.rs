@@ -74,12 +74,17 @@ pub(super) fn public_url(context: &Context, bucket: &Arc<dyn Bucket>) -> String 
     url.trim_end_matches('/').to_owned()
 }
 
+/// Key of an object that is written, and removed again, to find something out.
+fn probe_key() -> String {
+    format!("{}probe-{:08x}", keys::WRITERS, std::process::id())
+}
+
 /// Finds out whether these credentials may do what a push needs.
 async fn probe_rights(bucket: &dyn Bucket) -> Result<()> {
     bucket.list("", None, Depth::OneLevel).await.map_err(|error| lacking(bucket, "list", error))?;
     // A writer that may not list gets 403 for a missing key, which says nothing about presence.
     bucket.get(MISSING).await.map_err(|error| lacking(bucket, "ask for a missing object in", error))?;
-    let probe = format!("{}probe-{:08x}", keys::WRITERS, std::process::id());
+    let probe = probe_key();
     let put = bucket.put(&probe, "probe\n".into(), ContentType::Text, Condition::None).await;
     put.map_err(|error| lacking(bucket, "write to", error))?;
     bucket.delete(&probe).await.map_err(|error| lacking(bucket, "delete in", error))
@@ -153,7 +158,7 @@ async fn marker(bucket: &dyn Bucket) -> Result<()> {
 
 /// Whether the server refuses a write whose condition does not hold; some ignore the condition.
 async fn has_conditional_writes(bucket: &dyn Bucket) -> Result<bool> {
-    let probe = format!("{}probe-{:08x}", keys::WRITERS, std::process::id());
+    let probe = probe_key();
     bucket.put(&probe, "first\n".into(), ContentType::Text, Condition::None).await?;
     let put = bucket.put(&probe, "second\n".into(), ContentType::Text, Condition::IfAbsent).await;
     bucket.delete(&probe).await?;
