@@ -13,7 +13,7 @@ use crate::bucket::{self, Bucket};
 use crate::cache::signing::{SecretKey, public_keys};
 use crate::config::Config;
 use crate::error::{Area, Error, Result};
-use crate::push::compress::Settings;
+use crate::push::compress::{Level, Settings};
 use crate::push::policy::{Policy, patterns};
 use crate::push::{Options, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
@@ -129,7 +129,7 @@ impl Context {
         Ok(Options {
             compression: Settings {
                 compression: config.compression(),
-                level: config.level(),
+                level: config.level().map_or(Level::Adaptive, Level::Fixed),
                 threads: u32::try_from(number("compression-threads", cores)).unwrap_or(1),
             },
             jobs: number("jobs", cores),

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,6 +10,7 @@ use nix_derivation::{StoreDir, StorePath};
 use serde_json::json;
 
 use crate::error::Error;
+use crate::push::compress::Effort;
 use crate::push::plan::{Action, Plan};
 use crate::push::{Outcome, Progress, Report};
 
@@ -90,10 +92,43 @@ pub(super) fn header(plan: &Plan, address: &str) -> String {
     }
 }
 
-/// The totals of a push.
-pub(super) fn totals(report: &Report, took: Duration) -> String {
+/// What compression did in a push.
+#[derive(Default)]
+pub(super) struct Effect {
+    from: AtomicU64,
+    to: AtomicU64,
+    /// The lowest level and the highest.
+    levels: Mutex<Option<(i32, i32)>>,
+}
+
+impl Effect {
+    fn add(&self, from: u64, to: u64, effort: Effort) {
+        self.from.fetch_add(from, Ordering::Relaxed);
+        self.to.fetch_add(to, Ordering::Relaxed);
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let (low, high) = levels.unwrap_or((effort.level, effort.level));
+        *levels = Some((low.min(effort.level), high.max(effort.level)));
+    }
+
+    /// What is left of a NAR, so far.
+    fn percent(&self) -> f64 {
+        100.0 * self.to.load(Ordering::Relaxed) as f64 / self.from.load(Ordering::Relaxed).max(1) as f64
+    }
+
+    fn levels(&self) -> Option<(i32, i32)> {
+        *self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn totals(report: &Report, took: Duration, effect: &Effect) -> String {
     let (nar, sent) = report.bytes();
-    let mut text = format!("{} pushed ({} of NAR, {} sent)", report.count("pushed"), size(nar), size(sent));
+    let level = match effect.levels() {
+        None => String::new(),
+        Some((low, high)) if low == high => format!(" at level {low}"),
+        Some((low, high)) => format!(" at levels {low} to {high}"),
+    };
+    let mut text =
+        format!("{} pushed ({} of NAR, {} sent{level})", report.count("pushed"), size(nar), size(sent));
     for word in ["signed", "failed", "refused", "blocked", "gone"] {
         let count = report.count(word);
         if count > 0 {
@@ -108,6 +143,7 @@ pub(super) struct Human {
     bar: Option<ProgressBar>,
     address: String,
     quiet: bool,
+    effect: Effect,
 }
 
 impl Human {
@@ -116,13 +152,13 @@ impl Human {
         let terminal = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none() && !quiet;
         let bar = terminal.then(|| {
             let style = ProgressStyle::with_template(
-                "{spinner} {binary_bytes}/{binary_total_bytes} {wide_bar} {binary_bytes_per_sec} {eta}",
+                "{spinner} {binary_bytes}/{binary_total_bytes} {wide_bar} {binary_bytes_per_sec} {msg} {eta}",
             );
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { bar, address, quiet }
+        Self { bar, address, quiet, effect: Effect::default() }
     }
 
     fn line(&self, text: &str) {
@@ -130,6 +166,11 @@ impl Human {
             Some(bar) => bar.suspend(|| say(text)),
             None => say(text),
         }
+    }
+
+    /// The totals of a push.
+    pub(super) fn totals(&self, report: &Report, took: Duration) -> String {
+        totals(report, took, &self.effect)
     }
 
     /// Takes the bar away.
@@ -165,6 +206,13 @@ impl Progress for Human {
         }
     }
 
+    fn compressed(&self, from: u64, to: u64, effort: Effort) {
+        self.effect.add(from, to, effort);
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("level {}, to {:.0} %", effort.level, self.effect.percent()));
+        }
+    }
+
     fn finished(&self, path: &StorePath, outcome: &Outcome) {
         let name = path.to_basename();
         let detail = match outcome {
@@ -191,11 +239,12 @@ impl Progress for Human {
 pub(super) struct Json {
     store_dir: StoreDir,
     read: AtomicU64,
+    effect: Effect,
 }
 
 impl Json {
     pub(super) fn new(store_dir: StoreDir) -> Self {
-        Self { store_dir, read: AtomicU64::new(0) }
+        Self { store_dir, read: AtomicU64::new(0), effect: Effect::default() }
     }
 
     fn path(&self, path: &StorePath, outcome: &Outcome) {
@@ -235,7 +284,7 @@ impl Json {
         .into_iter()
         .map(|word| (word.to_owned(), report.count(word).into()))
         .collect();
-        let line = json!({
+        let mut line = json!({
             "type": "summary",
             "counts": counts,
             "narBytes": nar,
@@ -243,6 +292,9 @@ impl Json {
             "readBytes": self.read.load(Ordering::Relaxed),
             "seconds": took.as_secs_f64(),
         });
+        if let Some((low, high)) = self.effect.levels() {
+            line["levels"] = json!([low, high]);
+        }
         data(&line.to_string());
     }
 }
@@ -258,6 +310,10 @@ impl Progress for Json {
 
     fn advanced(&self, bytes: u64) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn compressed(&self, from: u64, to: u64, effort: Effort) {
+        self.effect.add(from, to, effort);
     }
 
     fn finished(&self, path: &StorePath, outcome: &Outcome) {

@@ -88,7 +88,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         .values()
         .any(|outcome| !outcome.is_available() || outcome.word() == "pushed" || outcome.word() == "signed")
     {
-        output::say(&output::totals(&report, begun.elapsed()));
+        output::say(&human.totals(&report, begun.elapsed()));
     }
     Ok(if report.is_complete() { Exit::Ok } else { Exit::Partial })
 }

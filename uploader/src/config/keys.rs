@@ -59,7 +59,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("ca-file", Kind::Text, "", "PEM file with a certificate authority to trust besides the system's"),
     key("compression", Kind::Text, "zstd", "zstd, xz or none"),
-    key("compression-level", Kind::Number, "", "zstd 1 to 22 (3), xz 0 to 9 (6)"),
+    key("compression-level", Kind::Number, "", "zstd 1 to 22, xz 0 to 9 (6); default for zstd: by what limits the push"),
     key("compression-threads", Kind::Number, "", "threads for one large path; default: the machine's cores"),
     key(
         "jobs",
@@ -87,7 +87,7 @@ pub const KEYS: &[Key] = &[
         "",
         "paths signed by these public keys may be signed and pushed by `larder push`",
     ),
-    key("write-listings", Kind::Switch, "true", "write a .ls listing beside each narinfo"),
+    key("write-listings", Kind::Switch, "false", "write a .ls listing beside each narinfo"),
     key(
         "priority",
         Kind::Number,

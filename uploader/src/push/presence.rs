@@ -124,6 +124,11 @@ impl Nars {
         Ok(Self { known, at, reached: pages.reached() })
     }
 
+    /// Whether a listing has shown an object with these contents.
+    pub fn knows(&self, nar_hash: &[u8; 32]) -> bool {
+        self.known.contains_key(nar_hash)
+    }
+
     /// An object with these contents, if there is one; the bucket is asked where the listing does not tell.
     /// With it comes when it was there.
     pub async fn find(

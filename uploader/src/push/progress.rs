@@ -2,6 +2,7 @@
 
 use nix_derivation::StorePath;
 
+use super::compress::Effort;
 use super::outcome::Outcome;
 use super::plan::Plan;
 
@@ -13,6 +14,8 @@ pub trait Progress: Send + Sync {
     fn started(&self, _path: &StorePath, _nar_size: u64) {}
     /// So many more bytes of NARs have been read.
     fn advanced(&self, _bytes: u64) {}
+    /// So many more bytes of NARs have become so many bytes of objects, with this effort.
+    fn compressed(&self, _from: u64, _to: u64, _effort: Effort) {}
     /// A path is settled.
     fn finished(&self, _path: &StorePath, _outcome: &Outcome) {}
     /// Something that a person may want to know.

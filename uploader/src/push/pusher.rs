@@ -1,6 +1,7 @@
 //! Carries out pushes: asks, plans, uploads in parallel, publishes in order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
@@ -13,13 +14,15 @@ use super::clock::Moment;
 use super::compress::Settings;
 use super::order::Order;
 use super::outcome::{Outcome, Report};
+use super::pace::Pace;
 use super::plan::{self, Action, Plan, Request, Todo};
 use super::policy::{Policy, Verdict};
 use super::presence::Nars;
+use super::produce::Budget;
 use super::progress::Progress;
 use super::publish::FACT_AGE;
 use super::session::Session;
-use super::upload::{Budget, Uploaded, Uploader};
+use super::upload::{Uploaded, Uploader};
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::cache::keys;
 use crate::cache::listing::ListingWriter;
@@ -42,13 +45,16 @@ pub struct Options {
 
 /// Below this size of a NAR, latency costs more than bytes: many are on their way at the same time.
 const SMALL: u64 = 1 << 20;
-/// How many small ones for each large one.
-const SMALL_PER_JOB: usize = 12;
-/// Each NAR on its way takes a thread, and the runtime has 512, which others need, too.
-const MOST_SMALL: usize = 192;
+/// How many small ones are on their way at the same time: what a server with 50 ms of latency takes to keep it busy.
+const MOST_SMALL: usize = 128;
+/// How many of them are read at the same time; each takes a thread, and a disk is waited for.
+const READERS: usize = 16;
+/// Each large one that is read takes a thread, and the runtime has 512, which others need, too.
 const MOST_LARGE: usize = 64;
 /// Requests for small things on their way at the same time: narinfos, listings, questions.
-const REQUESTS: usize = 48;
+const REQUESTS: usize = 128;
+/// How many NARs of each lane a push begins; more than the lane takes at once.
+const BEGUN: usize = 2 * MOST_SMALL;
 /// Memory for compressed parts, over all uploads.
 const BUDGET: u64 = 64 << 20;
 
@@ -61,8 +67,7 @@ pub struct Pusher {
     pub(super) session: Session,
     policy: Policy,
     uploader: Uploader,
-    large: Semaphore,
-    small: Semaphore,
+    lanes: Lanes,
     requests: Semaphore,
     /// When each path was last seen, or put, in the bucket.
     facts: Mutex<HashMap<StorePath, Moment>>,
@@ -70,6 +75,30 @@ pub struct Pusher {
     claims: Mutex<HashMap<StorePath, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
     nars: Mutex<HashMap<[u8; 32], Remembered>>,
+}
+
+/// What limits how many NARs are worked on at the same time.
+#[derive(Debug)]
+struct Lanes {
+    /// Large ones that are next or being compressed.
+    large: Semaphore,
+    /// Large ones that are being compressed.
+    turns: Arc<Semaphore>,
+    /// Small ones from the first byte read to the answer of their PUT.
+    small: Semaphore,
+    /// Small ones that are being read.
+    readers: Arc<Semaphore>,
+}
+
+impl Lanes {
+    fn new(jobs: usize) -> Self {
+        Self {
+            large: Semaphore::new(2 * jobs),
+            turns: Arc::new(Semaphore::new(jobs)),
+            small: Semaphore::new(MOST_SMALL),
+            readers: Arc::new(Semaphore::new(READERS)),
+        }
+    }
 }
 
 /// A NAR that is being sent or was, and since when.
@@ -97,10 +126,13 @@ impl Pusher {
         let session = Session::open(bucket.clone(), store.store_dir.as_str()).await?;
         let mut policy = options.policy;
         policy.trusted_keys.extend(keys.iter().map(SecretKey::public));
+        let jobs = options.jobs.clamp(1, MOST_LARGE);
+        let lanes = Lanes::new(jobs);
         let uploader = Uploader {
             bucket: bucket.clone(),
             store: store.clone(),
-            settings: options.compression,
+            compression: options.compression.compression,
+            pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs)),
             budget: Budget::new(BUDGET),
             listing: options.listings,
         };
@@ -111,8 +143,7 @@ impl Pusher {
             session,
             policy,
             uploader,
-            large: Semaphore::new(options.jobs.min(MOST_LARGE)),
-            small: Semaphore::new((options.jobs * SMALL_PER_JOB).min(MOST_SMALL)),
+            lanes,
             requests: Semaphore::new(REQUESTS),
             facts: Mutex::default(),
             claims: Mutex::default(),
@@ -188,6 +219,8 @@ impl Pusher {
             senders: BTreeMap::new(),
             settled: BTreeMap::new(),
             running: FuturesUnordered::new(),
+            waiting: Default::default(),
+            begun: [0; 2],
             nars: &nars,
             todo: &todo,
             progress: &progress,
@@ -216,17 +249,10 @@ impl Pusher {
         let uploaded = cell
             .get_or_try_init(|| async {
                 own = true;
-                let found = {
-                    let _turn = self.requests.acquire().await;
-                    nars.find(&*self.bucket, &hash).await?
-                };
-                if let Some((object, at)) = found {
-                    return Ok(Uploaded { object, sent: 0, listing: None, at });
+                match todo.info.nar_size < SMALL {
+                    true => self.small_nar(todo, nars, progress).await,
+                    false => self.large_nar(todo, nars, progress).await,
                 }
-                let lane = if todo.info.nar_size < SMALL { &self.small } else { &self.large };
-                let _turn = lane.acquire().await;
-                progress.started(&todo.info.path, todo.info.nar_size);
-                self.uploader.upload(&todo.info, progress).await
             })
             .await;
         let mut uploaded = uploaded?.clone();
@@ -238,6 +264,46 @@ impl Pusher {
             uploaded.sent = 0;
         }
         Ok(uploaded)
+    }
+
+    async fn small_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
+        let _flight = self.lanes.small.acquire().await;
+        if let Some(found) = self.shared(todo, nars).await? {
+            return Ok(found);
+        }
+        self.send(todo, &self.lanes.readers, progress).await
+    }
+
+    async fn large_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
+        let _next = self.lanes.large.acquire().await;
+        // It is worth a question whether somebody else has sent it since the listing.
+        let unknown = Nars::unknown();
+        let nars = if nars.knows(&todo.info.nar_hash) { nars } else { &unknown };
+        if let Some(found) = self.shared(todo, nars).await? {
+            return Ok(found);
+        }
+        self.send(todo, &self.lanes.turns, progress).await
+    }
+
+    /// A NAR of equal contents that is in the bucket.
+    async fn shared(&self, todo: &Todo, nars: &Nars) -> Result<Option<Uploaded>> {
+        let _turn = self.requests.acquire().await;
+        let found = nars.find(&*self.bucket, &todo.info.nar_hash).await?;
+        Ok(found.map(|(object, at)| Uploaded { object, sent: 0, listing: None, at }))
+    }
+
+    /// Sends a NAR when its turn has come.
+    async fn send(
+        &self,
+        todo: &Todo,
+        turns: &Arc<Semaphore>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Uploaded> {
+        let turn = turns.clone().acquire_owned().await;
+        let turn =
+            turn.map_err(|error| Error::permanent(Area::General, "the push is over").because(error))?;
+        progress.started(&todo.info.path, todo.info.nar_size);
+        self.uploader.upload(&todo.info, turn, progress).await
     }
 
     /// Writes the listing of a path, made on the way or, where the NAR needed not be sent, by reading the path. It is
@@ -302,33 +368,31 @@ struct Run<'a> {
     senders: BTreeMap<usize, watch::Sender<Option<Outcome>>>,
     settled: BTreeMap<usize, Outcome>,
     running: FuturesUnordered<BoxFuture<'a, Step>>,
+    /// What has not been begun yet, small and large, the next at the end.
+    waiting: [Vec<usize>; 2],
+    /// How many of each have been begun and have not got their NAR into the bucket yet.
+    begun: [usize; 2],
     nars: &'a Nars,
     todo: &'a [Todo],
     progress: &'a Arc<dyn Progress>,
 }
 
 impl<'a> Run<'a> {
-    /// Sets everything going, largest first: what takes longest should not be begun last.
+    /// Claims everything and sets the first of it going. Largest first, since what takes longest should not be begun
+    /// last; among those of about the same size in any order, so that hosts which push the same do not do the same.
     fn start(&mut self) {
+        let chance = RandomState::new();
         let mut nodes: Vec<_> = (0..self.todo.len()).collect();
-        nodes.sort_by_key(|node| std::cmp::Reverse(self.todo[*node].info.nar_size));
+        nodes.sort_by_cached_key(|node| {
+            let info = &self.todo[*node].info;
+            (info.nar_size.checked_ilog2(), chance.hash_one(&info.path))
+        });
         for node in nodes {
-            let (todo, pusher, nars, progress) = (&self.todo[node], self.pusher, self.nars, self.progress);
-            match pusher.claim(&todo.info.path) {
+            let todo = &self.todo[node];
+            match self.pusher.claim(&todo.info.path) {
                 Ok(sender) => {
                     self.senders.insert(node, sender);
-                    self.running.push(Box::pin(async move {
-                        Step::Uploaded(
-                            node,
-                            match todo.action {
-                                Action::Sign => Ok(None),
-                                Action::Upload => match pusher.nar(todo, nars, progress).await {
-                                    Ok(uploaded) => Ok(Some(uploaded)),
-                                    Err(error) => Err(pusher.failed(&todo.info.path, error).await),
-                                },
-                            },
-                        )
-                    }));
+                    self.waiting[lane(todo)].push(node);
                 }
                 Err(mut claim) => self.running.push(Box::pin(async move {
                     let outcome =
@@ -337,9 +401,38 @@ impl<'a> Run<'a> {
                 })),
             }
         }
+        self.begin();
+    }
+
+    /// Begins as many as the lanes can take, and a few that wait there. The rest cost nothing yet.
+    fn begin(&mut self) {
+        for lane in 0..self.waiting.len() {
+            while self.begun[lane] < BEGUN {
+                let Some(node) = self.waiting[lane].pop() else { break };
+                self.begun[lane] += 1;
+                let (todo, pusher, nars, progress) =
+                    (&self.todo[node], self.pusher, self.nars, self.progress);
+                self.running.push(Box::pin(async move {
+                    Step::Uploaded(
+                        node,
+                        match todo.action {
+                            Action::Sign => Ok(None),
+                            Action::Upload => match pusher.nar(todo, nars, progress).await {
+                                Ok(uploaded) => Ok(Some(uploaded)),
+                                Err(error) => Err(pusher.failed(&todo.info.path, error).await),
+                            },
+                        },
+                    )
+                }));
+            }
+        }
     }
 
     fn step(&mut self, step: Step) {
+        if let Step::Uploaded(node, _) = &step {
+            self.begun[lane(&self.todo[*node])] -= 1;
+            self.begin();
+        }
         match step {
             Step::Uploaded(node, Ok(mut uploaded)) => {
                 self.list(node, &mut uploaded);
@@ -413,6 +506,11 @@ impl<'a> Run<'a> {
         }
         self.settled.insert(node, outcome);
     }
+}
+
+/// Which of a run's lanes a node is in.
+fn lane(todo: &Todo) -> usize {
+    usize::from(todo.info.nar_size >= SMALL)
 }
 
 fn interrupted() -> Error {

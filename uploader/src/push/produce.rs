@@ -1,0 +1,304 @@
+//! Producing the object of a NAR: read, hash, compress, hash, cut into parts. Runs in a thread of its own.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nix_derivation::nixbase32;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::compress::{Compressor, Effort};
+use super::pace::{MANY_THREADS_FROM, Pace};
+use super::progress::Progress;
+use super::upload::Uploader;
+use crate::cache::listing::ListingWriter;
+use crate::error::{Area, Error, Result, Retry};
+use crate::store::{Digested, HashingWriter, NarError, PathInfo, dump};
+
+/// The usual size of a part. S3 wants at least 5 MiB.
+const PART: u64 = 8 << 20;
+/// S3 takes 10,000 parts; a margin for streams that compression makes longer.
+const PARTS: u64 = 9_500;
+/// The unit in which memory is budgeted.
+const UNIT: u64 = 64 << 10;
+
+/// The memory that compressed parts may take up, over all uploads.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    semaphore: Arc<Semaphore>,
+    total: u32,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let total = Self::units(bytes);
+        Self { semaphore: Arc::new(Semaphore::new(total as usize)), total }
+    }
+
+    fn units(bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 3).max(1)
+    }
+
+    /// Waits for the memory of one part. One that is larger than the whole budget gets all of it.
+    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+        self.semaphore.clone().acquire_many_owned(Self::units(bytes).min(self.total)).await
+    }
+}
+
+/// The size of the parts of a NAR's object.
+fn part_size(nar_size: u64) -> u64 {
+    (nar_size / PARTS).max(PART).next_multiple_of(1 << 20)
+}
+
+/// A piece of the compressed stream, holding its share of the budget.
+pub(super) struct Part {
+    pub(super) bytes: Bytes,
+    permit: OwnedSemaphorePermit,
+}
+
+/// What the producing thread found out.
+pub(super) struct Produced {
+    pub(super) nar: Digested,
+    pub(super) file: Digested,
+    pub(super) listing: Option<String>,
+    /// What did not fill a whole part.
+    pub(super) rest: Part,
+}
+
+impl Uploader {
+    /// Reads, hashes and compresses a NAR, and hands over the full parts; blocks.
+    pub(super) fn produce(
+        &self,
+        info: &PathInfo,
+        sender: &mpsc::Sender<Part>,
+        runtime: &tokio::runtime::Handle,
+        progress: &dyn Progress,
+    ) -> Result<Produced> {
+        let size = part_size(info.nar_size);
+        let sink = PartSink {
+            // Incompressible data grows a little.
+            part_size: size.min(info.nar_size + info.nar_size / 128 + 4096),
+            buffer: Vec::new(),
+            permit: None,
+            waited: Duration::ZERO,
+            sender,
+            runtime,
+            budget: &self.budget,
+        };
+        let cannot = |error: io::Error| {
+            Error::new(Area::Store, Retry::Unknown, format!("cannot compress `{}`", info.path.to_basename()))
+                .because(error)
+        };
+        // A small NAR is one frame of known size; a larger one is looked after while it passes.
+        let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
+        let effort = self.pace.effort(info.nar_size);
+        let out =
+            Compressor::new(self.pace.settings(), effort, size, HashingWriter::new(sink)).map_err(cannot)?;
+        let meter = Meter { pace: &self.pace, progress, passed: 0, reported: 0, since: Instant::now() };
+        let mut tee = HashingWriter::new(Tee {
+            out: Paced { out, meter, nar_size: info.nar_size },
+            listing: self.listing.then(ListingWriter::new),
+            left: info.nar_size,
+            too_long: false,
+            progress,
+        });
+        match dump(&self.store, &info.path, &mut tee) {
+            Ok(()) => {}
+            // Reading stopped where the NAR grew longer than promised.
+            Err(NarError::Sink(_)) if tee.get_mut().too_long => {
+                let (_, nar) = tee.finish();
+                return Err(corrupt(info, &nar));
+            }
+            Err(NarError::Gone(_)) => return Err(gone(info)),
+            Err(error) => return Err(error.into()),
+        }
+        let (tee, nar) = tee.finish();
+        if nar.size != info.nar_size {
+            return Err(corrupt(info, &nar));
+        }
+        let (mut sink, file) = tee.out.finish().map_err(cannot)?.finish();
+        let rest = sink.rest().map_err(cannot)?;
+        // A listing is an extra: without one, the path is pushed all the same.
+        let listing = tee.listing.and_then(|listing| listing.finish().ok());
+        Ok(Produced { nar, file, listing, rest })
+    }
+}
+
+/// The error of a path whose files are not where they should be. Whether the path itself is gone only the store can
+/// tell.
+fn gone(info: &PathInfo) -> Error {
+    Error::new(
+        Area::Store,
+        Retry::Unknown,
+        format!("the files of `{}` are not there", info.path.to_basename()),
+    )
+    .hint("is the store mounted, and `real-store-dir` right?")
+}
+
+/// The error of a path whose contents are not what the store promises.
+pub(super) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
+    let name = info.path.to_basename();
+    Error::permanent(Area::Store, format!("`{name}` is corrupt"))
+        .because(format!(
+            "the store promises a NAR of {} bytes with hash {}, its files make {} bytes with hash {}",
+            info.nar_size,
+            info.nar_hash_nix32(),
+            found.size,
+            nixbase32::encode(&found.sha256)
+        ))
+        .hint("`nix-store --repair-path` or `nix store repair` mends it, then `larder retry` pushes it")
+}
+
+/// Cuts a stream into parts and hands the full ones to the async side.
+struct PartSink<'a> {
+    part_size: u64,
+    buffer: Vec<u8>,
+    permit: Option<OwnedSemaphorePermit>,
+    /// How long this thread has waited for memory, and for parts to be taken.
+    waited: Duration,
+    sender: &'a mpsc::Sender<Part>,
+    runtime: &'a tokio::runtime::Handle,
+    budget: &'a Budget,
+}
+
+impl PartSink<'_> {
+    fn capacity(&self) -> usize {
+        usize::try_from(self.part_size).unwrap_or(usize::MAX)
+    }
+
+    fn reserve(&mut self) -> io::Result<()> {
+        if self.permit.is_none() {
+            let begun = Instant::now();
+            let permit = self.budget.take(self.part_size);
+            self.permit = Some(self.runtime.block_on(permit).map_err(io::Error::other)?);
+            self.waited += begun.elapsed();
+            self.buffer.reserve_exact(self.capacity());
+        }
+        Ok(())
+    }
+
+    /// What did not fill a part, with no more of the budget than it needs.
+    fn rest(&mut self) -> io::Result<Part> {
+        let mut part = self.take()?;
+        let needed = Budget::units(part.bytes.len() as u64) as usize;
+        let spare = part.permit.num_permits().saturating_sub(needed);
+        drop(part.permit.split(spare));
+        Ok(part)
+    }
+
+    fn take(&mut self) -> io::Result<Part> {
+        self.reserve()?;
+        let permit = self.permit.take().ok_or_else(|| io::Error::other("no budget"))?;
+        Ok(Part { bytes: std::mem::take(&mut self.buffer).into(), permit })
+    }
+}
+
+impl Write for PartSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.reserve()?;
+        let count = bytes.len().min(self.capacity() - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        if self.buffer.len() == self.capacity() {
+            let part = self.take()?;
+            let begun = Instant::now();
+            self.sender.blocking_send(part).map_err(|_| io::Error::other("the upload was given up"))?;
+            self.waited += begun.elapsed();
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How much of a NAR passes before it is asked again how hard it is to be compressed.
+const PACED: u64 = 4 << 20;
+
+/// A compressor that keeps to the pace.
+struct Paced<'a, 'b> {
+    out: Compressor<HashingWriter<PartSink<'b>>>,
+    meter: Meter<'a>,
+    nar_size: u64,
+}
+
+impl<'b> Paced<'_, 'b> {
+    fn finish(mut self) -> io::Result<HashingWriter<PartSink<'b>>> {
+        let effort = self.out.effort();
+        let mut sink = self.out.finish()?;
+        self.meter.report(&mut sink, effort);
+        Ok(sink)
+    }
+}
+
+impl Write for Paced<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write_all(bytes)?;
+        self.meter.passed += bytes.len() as u64;
+        if self.meter.passed >= PACED {
+            let effort = self.out.effort();
+            if let Some(sink) = self.out.get_mut() {
+                self.meter.report(sink, effort);
+            }
+            self.out.change(self.meter.pace.effort(self.nar_size))?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Tells what the compressor does, to who sets the pace and to who watches.
+struct Meter<'a> {
+    pace: &'a Pace,
+    progress: &'a dyn Progress,
+    /// Bytes of the NAR since the last report.
+    passed: u64,
+    /// Bytes of the object until the last report.
+    reported: u64,
+    since: Instant,
+}
+
+impl Meter<'_> {
+    fn report(&mut self, sink: &mut HashingWriter<PartSink<'_>>, effort: Effort) {
+        let waited = std::mem::take(&mut sink.get_mut().waited);
+        let took = std::mem::replace(&mut self.since, Instant::now()).elapsed();
+        self.pace.report(took.saturating_sub(waited), waited);
+        self.progress.compressed(std::mem::take(&mut self.passed), sink.size() - self.reported, effort);
+        self.reported = sink.size();
+    }
+}
+
+/// Passes a NAR on to the compressor and, where wanted, to the listing; never more of it than was promised.
+struct Tee<'a, W> {
+    out: W,
+    listing: Option<ListingWriter>,
+    left: u64,
+    too_long: bool,
+    progress: &'a dyn Progress,
+}
+
+impl<W: Write> Write for Tee<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = bytes.len() as u64;
+        if length > self.left {
+            self.too_long = true;
+            return Err(io::Error::other("longer than promised"));
+        }
+        self.left -= length;
+        self.out.write_all(bytes)?;
+        if self.listing.as_mut().is_some_and(|listing| listing.write_all(bytes).is_err()) {
+            self.listing = None;
+        }
+        self.progress.advanced(length);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
