@@ -1,0 +1,88 @@
+//! Compares larder with its peers and with what the machine can do at most, and prints one table of measured figures.
+//!
+//! A benchmark, not a timed test: it judges by printing, never by its exit code; only a run whose commands fail is an
+//! error. Run by `tests/bench`, which tells how.
+//!
+//! | file | what |
+//! |---|---|
+//! | `main.rs`, `arguments.rs`, `context.rs` | the table of cases; the command line; what a case is given |
+//! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | measuring a child; what is compared; text and JSON; where it ran |
+
+mod arguments;
+mod context;
+mod cost;
+mod machine;
+mod row;
+mod table;
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use arguments::Arguments;
+use context::Context;
+use machine::Machine;
+use row::Row;
+use table::Table;
+
+/// A case: one comparison, or several that share their setting.
+struct Case {
+    /// What it is called on the command line.
+    name: &'static str,
+    /// What it compares, in one line.
+    about: &'static str,
+    /// Whether a run without named cases has it: all of those together take some 15 minutes on two cores.
+    usual: bool,
+    /// Measures.
+    run: fn(&Context) -> Result<Vec<Row>>,
+}
+
+const fn usual(name: &'static str, run: fn(&Context) -> Result<Vec<Row>>, about: &'static str) -> Case {
+    Case { name, about, usual: true, run }
+}
+
+const fn by_name(name: &'static str, run: fn(&Context) -> Result<Vec<Row>>, about: &'static str) -> Case {
+    Case { name, about, usual: false, run }
+}
+
+/// All cases, in the order in which they run.
+const CASES: &[Case] = &[
+];
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let names: Vec<_> = CASES.iter().map(|case| case.name).collect();
+    let arguments = Arguments::parse(&words, &names)?;
+    if arguments.help {
+        eprint!("{}", arguments::USAGE);
+        return Ok(());
+    }
+    if arguments.list {
+        CASES.iter().for_each(|case| println!("{:<16} {}{}", case.name, case.about, mark(case)));
+        return Ok(());
+    }
+    let context = Context::new(arguments.rounds)?;
+    let mut table = Table::new(Machine::look()?);
+    print!("{}", table.head());
+    let wanted = |case: &&Case| match arguments.cases.is_empty() {
+        true => case.usual,
+        false => arguments.cases.iter().any(|name| name == case.name),
+    };
+    for case in CASES.iter().filter(wanted) {
+        context.say(&format!("{}: {}", case.name, case.about));
+        let begun = Instant::now();
+        let rows = (case.run)(&context).with_context(|| format!("case `{}`", case.name))?;
+        context.say(&format!("{}: took {:.0} s", case.name, begun.elapsed().as_secs_f64()));
+        for row in rows {
+            print!("{}", table.add(row));
+        }
+        // After each case, so that a run that is broken off has left what it measured.
+        if let Some(file) = &arguments.json {
+            table.write_json(file)?;
+        }
+    }
+    Ok(())
+}
+
+fn mark(case: &Case) -> &'static str {
+    if case.usual { "" } else { " (by name only)" }
+}
