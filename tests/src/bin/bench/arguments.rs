@@ -56,16 +56,22 @@ mod tests {
     #[test]
     fn flags_and_cases() -> Result<()> {
         let arguments = parse("--rounds 3 tiny --json out.json large")?;
-        assert_eq!((arguments.rounds, arguments.cases), (Some(3), vec!["tiny".to_owned(), "large".to_owned()]));
+        assert_eq!(
+            (arguments.rounds, arguments.cases),
+            (Some(3), vec!["tiny".to_owned(), "large".to_owned()])
+        );
         assert_eq!(arguments.json, Some("out.json".into()));
         Ok(())
     }
 
     #[test]
     fn mistakes_are_named() {
-        for (text, named) in
-            [("huge", "no case `huge`"), ("--fast", "`--fast`"), ("--rounds x", "--rounds x"), ("--rounds 0", "nothing")]
-        {
+        for (text, named) in [
+            ("huge", "no case `huge`"),
+            ("--fast", "`--fast`"),
+            ("--rounds x", "--rounds x"),
+            ("--rounds 0", "nothing"),
+        ] {
             assert!(format!("{:#}", parse(text).unwrap_err()).contains(named), "{text}");
         }
     }

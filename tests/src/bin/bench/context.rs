@@ -1,7 +1,5 @@
 //! What a case is given.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result};
 use larder_tests::bigstore::BigStore;
 use larder_tests::larder::binary;
@@ -29,14 +27,10 @@ impl Context {
         self.rounds.unwrap_or(usual)
     }
 
-    /// A release binary, `larder` or `larder-hook`.
-    pub(crate) fn binary(&self, name: &str) -> Result<PathBuf> {
-        binary(name)
-    }
-
     /// The realistic store of a version, built if need be.
     pub(crate) fn store(&self, version: NixVersion) -> Result<BigStore> {
-        BigStore::get(version)?.context("the realistic store is not here (`tests/provision usual store` brings it)")
+        BigStore::get(version)?
+            .context("the realistic store is not here (`tests/provision usual store` brings it)")
     }
 
     /// Says on stderr what is going on; figures go into rows.

@@ -1,12 +1,12 @@
 //! Measuring: what a child costs, and contestants that take turns.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 use wait4::Wait4;
 
@@ -29,6 +29,23 @@ impl Cost {
         Self { wall: seconds, ..Self::default() }
     }
 
+    /// Of children that ran at the same time: processor time and bytes added up, the highest of their peaks.
+    pub(crate) fn together(wall: f64, costs: &[Self]) -> Self {
+        let sum = |of: fn(&Self) -> Option<f64>| costs.iter().map(of).sum();
+        let peaks = costs.iter().map(|cost| cost.peak).collect::<Option<Vec<_>>>();
+        Self {
+            wall,
+            cpu: sum(|cost| cost.cpu),
+            peak: peaks.and_then(|peaks| peaks.into_iter().reduce(f64::max)),
+            sent: sum(|cost| cost.sent),
+        }
+    }
+
+    /// The same, with nothing said of bytes.
+    pub(crate) fn nothing_sent(self) -> Self {
+        Self { sent: None, ..self }
+    }
+
     /// The same, with the bytes sent.
     pub(crate) fn sent(self, bytes: u64) -> Self {
         Self { sent: Some(bytes as f64), ..self }
@@ -48,12 +65,17 @@ impl Running {
     /// Starts a command. Its output goes to a file, which is shown if it fails.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let log = NamedTempFile::new()?;
-        command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?).process_group(0);
+        command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?);
         let begun = Instant::now();
         let child = command.spawn()?;
         let mut text = format!("{command:?}");
         text.truncate(text.floor_char_boundary(1000));
         Ok(Self { child, command: text, log, begun })
+    }
+
+    /// A way to ask it to end, from another thread.
+    pub(crate) fn ender(&self) -> Ender {
+        Ender(Pid::from_child(&self.child))
     }
 
     /// Waits for its end. A failure is an error that shows what it printed.
@@ -85,6 +107,17 @@ impl Running {
             peak: Some(peak.load(Ordering::Relaxed) as f64).filter(|peak| *peak > 0.0),
             sent: None,
         })
+    }
+}
+
+/// Asks a child to end. To be used while it is being waited for, and once.
+#[derive(Debug)]
+pub(crate) struct Ender(Pid);
+
+impl Ender {
+    /// As a service manager does.
+    pub(crate) fn end(self) -> Result<()> {
+        Ok(kill_process(self.0, Signal::TERM)?)
     }
 }
 

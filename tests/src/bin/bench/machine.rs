@@ -28,7 +28,8 @@ impl Machine {
     pub(crate) fn look() -> Result<Self> {
         let field = |file: &str, name: &str| -> Option<String> {
             let text = fs::read_to_string(file).ok()?;
-            let (_, value) = text.lines().filter_map(|line| line.split_once(':')).find(|(n, _)| n.trim() == name)?;
+            let (_, value) =
+                text.lines().filter_map(|line| line.split_once(':')).find(|(n, _)| n.trim() == name)?;
             Some(value.trim().to_owned())
         };
         let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
@@ -76,10 +77,12 @@ impl Machine {
 /// The commit that was built, with a `+` where the tree has changes.
 fn commit() -> String {
     let git = |args: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args).output().ok()?;
+        let output =
+            Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"]))
+    {
         (Some(commit), Some(changes)) => format!("{commit}{}", if changes.is_empty() { "" } else { "+" }),
         _ => env!("CARGO_PKG_VERSION").to_owned(),
     }

@@ -7,13 +7,24 @@
 //! |---|---|
 //! | `main.rs`, `arguments.rs`, `context.rs` | the table of cases; the command line; what a case is given |
 //! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | measuring a child; what is compared; text and JSON; where it ran |
+//! | `arena.rs` | a server, a store, and the contestants in it: larder, `nix copy`, the raw client |
+//! | `raw.rs`, `connection.rs` | the yardsticks: a bare S3 client, a bare compressor |
+//! | `large.rs`, `tiny.rs`, `present.rs`, `nar.rs`, `agents.rs` | the cases |
 
+mod agents;
+mod arena;
 mod arguments;
+mod connection;
 mod context;
 mod cost;
+mod large;
 mod machine;
+mod nar;
+mod present;
+mod raw;
 mod row;
 mod table;
+mod tiny;
 
 use std::time::Instant;
 
@@ -46,10 +57,24 @@ const fn by_name(name: &'static str, run: fn(&Context) -> Result<Vec<Row>>, abou
 
 /// All cases, in the order in which they run.
 const CASES: &[Case] = &[
+    usual("large", large::run, "73 packages, 1.7 GB of NAR, against `nix copy`"),
+    usual("large-2.8", large::run_old, "the same against the `nix copy` of Nix 2.8.0"),
+    by_name("large-limits", large::run_limits, "the same against the raw client and a compressor alone"),
+    usual("xz", large::run_xz, "at most 120 MB against `nix copy` with its default, xz"),
+    usual("tiny", tiny::run, "1,000 tiny new paths on MinIO against `nix copy` and the raw client"),
+    usual("tiny-seaweedfs", tiny::run_seaweedfs, "the same on SeaweedFS"),
+    usual("present", present::run, "1,000 paths that are all there, nothing remembered, against `nix copy`"),
+    by_name("present-10000", present::run_many, "the same with 10,000"),
+    usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
+    by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
+    usual("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
 ];
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == raw::COMMAND) {
+        return raw::main(&words[1..]);
+    }
     let names: Vec<_> = CASES.iter().map(|case| case.name).collect();
     let arguments = Arguments::parse(&words, &names)?;
     if arguments.help {

@@ -56,6 +56,9 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
+/// The memory, in MiB, that no push may exceed, whatever it pushes.
+pub(crate) const MOST_MEMORY: Option<Reach> = Some(Reach::AtMost(150.0));
+
 /// A MiB.
 pub(crate) const MIB: f64 = 1048576.0;
 
@@ -175,7 +178,8 @@ impl Figure {
 
     /// The verdict in words: `reached`, `missed by 12 %`; empty where it is for information.
     pub(crate) fn verdict(&self) -> String {
-        let (Some(Reach::AtLeast(wanted) | Reach::AtMost(wanted)), Some(reached)) = (self.reach, self.reached())
+        let (Some(Reach::AtLeast(wanted) | Reach::AtMost(wanted)), Some(reached)) =
+            (self.reach, self.reached())
         else {
             return String::new();
         };
