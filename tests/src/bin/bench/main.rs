@@ -10,6 +10,7 @@
 //! | `arena.rs` | a server, a store, and the contestants in it: larder, `nix copy`, the raw client |
 //! | `raw.rs`, `connection.rs` | the yardsticks: a bare S3 client, a bare compressor |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `nar.rs`, `agents.rs` | the cases |
+//! | `wire.rs`, `hook.rs`, `growth.rs` | more cases: a slow and a far network, the hook, how cost grows |
 
 mod agents;
 mod arena;
@@ -17,6 +18,8 @@ mod arguments;
 mod connection;
 mod context;
 mod cost;
+mod growth;
+mod hook;
 mod large;
 mod machine;
 mod nar;
@@ -25,6 +28,7 @@ mod raw;
 mod row;
 mod table;
 mod tiny;
+mod wire;
 
 use std::time::Instant;
 
@@ -68,6 +72,12 @@ const CASES: &[Case] = &[
     usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
     by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
     usual("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
+    usual("latency", wire::run_latency, "1,000 tiny with 50 ms added to each round trip"),
+    by_name("slow-wire", wire::run_slow, "the large set through 200 Mbit/s and 10 ms against `nix copy`"),
+    usual("builds", hook::run_builds, "100 builds with each hook"),
+    usual("hook", hook::run_alone, "the hook by itself, idle and beside a push, against the least in C"),
+    usual("hook-10", hook::run_10, "the hook with 10 outputs against the bare system calls"),
+    by_name("growth", growth::run, "how time and memory grow with bytes, paths and latency"),
 ];
 
 fn main() -> Result<()> {
