@@ -26,16 +26,25 @@ pub fn job_of(link: &str) -> Option<&str> {
 /// Links `name` in `roots/` to `path`. One that stands already for the same path is kept; names are used once, so one
 /// for another path is left of an attempt that went wrong, and replaced.
 pub fn link(layout: &Layout, name: &str, path: &StorePath) -> Result<()> {
+    link_all(layout, std::iter::once((name.to_owned(), path)))
+}
+
+/// [`link`] for several names and their paths.
+pub fn link_all<'a>(layout: &Layout, links: impl IntoIterator<Item = (String, &'a StorePath)>) -> Result<()> {
     let roots = layout.dir(Place::Roots)?;
-    match rustix::fs::symlinkat(path.as_str(), &roots, name) {
-        Err(Errno::EXIST) if target(layout, name)?.as_deref() == Some(path.as_str()) => Ok(()),
-        Err(Errno::EXIST) => {
-            layout.unlink(Place::Roots, name)?;
-            rustix::fs::symlinkat(path.as_str(), &roots, name)
-                .map_err(Failure::at("make the root", &layout.path().join("roots").join(name)))
+    links.into_iter().try_for_each(|(name, path)| {
+        let failure =
+            |errno| Failure::at("make the root", &layout.path().join(Place::Roots.name()).join(&name))(errno);
+        match rustix::fs::symlinkat(path.as_str(), &roots, &name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) if target(layout, &name)?.as_deref() == Some(path.as_str()) => Ok(()),
+            Err(Errno::EXIST) => {
+                layout.unlink(Place::Roots, &name)?;
+                rustix::fs::symlinkat(path.as_str(), &roots, &name).map_err(failure)
+            }
+            Err(errno) => Err(failure(errno)),
         }
-        other => other.map_err(Failure::at("make the root", &layout.path().join("roots").join(name))),
-    }
+    })
 }
 
 /// Tells Nix of the link `name` by an entry in `auto` (`<nix state>/gcroots/auto`).

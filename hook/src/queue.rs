@@ -100,7 +100,7 @@ impl Queue {
         let fallback = job.deriver.as_slice();
         let paths: &[StorePath] = if job.paths.is_empty() { fallback } else { &job.paths };
         let name = |n| gcroot::link_name(id, n);
-        paths.iter().enumerate().try_for_each(|(n, path)| gcroot::link(&self.layout, &name(n), path))?;
+        gcroot::link_all(&self.layout, paths.iter().enumerate().map(|(n, path)| (name(n), path)))?;
         let Some(auto) = auto else { return Ok(()) };
         (0..paths.len()).try_for_each(|n| gcroot::register(&self.layout, &name(n), auto))
     }

@@ -11,6 +11,7 @@
 //! | [`servers`] | S3 servers and a static file server |
 //! | [`http`], [`s3`] | a small client of our own, so that larder is not tested with itself |
 //! | [`proxy`], [`order`] | a recording, faulty network; the checker of the order of publication |
+//! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
 
@@ -26,3 +27,4 @@ pub mod process;
 pub mod proxy;
 pub mod s3;
 pub mod servers;
+pub mod wire;

@@ -20,6 +20,16 @@ pub struct Client {
 }
 
 impl Client {
+    /// What signs for this client.
+    pub fn signer(&self) -> Signer {
+        Signer {
+            access_key: self.access_key.clone(),
+            secret_key: self.secret_key.clone(),
+            region: self.region.clone(),
+            today: None,
+        }
+    }
+
     /// Sends a signed request for `path` (`/bucket/key`, not encoded) with a query.
     pub fn send(
         &self,
@@ -30,34 +40,13 @@ impl Client {
         body: &[u8],
     ) -> Result<Response> {
         let (host, _) = http::split_url(&self.endpoint)?;
-        let date = amz_date(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
-        let hash = hex(&Sha256::digest(body));
         let path = encode_path(path);
         let mut query: Vec<_> =
             query.iter().map(|(k, v)| format!("{}={}", encode_query(k), encode_query(v))).collect();
         query.sort();
         let query = query.join("&");
-        let signed = "host;x-amz-content-sha256;x-amz-date";
-        let canonical = format!(
-            "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{date}\n\n{signed}\n{hash}"
-        );
-        let scope = format!("{}/{}/s3/aws4_request", &date[..8], self.region);
-        let to_sign =
-            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
-        let mut key = format!("AWS4{}", self.secret_key).into_bytes();
-        for part in [&date[..8], &self.region, "s3", "aws4_request"] {
-            key = hmac(&key, part.as_bytes()).to_vec();
-        }
-        let signature = hex(&hmac(&key, to_sign.as_bytes()));
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}",
-            self.access_key
-        );
-        let mut all = vec![
-            ("x-amz-date", date.as_str()),
-            ("x-amz-content-sha256", &hash),
-            ("Authorization", &authorization),
-        ];
+        let signed = self.signer().sign(method, host, &path, &query, &hex(&Sha256::digest(body)))?;
+        let mut all: Vec<_> = signed.iter().map(|(name, value)| (*name, value.as_str())).collect();
         all.extend_from_slice(headers);
         let url = format!("{}{path}{}{query}", self.endpoint, if query.is_empty() { "" } else { "?" });
         http::request(method, &url, &all, body).with_context(|| format!("{method} {url}"))
@@ -76,6 +65,18 @@ impl Client {
         let policy = format!(
             r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["*"]}},"Action":["s3:GetObject"],"Resource":["arn:aws:s3:::{bucket}/*"]}}]}}"#
         );
+        self.set_policy(bucket, &policy)
+    }
+
+    /// Lets anyone list a bucket and read and write its objects, on a server that has bucket policies.
+    pub fn allow_anonymous_write(&self, bucket: &str) -> Result<()> {
+        let policy = format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["*"]}},"Action":["s3:GetObject","s3:PutObject"],"Resource":["arn:aws:s3:::{bucket}/*"]}},{{"Effect":"Allow","Principal":{{"AWS":["*"]}},"Action":["s3:ListBucket"],"Resource":["arn:aws:s3:::{bucket}"]}}]}}"#
+        );
+        self.set_policy(bucket, &policy)
+    }
+
+    fn set_policy(&self, bucket: &str, policy: &str) -> Result<()> {
         self.send("PUT", &format!("/{bucket}"), &[("policy", "")], &[], policy.as_bytes())?
             .ok()
             .context("setting a bucket policy")?;
@@ -132,6 +133,58 @@ impl Client {
     }
 }
 
+/// Signs requests (SigV4). The key of the day is worked out once.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    access_key: String,
+    secret_key: String,
+    region: String,
+    today: Option<(String, [u8; 32])>,
+}
+
+impl Signer {
+    /// The headers that sign a request, besides `Host`. Path and query are encoded, the query's parts sorted;
+    /// `hash` is the body's SHA-256 in hex.
+    pub fn sign(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        query: &str,
+        hash: &str,
+    ) -> Result<[(&'static str, String); 3]> {
+        let date = amz_date(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+        let day = &date[..8];
+        let key = match &self.today {
+            Some((of, key)) if of == day => *key,
+            _ => {
+                let first = hmac(format!("AWS4{}", self.secret_key).as_bytes(), day.as_bytes());
+                let parts = [self.region.as_str(), "s3", "aws4_request"];
+                let key = parts.iter().fold(first, |key, part| hmac(&key, part.as_bytes()));
+                self.today = Some((day.to_owned(), key));
+                key
+            }
+        };
+        let signed = "host;x-amz-content-sha256;x-amz-date";
+        let canonical = format!(
+            "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{date}\n\n{signed}\n{hash}"
+        );
+        let scope = format!("{day}/{}/s3/aws4_request", self.region);
+        let to_sign =
+            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
+        let signature = hex(&hmac(&key, to_sign.as_bytes()));
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}",
+            self.access_key
+        );
+        Ok([
+            ("x-amz-date", date),
+            ("x-amz-content-sha256", hash.to_owned()),
+            ("Authorization", authorization),
+        ])
+    }
+}
+
 /// The text of the first `<name>…</name>`.
 pub fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
@@ -144,8 +197,10 @@ fn unescape(text: &str) -> String {
     text.replace("&apos;", "'").replace("&#39;", "'").replace("&amp;", "&")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
@@ -183,6 +238,25 @@ mod tests {
         assert_eq!(amz_date(0), "19700101T000000Z");
         assert_eq!(amz_date(951_782_400), "20000229T000000Z");
         assert_eq!(amz_date(1_767_225_599), "20251231T235959Z");
+    }
+
+    #[test]
+    fn a_signature_of_the_same_request_is_the_same_with_the_key_of_the_day_at_hand() -> Result<()> {
+        let client = Client {
+            endpoint: "http://127.0.0.1:1".into(),
+            access_key: "A".into(),
+            secret_key: "S".into(),
+            region: "r".into(),
+        };
+        let mut signer = client.signer();
+        let first = signer.sign("GET", "127.0.0.1:1", "/b/k", "", "")?;
+        assert!(signer.today.is_some());
+        let again = signer.sign("GET", "127.0.0.1:1", "/b/k", "", "")?;
+        // The clock may have gone on by a second; what a fresh signer says then is what counts.
+        let fresh = client.signer().sign("GET", "127.0.0.1:1", "/b/k", "", "")?;
+        assert!(again == first || again == fresh);
+        assert_ne!(signer.sign("PUT", "127.0.0.1:1", "/b/k", "", "")?[2], fresh[2]);
+        Ok(())
     }
 
     #[test]

@@ -295,6 +295,15 @@ impl NixHome {
         Ok(run(command.arg(file), self.timeout)?.ok()?.lines())
     }
 
+    /// Evaluates an expression to a string; what its evaluation puts into the store is there afterwards.
+    pub fn evaluate(&self, expression: &str) -> Result<String> {
+        let file = self.dir.join(format!("home/expression-{}.nix", self.next()));
+        fs::write(&file, expression)?;
+        let mut command = self.command("nix-instantiate", &["--eval", "--read-write-mode", "--json"]);
+        let output = run(command.arg(file), self.timeout)?.ok()?;
+        Ok(serde_json::from_str(&output.stdout)?)
+    }
+
     /// Asks for paths from a binary cache alone, signatures required, whatever comes of it.
     pub fn try_substitute(&self, paths: &[String], cache_url: &str, public_key: &str) -> Result<Output> {
         let mut args =

@@ -68,6 +68,15 @@ pub trait S3Server: fmt::Debug + Send {
         Ok(())
     }
 
+    /// Creates a bucket that anyone may list, read and write. The server must be one of [`Kind::start_open`].
+    fn make_open_bucket(&self, bucket: &str) -> Result<()> {
+        self.client().create_bucket(bucket)?;
+        if self.has_bucket_policies() {
+            self.client().allow_anonymous_write(bucket)?;
+        }
+        Ok(())
+    }
+
     /// A client with the server's key, independent of larder.
     fn client(&self) -> Client {
         let (access_key, secret_key) = (self.access_key(), self.secret_key());
@@ -112,10 +121,19 @@ impl Kind {
     pub fn start(self, public_buckets: &[&str]) -> Result<Box<dyn S3Server>> {
         Ok(match self {
             Self::MinIo => Box::new(minio::MinIo::start()?),
-            Self::SeaweedFs => Box::new(seaweedfs::SeaweedFs::start(public_buckets)?),
+            Self::SeaweedFs => Box::new(seaweedfs::SeaweedFs::start(public_buckets, false)?),
             Self::S3sFs => Box::new(s3s_fs::S3sFs::start(public_buckets)?),
             Self::Garage => Box::new(garage::Garage::start()?),
             Self::CephRgw => Box::new(ceph::CephRgw::start()?),
+        })
+    }
+
+    /// Starts one on which [`S3Server::make_open_bucket`] works: MinIO or SeaweedFS. For clients that cannot sign, such
+    /// as `nix copy` to an `http://` address.
+    pub fn start_open(self) -> Result<Box<dyn S3Server>> {
+        Ok(match self {
+            Self::SeaweedFs => Box::new(seaweedfs::SeaweedFs::start(&[], true)?),
+            other => other.start(&[])?,
         })
     }
 

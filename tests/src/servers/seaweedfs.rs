@@ -16,11 +16,14 @@ pub(super) struct SeaweedFs {
 }
 
 impl SeaweedFs {
-    /// Anonymous reading is a matter of its configuration, bucket by bucket.
-    pub(super) fn start(public_buckets: &[&str]) -> Result<Self> {
+    /// What the anonymous may do is a matter of its configuration: to read, bucket by bucket, or with `open` everything.
+    pub(super) fn start(public_buckets: &[&str], open: bool) -> Result<Self> {
         let program = Requirement::SeaweedFs.find().context("SeaweedFS is not provisioned")?;
         let dir = tempfile::tempdir()?;
-        let actions: Vec<_> = public_buckets.iter().map(|b| format!("Read:{b}")).collect();
+        let mut actions: Vec<_> = public_buckets.iter().map(|b| format!("Read:{b}")).collect();
+        if open {
+            actions.extend(["Read", "Write", "List"].map(str::to_owned));
+        }
         let config = serde_json::json!({"identities": [
             {"name": "larder", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
              "actions": ["Admin", "Read", "Write", "List", "Tagging"]},

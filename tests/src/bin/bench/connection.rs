@@ -1,0 +1,74 @@
+//! A connection to an S3 server that is kept for many requests.
+
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
+
+use anyhow::{Context as _, Result, ensure};
+use larder_tests::http::{Head, encode_path, read_body, split_url};
+use larder_tests::s3::{Client, Signer};
+
+/// Bodies up to this size leave in one write with their heads.
+const SMALL: usize = 64 << 10;
+
+/// One connection, one request at a time.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+    host: String,
+    signer: Signer,
+}
+
+impl Connection {
+    /// Connects.
+    pub(crate) fn open(client: &Client) -> Result<Self> {
+        let (host, _) = split_url(&client.endpoint)?;
+        Ok(Self { stream: connect(host)?, host: host.to_owned(), signer: client.signer() })
+    }
+
+    /// Sends a request and reads the answer's body. `path` is not encoded, `query` is; `hash` is the SHA-256 of `body`
+    /// in hex. An answer other than 2xx is an error.
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &str,
+        hash: &str,
+        body: &[u8],
+    ) -> Result<Vec<u8>> {
+        let path = encode_path(path);
+        let mark = if query.is_empty() { "" } else { "?" };
+        let mut head = format!("{method} {path}{mark}{query} HTTP/1.1\r\nHost: {}\r\n", self.host);
+        for (name, value) in self.signer.sign(method, &self.host, &path, query, hash)? {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let mut bytes = format!("{head}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let stream = self.stream.get_mut();
+        if body.len() <= SMALL {
+            bytes.extend_from_slice(body);
+            stream.write_all(&bytes)?;
+        } else {
+            stream.write_all(&bytes)?;
+            stream.write_all(body)?;
+        }
+        let head = Head::read(&mut self.stream)?.with_context(|| format!("{method} {path}: no answer"))?;
+        let mut answer = Vec::new();
+        let mut take = |block: &[u8]| answer.extend_from_slice(block);
+        read_body(&mut self.stream, head.response_framing(method), &mut |_| Ok(()), &mut take)?;
+        let status = head.status();
+        ensure!(
+            (200..300).contains(&status),
+            "{method} {path}: {status} {}",
+            String::from_utf8_lossy(&answer)
+        );
+        if head.closes() {
+            self.stream = connect(&self.host)?;
+        }
+        Ok(answer)
+    }
+}
+
+fn connect(host: &str) -> Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(host).with_context(|| format!("connecting to {host}"))?;
+    stream.set_nodelay(true)?;
+    Ok(BufReader::new(stream))
+}

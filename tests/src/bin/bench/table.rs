@@ -1,0 +1,165 @@
+//! The table, as text and as JSON.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::machine::Machine;
+use crate::row::{Figure, MIB, Reach, Row, Side, Spread};
+
+/// Rows under a head that tells where they were measured.
+#[derive(Debug)]
+pub(crate) struct Table {
+    machine: Machine,
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// An empty one.
+    pub(crate) fn new(machine: Machine) -> Self {
+        Self { machine, rows: Vec::new() }
+    }
+
+    /// The lines above the rows.
+    pub(crate) fn head(&self) -> String {
+        let columns = ["wall s", "cpu s", "peak MiB", "sent MB"].map(|name| format!("{name:>19}")).concat();
+        format!("{}\n{:<44}{:>3}{columns}   median (least–most)\n", self.machine.text(), "", "n")
+    }
+
+    /// Takes a row; returns its lines.
+    pub(crate) fn add(&mut self, row: Row) -> String {
+        let text = text(&row);
+        self.rows.push(row);
+        text
+    }
+
+    /// Writes all there is so far to a file.
+    pub(crate) fn write_json(&self, file: &Path) -> Result<()> {
+        let rows: Vec<_> = self.rows.iter().map(row_json).collect();
+        let value = json!({"format": 1, "machine": self.machine.json(), "rows": rows});
+        fs::write(file, format!("{value:#}\n")).with_context(|| format!("writing {}", file.display()))
+    }
+}
+
+fn text(row: &Row) -> String {
+    let mut text = format!("{}\n{}", row.case, side(&row.ours));
+    if let Some(theirs) = &row.theirs {
+        text += &side(theirs);
+    }
+    for figure in &row.figures {
+        text += &figure_text(figure);
+    }
+    for note in &row.notes {
+        for line in note.lines() {
+            text += &format!("    {line}\n");
+        }
+    }
+    text
+}
+
+fn side(side: &Side) -> String {
+    let cell = |spread: Option<Spread>, unit: f64, digits: usize| match spread {
+        None => "-".to_owned(),
+        Some(Spread { median, min, max }) => {
+            let [median, min, max] = [median, min, max].map(|value| value / unit);
+            format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
+        }
+    };
+    // Small times need more digits than large ones have room for.
+    let digits = |spread: Option<Spread>| match spread {
+        Some(spread) if spread.max < 10.0 => 2,
+        _ => 1,
+    };
+    let (wall, cpu) = (side.wall(), side.cpu());
+    format!(
+        "  {:<42}{:>3}{:>19}{:>19}{:>19}{:>19}\n",
+        side.name,
+        side.costs.len(),
+        cell(wall, 1.0, digits(wall)),
+        cell(cpu, 1.0, digits(cpu)),
+        cell(side.peak(), MIB, 0),
+        cell(side.sent(), 1e6, 1)
+    )
+}
+
+fn figure_text(figure: &Figure) -> String {
+    let value = format!("{:.2} {}", figure.value, figure.unit);
+    let reach = match figure.reach {
+        Some(Reach::AtLeast(least)) => format!(">= {least} {}", figure.unit),
+        Some(Reach::AtMost(most)) => format!("<= {most} {}", figure.unit),
+        None => String::new(),
+    };
+    let line = format!("    {:<26}{value:>12}   {reach:<14} {}", figure.name, figure.verdict());
+    format!("{}\n", line.trim_end())
+}
+
+fn row_json(row: &Row) -> Value {
+    json!({
+        "case": row.case,
+        "ours": side_json(&row.ours),
+        "theirs": row.theirs.as_ref().map(side_json),
+        "figures": row.figures.iter().map(figure_json).collect::<Vec<_>>(),
+        "notes": row.notes,
+    })
+}
+
+fn side_json(side: &Side) -> Value {
+    let spread = |spread: Option<Spread>| {
+        spread.map(|Spread { median, min, max }| json!({"median": median, "min": min, "max": max}))
+    };
+    json!({
+        "name": side.name, "n": side.costs.len(), "wall_s": spread(side.wall()), "cpu_s": spread(side.cpu()),
+        "peak_bytes": spread(side.peak()), "sent_bytes": spread(side.sent()),
+    })
+}
+
+fn figure_json(figure: &Figure) -> Value {
+    let reach = figure.reach.map(|reach| match reach {
+        Reach::AtLeast(least) => json!({"at_least": least}),
+        Reach::AtMost(most) => json!({"at_most": most}),
+    });
+    json!({
+        "name": figure.name, "value": figure.value, "unit": figure.unit, "reach": reach,
+        "reached": figure.reached(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::Cost;
+
+    fn row() -> Row {
+        let ours = Cost { wall: 2.0, cpu: Some(3.0), peak: Some(100.0 * MIB), sent: Some(50e6) };
+        Row::new("large", Side::new("larder", vec![ours]))
+            .against(Side::new("nix copy", vec![Cost { wall: 3.0, peak: None, ..ours }]))
+            .speed(Some(Reach::AtLeast(2.0)))
+            .peak(Some(Reach::AtMost(150.0)))
+            .note("one\ntwo")
+    }
+
+    #[test]
+    fn rows_as_text() {
+        let text = text(&row());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "large");
+        assert!(lines[1].contains("larder") && lines[1].contains("2.00 (2.00–2.00)"), "{text}");
+        assert!(lines[1].contains("100 (100–100)") && lines[1].ends_with("50.0 (50.0–50.0)"), "{text}");
+        assert!(lines[3].contains("1.50 x") && lines[3].ends_with(">= 2 x         missed by 25 %"), "{text}");
+        assert!(lines[4].ends_with("reached"), "{text}");
+        assert_eq!(lines[5..], ["    one", "    two"]);
+        assert!(lines[1..3].iter().all(|line| line.chars().count() == lines[1].chars().count()), "{text}");
+    }
+
+    #[test]
+    fn rows_as_json() {
+        let value = row_json(&row());
+        assert_eq!(value["ours"]["peak_bytes"]["median"], 100.0 * MIB);
+        assert_eq!(value["theirs"]["peak_bytes"], Value::Null);
+        assert_eq!(value["figures"][0]["reach"]["at_least"], 2.0);
+        assert_eq!(value["figures"][0]["reached"], false);
+        assert_eq!(value["figures"][1]["reached"], true);
+    }
+}
