@@ -22,7 +22,8 @@ fn comparable(narinfo: &str) -> Vec<String> {
 #[test]
 fn a_narinfo_is_the_one_that_nix_copy_writes() -> Result<()> {
     for version in versions() {
-        let world = World::new(version, Target::Directory(Directory::start()?))?;
+        let mut world = World::new(version, Target::Directory(Directory::start()?))?;
+        world.larder.set("write-listings", "true")?;
         let built = world.nix.build(&samples::assorted(&format!("golden {version}")))?;
         world
             .larder
