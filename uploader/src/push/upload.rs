@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::clock::Moment;
 use super::compress::{Compressor, Settings};
 use super::progress::Progress;
-use crate::bucket::{Bucket, Condition, ContentType, Multipart};
+use crate::bucket::{Body, Bucket, Condition, ContentType, Multipart};
 use crate::cache::keys;
 use crate::cache::listing::ListingWriter;
 use crate::cache::narinfo::NarObject;
@@ -167,12 +167,16 @@ impl Uploader {
             return give_up(upload, corrupt(info, &nar)).await;
         }
         match upload {
-            None => drop(self.bucket.put(key, rest.bytes, ContentType::Nar, Condition::IfAbsent).await?),
+            None => {
+                // The rest is the whole file.
+                let body = Body { bytes: rest.bytes, sha256: Some(file.sha256) };
+                self.bucket.put(key, body, ContentType::Nar, Condition::IfAbsent).await?;
+            }
             Some(Sending { upload, parts }) => {
                 // A stream that ends with a full part leaves nothing over.
                 let sent = match rest.bytes.is_empty() {
                     true => Ok(()),
-                    false => upload.part(parts + 1, rest.bytes).await,
+                    false => upload.part(parts + 1, rest.bytes.into()).await,
                 };
                 match sent {
                     Ok(()) => upload.complete().await?,
@@ -273,7 +277,8 @@ impl Sending {
         let mut failure = None;
         {
             let upload = &*self.upload;
-            let send = |number: u32, part: Part| async move { upload.part(number, part.bytes.clone()).await };
+            let send =
+                |number: u32, part: Part| async move { upload.part(number, part.bytes.clone().into()).await };
             self.parts += 1;
             let mut running = FuturesUnordered::from_iter([send(self.parts, first)]);
             let mut open = true;
