@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::contract::{Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, ObjectMeta, Put};
+use super::contract::{
+    Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, ObjectMeta, Put,
+};
 
 /// In what servers differ.
 #[derive(Clone, Copy, Debug)]
@@ -75,11 +76,11 @@ impl Suite {
         format!("{}/{name}", self.folder)
     }
 
-    async fn put(&self, name: &str, body: impl Into<Bytes>, condition: Condition) -> Outcome<Put> {
+    async fn put(&self, name: &str, body: impl Into<Body>, condition: Condition) -> Outcome<Put> {
         self.bucket.put(&self.key(name), body.into(), ContentType::Text, condition).await.map_err(shown)
     }
 
-    async fn write(&self, name: &str, body: impl Into<Bytes>) -> Outcome {
+    async fn write(&self, name: &str, body: impl Into<Body>) -> Outcome {
         match self.put(name, body, Condition::None).await? {
             Put::Written => Ok(()),
             Put::Refused => Err(format!("an unconditional write of `{name}` was refused")),
@@ -220,7 +221,7 @@ impl Suite {
 
     async fn refused_keys(&self) -> Outcome {
         for key in ["", "/a", "a/", "a//b", "..", "../a", "a/../../b", "a/./b", "a\nb", "a\0b"] {
-            let put = self.bucket.put(key, Bytes::new(), ContentType::Text, Condition::None).await;
+            let put = self.bucket.put(key, Body::default(), ContentType::Text, Condition::None).await;
             must(put.is_err(), || format!("{key:?} can be written"))?;
             must(self.bucket.get(key).await.is_err(), || format!("{key:?} can be read"))?;
             must(self.bucket.head(key).await.is_err(), || format!("{key:?} has a head"))?;
@@ -257,7 +258,7 @@ impl Suite {
     }
 
     async fn multipart(&self) -> Outcome {
-        let part = |byte: u8, size: usize| Bytes::from(vec![byte; size]);
+        let part = |byte: u8, size: usize| Body::from(vec![byte; size]);
         let (first, second, tail) = (part(1, 5 << 20), part(2, 5 << 20), part(3, 1234));
         self.write("m", "what stood before").await?;
         let upload = self.bucket.start_multipart(&self.key("m"), ContentType::Nar).await.map_err(shown)?;
@@ -272,7 +273,7 @@ impl Suite {
         let upload = self.bucket.start_multipart(&self.key("m"), ContentType::Nar).await.map_err(shown)?;
         upload.part(1, tail.clone()).await.map_err(shown)?;
         upload.complete().await.map_err(shown)?;
-        self.holds("m", &tail).await?;
+        self.holds("m", &tail.bytes).await?;
 
         let gap = self.bucket.start_multipart(&self.key("gap"), ContentType::Nar).await.map_err(shown)?;
         gap.part(2, tail.clone()).await.map_err(shown)?;
@@ -284,8 +285,8 @@ impl Suite {
     async fn abort(&self) -> Outcome {
         let upload =
             self.bucket.start_multipart(&self.key("ab/ort"), ContentType::Nar).await.map_err(shown)?;
-        upload.part(1, Bytes::from(vec![1; 5 << 20])).await.map_err(shown)?;
-        upload.part(3, Bytes::from_static(b"early")).await.map_err(shown)?;
+        upload.part(1, vec![1; 5 << 20].into()).await.map_err(shown)?;
+        upload.part(3, "early".into()).await.map_err(shown)?;
         self.missing("ab/ort").await?;
         let visible = self.names("").await?;
         must(visible.is_empty(), || format!("parts are visible: {visible:?}"))?;

@@ -37,7 +37,7 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// [`Put::Refused`] says that `condition` does not hold. When an answer got lost and the request was sent again,
     /// the object that stands in the way may be the one that this very call wrote. A server that knows no conditional
     /// writes ignores the condition and answers [`Put::Written`].
-    async fn put(&self, key: &str, body: Bytes, kind: ContentType, condition: Condition) -> Result<Put>;
+    async fn put(&self, key: &str, body: Body, kind: ContentType, condition: Condition) -> Result<Put>;
 
     /// Removes an object; one that is absent already is no error.
     async fn delete(&self, key: &str) -> Result<()>;
@@ -75,7 +75,7 @@ pub trait Multipart: Send + Sync {
     /// Sends one part; parts count from 1, may be sent concurrently and in any order.
     ///
     /// S3 wants all but the last to have at least 5 MiB. After an error the part may be sent again.
-    async fn part(&self, number: u32, body: Bytes) -> Result<()>;
+    async fn part(&self, number: u32, body: Body) -> Result<()>;
 
     /// Makes the object visible, replacing one that stands. Refuses when the parts are not `1..=n` without a gap.
     ///
@@ -85,6 +85,23 @@ pub trait Multipart: Send + Sync {
 
     /// Gives up and removes what was sent.
     async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Bytes to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Body {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Their SHA-256 where it is known already, so that it need not be computed again to sign them. A server refuses
+    /// bytes that have another.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl<B: Into<Bytes>> From<B> for Body {
+    /// Without a hash.
+    fn from(bytes: B) -> Self {
+        Self { bytes: bytes.into(), sha256: None }
+    }
 }
 
 /// A small object with its bytes.

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use walkdir::{DirEntry, WalkDir};
 
 use super::address::file_url;
 use super::contract::{
-    AnonymousRead, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart, Object,
-    ObjectMeta, Position, Put,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
+    Object, ObjectMeta, Position, Put,
 };
 use super::directory_files::{TEMPORARY, Tree};
 use super::directory_multipart::DirectoryMultipart;
@@ -153,11 +152,11 @@ impl Bucket for DirectoryBucket {
         .await
     }
 
-    async fn put(&self, key: &str, body: Bytes, _: ContentType, condition: Condition) -> Result<Put> {
+    async fn put(&self, key: &str, body: Body, _: ContentType, condition: Condition) -> Result<Put> {
         self.check(key)?;
         let name = key.to_owned();
         self.run("write", key, move |files| {
-            let temporary = files.write_temporary(&body)?;
+            let temporary = files.write_temporary(&body.bytes)?;
             match condition {
                 Condition::None => {
                     let _lock = files.lock_shared()?;

@@ -7,9 +7,8 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
-use super::contract::Multipart;
+use super::contract::{Body, Multipart};
 use super::directory::blocking;
 use super::directory_files::{Temporary, Tree, finish};
 use crate::error::{Area, Error, Result};
@@ -79,7 +78,7 @@ impl State {
 
 #[async_trait]
 impl Multipart for DirectoryMultipart {
-    async fn part(&self, number: u32, body: Bytes) -> Result<()> {
+    async fn part(&self, number: u32, body: Body) -> Result<()> {
         let state = Arc::clone(&self.state);
         blocking(self.what(&format!("send part {number} of")), move || {
             let files = {
@@ -88,16 +87,16 @@ impl Multipart for DirectoryMultipart {
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, "the part was sent before"));
                 }
                 if number == state.next {
-                    return state.append(&body);
+                    return state.append(&body.bytes);
                 }
                 Arc::clone(&state.files)
             };
             let (temporary, mut file) = files.temporary()?;
-            file.write_all(&body)?;
+            file.write_all(&body.bytes)?;
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             if number == state.next {
                 // Its turn has come meanwhile.
-                return state.append(&body);
+                return state.append(&body.bytes);
             }
             state.early.insert(number, temporary);
             Ok(())

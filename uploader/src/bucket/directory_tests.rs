@@ -24,16 +24,16 @@ async fn a_missing_root_is_no_missing_object() {
     assert!(bucket.delete("a").await.is_err());
     assert!(bucket.list("", None, Depth::Flat).await.is_err());
     assert!(bucket.list("a/b", None, Depth::Flat).await.is_err());
-    assert!(bucket.put("a", Bytes::new(), ContentType::Text, Condition::None).await.is_err());
+    assert!(bucket.put("a", Body::default(), ContentType::Text, Condition::None).await.is_err());
 }
 
 #[tokio::test]
 async fn a_web_server_can_read() {
     let (_dir, bucket) = bucket();
     bucket.create().await.expect("create");
-    bucket.put("a/b/c", Bytes::from_static(b"x"), ContentType::Text, Condition::IfAbsent).await.expect("put");
+    bucket.put("a/b/c", "x".into(), ContentType::Text, Condition::IfAbsent).await.expect("put");
     let upload = bucket.start_multipart("d/e", ContentType::Nar).await.expect("start");
-    upload.part(1, Bytes::from_static(b"x")).await.expect("part");
+    upload.part(1, "x".into()).await.expect("part");
     upload.complete().await.expect("complete");
     let root = bucket.files.root();
     for (path, mode) in [("", 0o755), ("a", 0o755), ("a/b", 0o755), ("a/b/c", 0o644), ("d/e", 0o644)] {
@@ -47,14 +47,14 @@ async fn nothing_unfinished_stays_or_is_listed() {
     let (_dir, bucket) = bucket();
     bucket.create().await.expect("create");
     let upload = bucket.start_multipart("k", ContentType::Nar).await.expect("start");
-    upload.part(2, Bytes::from_static(b"x")).await.expect("part");
-    upload.part(1, Bytes::from_static(b"y")).await.expect("part");
-    upload.part(4, Bytes::from_static(b"z")).await.expect("part");
+    upload.part(2, "x".into()).await.expect("part");
+    upload.part(1, "y".into()).await.expect("part");
+    upload.part(4, "z".into()).await.expect("part");
     assert_eq!(bucket.list("", None, Depth::Flat).await.expect("list"), ListPage::default());
     assert_eq!(bucket.list("", None, Depth::OneLevel).await.expect("list"), ListPage::default());
     assert_eq!(upload.complete().await.expect_err("a gap").retry(), Retry::Permanent);
     assert!(bucket.get(".larder-tmp/lock").await.is_err());
-    bucket.put("k", Bytes::new(), ContentType::Text, Condition::None).await.expect("put");
+    bucket.put("k", Body::default(), ContentType::Text, Condition::None).await.expect("put");
     drop(bucket.start_multipart("k", ContentType::Nar).await.expect("start"));
     let left: Vec<_> = fs::read_dir(bucket.files.path(TEMPORARY))
         .expect("read_dir")
@@ -67,7 +67,7 @@ async fn nothing_unfinished_stays_or_is_listed() {
 async fn a_key_cannot_be_a_folder_too() {
     let (_dir, bucket) = bucket();
     bucket.create().await.expect("create");
-    let put = |key: &'static str| bucket.put(key, Bytes::new(), ContentType::Text, Condition::None);
+    let put = |key: &'static str| bucket.put(key, Body::default(), ContentType::Text, Condition::None);
     put("a/b").await.expect("put");
     assert_eq!(put("a").await.expect_err("a folder").retry(), Retry::Permanent);
     assert_eq!(put("a/b/c").await.expect_err("a file").retry(), Retry::Permanent);

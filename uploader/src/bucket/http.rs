@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_smithy_http_client::Connector;
@@ -54,12 +54,13 @@ impl Trust {
     }
 }
 
-/// Makes connectors and keeps them, and with them their pools of connections.
+/// Makes connectors and keeps them, and with them their pools of connections, which clones share.
+#[derive(Clone)]
 pub(super) struct Http {
     trust: Trust,
     tls: bool,
     proxy: bool,
-    made: Mutex<Vec<(Timeouts, SharedHttpConnector)>>,
+    made: Arc<Mutex<Vec<(Timeouts, SharedHttpConnector)>>>,
 }
 
 type Timeouts = (Option<Duration>, Option<Duration>);
@@ -79,7 +80,7 @@ impl Http {
 
     /// `tls`: whether certificates are loaded; `proxy`: whether the environment may name one.
     pub(super) fn new(trust: Trust, tls: bool, proxy: bool) -> Self {
-        Self { trust, tls, proxy, made: Mutex::default() }
+        Self { trust, tls, proxy, made: Arc::default() }
     }
 
     /// The connector with these timeouts.

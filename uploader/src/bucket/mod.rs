@@ -14,18 +14,24 @@ mod network;
 mod open;
 mod reader;
 mod s3;
+mod s3_body;
 mod s3_client;
 mod s3_credentials;
 mod s3_error;
 mod s3_multipart;
 mod s3_policy;
+mod s3_request;
+mod s3_retry;
+mod s3_sender;
+mod s3_signer;
+mod s3_xml;
 #[cfg(test)]
 mod scripted;
 
 pub use address::{Address, AddressingStyle, S3Address};
 pub use contract::{
-    AnonymousRead, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart, Object,
-    ObjectMeta, Put,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
+    Object, ObjectMeta, Put,
 };
 pub use directory::DirectoryBucket;
 pub use open::open;

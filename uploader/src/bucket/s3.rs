@@ -1,32 +1,31 @@
 //! Buckets on S3-compatible servers.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
-use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration, EncodingType};
-use bytes::{Bytes, BytesMut};
+use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use percent_encoding::percent_decode_str;
 
 use super::address::S3Address;
 use super::contract::{
-    AnonymousRead, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart, Object,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart, Object,
     ObjectMeta, Position, Put,
 };
 use super::s3_client::{self, Options};
-use super::s3_error::{Access, answer, explain};
+use super::s3_error::{Access, answer, explain, failure, not_understood, refusal};
 use super::s3_multipart::S3Multipart;
+use super::s3_request::Request;
+use super::s3_sender::{Reply, Sender};
+use super::s3_xml::{self, Listing};
 use super::{key, s3_policy};
-use crate::error::{Area, Error, Result, Retry, chain};
+use crate::error::{Area, Error, Result, Retry};
 
 /// What S3 gives in one page.
-const PAGE: i32 = 1000;
-/// How long the body of a small object may take.
-const BODY: Duration = Duration::from_secs(60);
+const PAGE: &str = "1000";
+/// More than any page has, in bytes.
+const MAX_PAGE: u64 = 32 << 20;
 
 /// A bucket on an S3-compatible server. Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -34,7 +33,7 @@ pub struct S3Bucket {
     pub(super) client: Client,
     pub(super) address: S3Address,
     pub(super) region: String,
-    attempts: u32,
+    sender: Arc<Sender>,
 }
 
 impl S3Bucket {
@@ -43,78 +42,78 @@ impl S3Bucket {
     /// Fails where the files that `options` names cannot be used. Missing credentials are reported by the first
     /// operation.
     pub async fn open(address: S3Address, options: &Options) -> Result<Self> {
-        let (client, region) = s3_client::build(&address, options).await?;
-        Ok(Self { client, address, region: region.to_string(), attempts: options.max_attempts.max(1) })
+        let (client, sender, region) = s3_client::build(&address, options).await?;
+        Ok(Self { client, address, region: region.to_string(), sender: Arc::new(sender) })
     }
 
     pub(super) fn what(&self, verb: &str, key: &str) -> String {
         format!("cannot {verb} `{key}` in `{}`", self.address)
     }
 
-    async fn send(&self, key: &str, body: &Bytes, kind: ContentType, condition: &Condition) -> Result<Sent> {
-        let mut request = self
-            .client
-            .put_object()
-            .bucket(&self.address.bucket)
-            .key(self.address.full_key(key))
-            .content_type(kind.as_str())
-            .body(ByteStream::from(body.clone()));
-        match condition {
-            Condition::None => {}
-            Condition::IfAbsent => request = request.if_none_match("*"),
-            Condition::IfMatch(etag) => request = request.if_match(etag),
-        }
-        let Err(error) = request.customize().config_override(s3_client::for_body(body.len())).send().await
-        else {
-            return Ok(Sent::Done(Put::Written));
+    /// A request about an object, whose key is relative to the prefix of the address.
+    pub(super) fn request(&self, method: &'static str, key: &str) -> Request<'static> {
+        Request::new(method, self.address.full_key(key))
+    }
+
+    /// Sends a request about an object; `verb` and `key` are for the error where there is no answer.
+    pub(super) async fn send(&self, request: Request<'_>, verb: &str, key: &str) -> Result<Reply> {
+        self.sender.send(&request).await.map_err(|error| failure(self.what(verb, key), &error))
+    }
+
+    async fn write(&self, key: &str, body: &Body, kind: ContentType, condition: &Condition) -> Result<Sent> {
+        let request = self.request("PUT", key).header("content-type", kind.as_str()).body(body.clone());
+        let request = match condition {
+            Condition::None => request,
+            Condition::IfAbsent => request.header("if-none-match", "*"),
+            Condition::IfMatch(etag) => request.header("if-match", etag),
         };
-        match (condition, answer(&error)) {
-            (
-                Condition::IfAbsent | Condition::IfMatch(_),
-                (Some(412), _) | (_, Some("PreconditionFailed")),
-            ) => Ok(Sent::Done(Put::Refused)),
+        let reply = self.send(request, "write", key).await?;
+        match (condition, reply.answer()) {
+            (_, (200..=299, _)) => Ok(Sent::Done(Put::Written)),
+            (Condition::IfAbsent | Condition::IfMatch(_), (412, _) | (_, "PreconditionFailed")) => {
+                Ok(Sent::Done(Put::Refused))
+            }
             // AWS says so when there is nothing to match.
-            (Condition::IfMatch(_), (Some(404), Some("NoSuchKey"))) => Ok(Sent::Done(Put::Refused)),
-            (Condition::IfAbsent | Condition::IfMatch(_), (Some(501), _)) => Ok(Sent::NoConditions),
-            _ => Err(explain(self.what("write", key), Access::Write, &error)),
+            (Condition::IfMatch(_), (404, "NoSuchKey")) => Ok(Sent::Done(Put::Refused)),
+            (Condition::IfAbsent | Condition::IfMatch(_), (501, _)) => Ok(Sent::NoConditions),
+            _ => Err(refusal(self.what("write", key), Access::Write, &reply)),
         }
     }
 
     /// Why a HEAD was refused, which its answer has no room to say: `Ok` for an absent object.
     async fn reason(&self, key: &str) -> Option<Result<()>> {
-        let request = self.client.get_object().bucket(&self.address.bucket).key(self.address.full_key(key));
-        match request.range("bytes=0-0").send().await {
-            Ok(_) => None,
-            Err(error) if proves_absence(&error) => Some(Ok(())),
-            Err(error) => Some(Err(explain(self.what("look up", key), Access::Read, &error))),
+        let request = self.request("GET", key).header("range", "bytes=0-0");
+        match self.send(request, "look up", key).await {
+            Ok(reply) if reply.is_success() => None,
+            Ok(reply) if proves_absence(&reply) => Some(Ok(())),
+            Ok(reply) => Some(Err(refusal(self.what("look up", key), Access::Read, &reply))),
+            Err(error) => Some(Err(error)),
         }
     }
 
     /// Sorts a page out: keys relative to the prefix of the address, in order.
     ///
     /// Fails where the server says that more follows but not how to ask for it.
-    fn page(&self, output: &ListObjectsV2Output) -> Result<ListPage> {
-        let encoded = output.encoding_type() == Some(&EncodingType::Url);
+    fn page(&self, listing: Listing) -> Result<ListPage> {
         let lead = self.address.full_key("");
-        let relative = |key: &str| {
-            let key = if encoded { url_decode(key) } else { key.to_owned() };
-            key.strip_prefix(&lead).filter(|key| !key.is_empty()).map(str::to_owned)
+        let relative = |key: String| {
+            let mut key = if listing.encoded { url_decode(&key) } else { key };
+            let below = key.len() > lead.len() && key.starts_with(&lead);
+            below.then(|| key.split_off(lead.len()))
         };
         let mut page = ListPage::default();
-        for object in output.contents() {
-            if let Some(key) = object.key().and_then(relative) {
-                let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
-                page.objects.push(ObjectMeta { key, size, etag: object.e_tag().map(str::to_owned) });
+        page.objects.reserve(listing.objects.len());
+        for object in listing.objects {
+            if let Some(key) = relative(object.key) {
+                page.objects.push(ObjectMeta { key, size: object.size, etag: object.etag });
             }
         }
-        for folder in output.common_prefixes() {
-            page.folders.extend(folder.prefix().and_then(relative));
-        }
+        page.folders.extend(listing.folders.into_iter().filter_map(relative));
         page.objects.sort_by(|a, b| a.key.cmp(&b.key));
         page.folders.sort();
-        if output.is_truncated() == Some(true) {
-            page.next = match (output.next_continuation_token(), page.objects.last()) {
-                (Some(token), _) => Some(Cursor(Position::Token(token.to_owned()))),
+        if listing.truncated {
+            page.next = match (listing.token, page.objects.last()) {
+                (Some(token), _) => Some(Cursor(Position::Token(token))),
                 (None, Some(last)) if page.folders.is_empty() => Some(Cursor::after(&last.key)),
                 _ => {
                     return Err(Error::new(Area::Bucket, Retry::Unknown, self.what("list", "*"))
@@ -140,62 +139,43 @@ impl Bucket for S3Bucket {
 
     async fn get(&self, key: &str) -> Result<Option<Object>> {
         key::check(key)?;
-        let full = self.address.full_key(key);
-        let mut attempt = 1;
-        loop {
-            let request = self.client.get_object().bucket(&self.address.bucket).key(&full);
-            let output = match request.send().await {
-                Ok(output) => output,
-                Err(error) if proves_absence(&error) => return Ok(None),
-                Err(error) => return Err(explain(self.what("read", key), Access::Read, &error)),
-            };
-            let etag = output.e_tag().map(str::to_owned);
-            let size = output.content_length();
-            match read_small(output.body, size).await {
-                Ok(body) => return Ok(Some(Object { body, etag })),
-                Err(Unread::TooLarge) => {
-                    return Err(Error::permanent(Area::Bucket, self.what("read", key)).because(format!(
-                        "it is larger than {MAX_SMALL} bytes, which no object of its kind is"
-                    )));
-                }
-                // The SDK sends requests again, but a body that breaks off is ours.
-                Err(Unread::Broken(_)) if attempt < self.attempts => {
-                    tokio::time::sleep(Duration::from_millis(250) * attempt).await;
-                    attempt += 1;
-                }
-                Err(Unread::Broken(cause)) => {
-                    return Err(Error::transient(Area::Bucket, self.what("read", key)).because(cause));
-                }
-            }
+        let reply = self.send(self.request("GET", key), "read", key).await?;
+        if reply.is_success() {
+            let etag = reply.etag();
+            Ok(Some(Object { body: reply.body, etag }))
+        } else if proves_absence(&reply) {
+            Ok(None)
+        } else {
+            Err(refusal(self.what("read", key), Access::Read, &reply))
         }
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>> {
         key::check(key)?;
-        let request = self.client.head_object().bucket(&self.address.bucket).key(self.address.full_key(key));
-        match request.send().await {
-            Ok(output) => {
-                let size =
-                    output.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| {
-                        Error::new(Area::Bucket, Retry::Unknown, self.what("look up", key))
-                            .because("the answer has no size")
-                    })?;
-                Ok(Some(ObjectMeta { key: key.to_owned(), size, etag: output.e_tag }))
-            }
-            Err(error) if answer(&error).0 == Some(404) && answer(&error).1 != Some("NoSuchBucket") => {
-                Ok(None)
-            }
-            Err(error) if matches!(answer(&error).0, Some(400 | 401 | 403)) => match self.reason(key).await {
+        let reply = self.send(self.request("HEAD", key), "look up", key).await?;
+        if reply.is_success() {
+            let size = reply.size().ok_or_else(|| {
+                Error::new(Area::Bucket, Retry::Unknown, self.what("look up", key))
+                    .because("the answer has no size")
+            })?;
+            return Ok(Some(ObjectMeta { key: key.to_owned(), size, etag: reply.etag() }));
+        }
+        if reply.status == 404 {
+            return Ok(None);
+        }
+        let refused = || Err(refusal(self.what("look up", key), Access::Read, &reply));
+        match reply.status {
+            400 | 401 | 403 => match self.reason(key).await {
                 Some(reason) => reason.map(|()| None),
-                None => Err(explain(self.what("look up", key), Access::Read, &error)),
+                None => refused(),
             },
-            Err(error) => Err(explain(self.what("look up", key), Access::Read, &error)),
+            _ => refused(),
         }
     }
 
-    async fn put(&self, key: &str, body: Bytes, kind: ContentType, condition: Condition) -> Result<Put> {
+    async fn put(&self, key: &str, body: Body, kind: ContentType, condition: Condition) -> Result<Put> {
         key::check(key)?;
-        if let Sent::Done(put) = self.send(key, &body, kind, &condition).await? {
+        if let Sent::Done(put) = self.write(key, &body, kind, &condition).await? {
             return Ok(put);
         }
         // The second best: look, then write.
@@ -207,7 +187,7 @@ impl Bucket for S3Bucket {
         if !holds {
             return Ok(Put::Refused);
         }
-        match self.send(key, &body, kind, &Condition::None).await? {
+        match self.write(key, &body, kind, &Condition::None).await? {
             Sent::Done(put) => Ok(put),
             Sent::NoConditions => Err(Error::permanent(Area::Bucket, self.what("write", key))),
         }
@@ -215,42 +195,40 @@ impl Bucket for S3Bucket {
 
     async fn delete(&self, key: &str) -> Result<()> {
         key::check(key)?;
-        let request =
-            self.client.delete_object().bucket(&self.address.bucket).key(self.address.full_key(key));
-        match request.send().await {
-            Ok(_) => Ok(()),
-            Err(error) if proves_absence(&error) => Ok(()),
-            Err(error) => Err(explain(self.what("delete", key), Access::Delete, &error)),
+        let reply = self.send(self.request("DELETE", key), "delete", key).await?;
+        if reply.is_success() || proves_absence(&reply) {
+            Ok(())
+        } else {
+            Err(refusal(self.what("delete", key), Access::Delete, &reply))
         }
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
         // Without `encoding-type=url`: what servers make of it differs, and the XML escapes every key that we write.
-        let mut request = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.address.bucket)
-            .prefix(self.address.full_key(prefix))
-            .max_keys(PAGE);
-        if depth == Depth::OneLevel {
-            request = request.delimiter("/");
-        }
+        let mut request = Request::new("GET", "").limit(MAX_PAGE);
         match after.map(|cursor| &cursor.0) {
-            Some(Position::Key(key)) => request = request.start_after(self.address.full_key(key)),
-            Some(Position::Token(token)) => request = request.continuation_token(token),
+            Some(Position::Key(key)) => request = request.query("start-after", self.address.full_key(key)),
+            Some(Position::Token(token)) => request = request.query("continuation-token", token),
             None => {}
         }
-        match request.send().await {
-            Ok(output) => {
-                let mut page = self.page(&output)?;
-                if let Some(Position::Key(after)) = after.map(|cursor| &cursor.0) {
-                    // Some servers take no notice of `start-after`.
-                    page.objects.retain(|object| object.key > *after);
-                }
-                Ok(page)
-            }
-            Err(error) => Err(explain(self.what("list", &format!("{prefix}*")), Access::List, &error)),
+        if depth == Depth::OneLevel {
+            request = request.query("delimiter", "/");
         }
+        let whole = self.address.full_key(prefix);
+        let request = request.query("list-type", "2").query("max-keys", PAGE).query("prefix", whole);
+        let shown = format!("{prefix}*");
+        let reply = self.send(request, "list", &shown).await?;
+        if !reply.is_success() {
+            return Err(refusal(self.what("list", &shown), Access::List, &reply));
+        }
+        let listing = s3_xml::listing(&reply.body)
+            .map_err(|cause| not_understood(self.what("list", &shown), &reply, &cause))?;
+        let mut page = self.page(listing)?;
+        if let Some(Position::Key(after)) = after.map(|cursor| &cursor.0) {
+            // Some servers take no notice of `start-after`.
+            page.objects.retain(|object| object.key > *after);
+        }
+        Ok(page)
     }
 
     async fn start_multipart(&self, key: &str, kind: ContentType) -> Result<Box<dyn Multipart>> {
@@ -323,41 +301,8 @@ impl fmt::Debug for S3Bucket {
 }
 
 /// Only what the server says in so many words.
-fn proves_absence<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    matches!(answer(error), (Some(404), Some("NoSuchKey" | "NotFound")))
-}
-
-enum Unread {
-    TooLarge,
-    Broken(String),
-}
-
-async fn read_small(mut stream: ByteStream, announced: Option<i64>) -> Result<Bytes, Unread> {
-    let announced = announced.and_then(|size| u64::try_from(size).ok());
-    if announced.is_some_and(|size| size > MAX_SMALL) {
-        return Err(Unread::TooLarge);
-    }
-    let read = async {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk =
-                chunk.map_err(|error| Unread::Broken(format!("the answer broke off: {}", chain(&error))))?;
-            body.extend_from_slice(&chunk);
-            if body.len() as u64 > MAX_SMALL {
-                return Err(Unread::TooLarge);
-            }
-        }
-        match announced {
-            Some(size) if size != body.len() as u64 => {
-                Err(Unread::Broken(format!("the answer broke off after {} of {size} bytes", body.len())))
-            }
-            _ => Ok(body.freeze()),
-        }
-    };
-    match tokio::time::timeout(BODY, read).await {
-        Ok(read) => read,
-        Err(_) => Err(Unread::Broken("the answer did not end in time".into())),
-    }
+fn proves_absence(reply: &Reply) -> bool {
+    matches!(reply.answer(), (404, "NoSuchKey" | "NotFound"))
 }
 
 /// As forms encode: `+` is a space.

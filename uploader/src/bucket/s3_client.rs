@@ -1,13 +1,13 @@
-//! The SDK's client, with every limit set on purpose.
+//! The ways to a bucket: our own for requests about objects, and the SDK's client, with every limit set on purpose.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
-};
+use aws_sdk_s3::config::endpoint::{DefaultResolver, Endpoint, Params, ResolveEndpoint};
+use aws_sdk_s3::config::{BehaviorVersion, Builder, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
+use aws_smithy_types::Document;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::region::Region;
@@ -16,16 +16,12 @@ use url::Url;
 use super::address::S3Address;
 use super::http::{CONNECT_TIMEOUT, Http, Trust};
 use super::s3_credentials;
-use crate::error::{Area, Error, Result};
+use super::s3_sender::{ATTEMPT, Sender};
+use super::s3_signer::Signer;
+use crate::error::{Area, Error, Result, chain};
 
-/// How long one attempt of a request without a large body may take.
-const ATTEMPT: Duration = Duration::from_secs(60);
 /// Assembling thousands of parts takes some servers minutes.
 const ASSEMBLY: Duration = Duration::from_secs(600);
-/// How long a transfer may stand still.
-const STALL: Duration = Duration::from_secs(30);
-/// The slowest transfer of a body that is waited for, in bytes per second.
-const SLOWEST: u64 = 32 << 10;
 
 /// What is needed beside the address to reach a bucket.
 #[derive(Clone, Debug)]
@@ -37,19 +33,16 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// How often a request is sent before its transient failure is reported; at least once.
     pub max_attempts: u32,
-    /// Whether checksums are sent and compared that the protocol leaves to choice. Off by default, since some
-    /// servers refuse them; the signature covers the bytes in any case.
-    pub checksums: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { credentials_file: None, ca_file: None, max_attempts: 4, checksums: false }
+        Self { credentials_file: None, ca_file: None, max_attempts: 4 }
     }
 }
 
-/// Builds the client. Reads files, but sends nothing.
-pub(super) async fn build(address: &S3Address, options: &Options) -> Result<(Client, Region)> {
+/// The ways to the bucket, and its region. Reads files, but sends nothing.
+pub(super) async fn build(address: &S3Address, options: &Options) -> Result<(Client, Sender, Region)> {
     let trust = Trust::read(options.ca_file.as_deref())?;
     let region = s3_credentials::region(address).await;
     let credentials =
@@ -63,11 +56,19 @@ pub(super) async fn build(address: &S3Address, options: &Options) -> Result<(Cli
         }
         None => Http::new(trust, true, true),
     };
-    let (request, response) = if options.checksums {
-        (RequestChecksumCalculation::WhenSupported, ResponseChecksumValidation::WhenSupported)
-    } else {
-        (RequestChecksumCalculation::WhenRequired, ResponseChecksumValidation::WhenRequired)
+    let attempts = options.max_attempts.max(1);
+    let place = place(address, &region).await?;
+    let of_scheme = |name, default: &str| of_scheme(&place, name).unwrap_or(default).to_owned();
+    let (region_to_sign, service) =
+        (of_scheme("signingRegion", region.as_ref()), of_scheme("signingName", "s3"));
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    let sender = Sender {
+        connector: http.connector(&settings),
+        signer: Signer::new(credentials.clone(), region_to_sign, service),
+        bucket: place.url().trim_end_matches('/').to_owned(),
+        attempts,
     };
+    // No checksums that the protocol leaves to choice: some servers refuse them.
     let mut config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(region.clone())
@@ -76,23 +77,44 @@ pub(super) async fn build(address: &S3Address, options: &Options) -> Result<(Cli
         .force_path_style(address.path_style())
         .retry_config(
             RetryConfig::standard()
-                .with_max_attempts(options.max_attempts.max(1))
+                .with_max_attempts(attempts)
                 .with_initial_backoff(Duration::from_millis(250)),
         )
         .timeout_config(timeouts(ATTEMPT))
-        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL).build())
-        .request_checksum_calculation(request)
-        .response_checksum_validation(response);
-    if let Some(endpoint) = &address.endpoint {
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if let Some(endpoint) = endpoint(address) {
         config = config.endpoint_url(endpoint);
     }
-    Ok((Client::from_conf(config.build()), region))
+    Ok((Client::from_conf(config.build()), sender, region))
 }
 
-/// For a request with a body of this size: time grows with it.
-pub(super) fn for_body(size: usize) -> Builder {
-    let bytes = u64::try_from(size).unwrap_or(u64::MAX);
-    Builder::new().timeout_config(timeouts(ATTEMPT + Duration::from_secs(bytes / SLOWEST)))
+/// Where the SDK's rules place the bucket: the URL, and how requests to it are signed.
+async fn place(address: &S3Address, region: &Region) -> Result<Endpoint> {
+    let fault = |cause: String| {
+        Error::permanent(Area::Config, format!("cannot use the address `{address}`")).because(cause)
+    };
+    let params = Params::builder()
+        .bucket(&address.bucket)
+        .region(region.as_ref())
+        .set_endpoint(endpoint(address))
+        .force_path_style(address.path_style())
+        .disable_s3_express_session_auth(true)
+        .build()
+        .map_err(|error| fault(chain(&error)))?;
+    DefaultResolver::new().resolve_endpoint(&params).await.map_err(|error| fault(error.to_string()))
+}
+
+/// With a slash at its end, which the SDK's rules do not put between a path in it and the bucket's name.
+fn endpoint(address: &S3Address) -> Option<String> {
+    address.endpoint.as_ref().map(|endpoint| format!("{endpoint}/"))
+}
+
+/// A property of the first way to sign that the rules name.
+fn of_scheme<'a>(place: &'a Endpoint, name: &str) -> Option<&'a str> {
+    let schemes = place.properties().get("authSchemes")?;
+    let Document::Array(schemes) = schemes else { return None };
+    schemes.first()?.as_object()?.get(name)?.as_string()
 }
 
 /// For the end of a multipart upload.

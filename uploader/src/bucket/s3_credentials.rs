@@ -103,7 +103,7 @@ pub(super) fn provider(
     Ok(SharedCredentialsProvider::new(chain))
 }
 
-/// A file that is read again whenever the SDK asks, so that changed credentials are taken up.
+/// A file that is read again at times, so that changed credentials are taken up.
 struct CredentialsFile {
     file: PathBuf,
     profile: Option<String>,

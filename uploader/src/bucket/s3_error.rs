@@ -5,13 +5,17 @@ use std::error::Error as StdError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::contract::MAX_SMALL;
 use super::network;
+use super::s3_sender::{Failure, Reply};
 use crate::error::{Area, Error, Retry, chain};
 
 /// The ways to give credentials, for hints.
 pub(super) const WAYS: &str = "larder looks at its credentials file, then `AWS_ACCESS_KEY_ID` and \
     `AWS_SECRET_ACCESS_KEY`, `AWS_WEB_IDENTITY_TOKEN_FILE`, and the profile in `~/.aws/credentials` or \
     `AWS_SHARED_CREDENTIALS_FILE`; a machine's metadata service is asked only with `imds=true` in the address";
+
+const CHECK_ENDPOINT: &str = "check that the endpoint is that of an S3 server, and the scheme and port";
 
 /// What a request was about, for the hint of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +82,37 @@ where
             let retry = if status >= 500 { Retry::Transient } else { Retry::Unknown };
             Error::new(Area::Bucket, retry, what)
                 .because(format!("the answer (status {status}) cannot be understood: {}", chain(error)))
-                .hint("check that the endpoint is that of an S3 server, and the scheme and port")
+                .hint(CHECK_ENDPOINT)
         }
         SdkError::ConstructionFailure(_) => Error::permanent(Area::Bucket, what).because(chain(error)),
         _ => network::explain(what, error),
     }
+}
+
+/// The error of a request that was refused.
+pub(super) fn refusal(what: impl Into<String>, access: Access, reply: &Reply) -> Error {
+    let region = reply.header("x-amz-bucket-region");
+    refused(what.into(), access, reply.status, &reply.fault.code, &reply.fault.message, region)
+}
+
+/// The error of a request without an answer.
+pub(super) fn failure(what: impl Into<String>, failure: &Failure) -> Error {
+    let what = what.into();
+    match failure {
+        Failure::Credentials(error) => no_credentials(what, error),
+        Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause),
+        Failure::NoAnswer(error) => network::explain(what, error.as_ref()),
+        Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause),
+        Failure::TooLarge => Error::permanent(Area::Bucket, what)
+            .because(format!("it is larger than {MAX_SMALL} bytes, which no object of its kind is")),
+    }
+}
+
+/// The error of an answer that is not what was asked for.
+pub(super) fn not_understood(what: impl Into<String>, reply: &Reply, cause: &str) -> Error {
+    Error::new(Area::Bucket, Retry::Unknown, what)
+        .because(format!("the answer (status {}) cannot be understood: {cause}", reply.status))
+        .hint(CHECK_ENDPOINT)
 }
 
 fn no_credentials(what: String, error: &CredentialsError) -> Error {

@@ -5,14 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use bytes::Bytes;
 
-use super::contract::{Bucket, ContentType, Multipart};
+use super::contract::{Body, Bucket, ContentType, Multipart};
 use super::s3::S3Bucket;
-use super::s3_client::{for_assembly, for_body};
-use super::s3_error::{Access, answer, explain};
+use super::s3_client::for_assembly;
+use super::s3_error::{Access, answer, explain, refusal};
 use crate::error::{Area, Error, Result, Retry};
 
 /// The most parts that S3 takes.
@@ -64,28 +62,24 @@ impl S3Multipart {
 
 #[async_trait]
 impl Multipart for S3Multipart {
-    async fn part(&self, number: u32, body: Bytes) -> Result<()> {
-        let what = || self.what(&format!("send part {number} of"));
+    async fn part(&self, number: u32, body: Body) -> Result<()> {
+        let verb = format!("send part {number} of");
+        let what = || self.what(&verb);
         if !(1..=MAX_PARTS).contains(&number) {
             return Err(Error::permanent(Area::Bucket, what()).because("parts count from 1 to 10000"));
         }
-        let size = body.len();
+        let size = body.bytes.len();
         let request = self
             .bucket
-            .client
-            .upload_part()
-            .bucket(&self.bucket.address.bucket)
-            .key(self.bucket.address.full_key(&self.key))
-            .upload_id(&self.id)
-            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
-            .body(ByteStream::from(body));
-        let output = request
-            .customize()
-            .config_override(for_body(size))
-            .send()
-            .await
-            .map_err(|error| explain(what(), Access::Write, &error))?;
-        let Some(etag) = output.e_tag else {
+            .request("PUT", &self.key)
+            .query("partNumber", number.to_string())
+            .query("uploadId", &self.id)
+            .body(body);
+        let reply = self.bucket.send(request, &verb, &self.key).await?;
+        if !reply.is_success() {
+            return Err(refusal(what(), Access::Write, &reply));
+        }
+        let Some(etag) = reply.etag() else {
             return Err(
                 Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no entity tag")
             );

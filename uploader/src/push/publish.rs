@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::clock::Moment;
 use super::outcome::Outcome;
 use super::plan::Presence;
@@ -63,8 +61,7 @@ impl Pusher {
                 Standing::Differs => return Ok(Outcome::Differs),
                 Standing::LacksSignatures(bytes) => {
                     let condition = object.etag.map_or(Condition::None, Condition::IfMatch);
-                    let put =
-                        self.bucket.put(&key, Bytes::from(bytes), ContentType::NarInfo, condition).await?;
+                    let put = self.bucket.put(&key, bytes.into(), ContentType::NarInfo, condition).await?;
                     written |= put == Put::Written;
                 }
             }

@@ -15,7 +15,7 @@ use super::clock::Moment;
 use super::pace::Pace;
 use super::produce::{Budget, Part, Produced, corrupt};
 use super::progress::Progress;
-use crate::bucket::{Bucket, Condition, ContentType, Multipart};
+use crate::bucket::{Body, Bucket, Condition, ContentType, Multipart};
 use crate::cache::keys::{self, Compression};
 use crate::cache::narinfo::NarObject;
 use crate::error::{Area, Error, Result};
@@ -126,12 +126,16 @@ impl Uploader {
             return give_up(upload, corrupt(info, &nar)).await;
         }
         match upload {
-            None => drop(self.bucket.put(key, rest.bytes, ContentType::Nar, Condition::IfAbsent).await?),
+            None => {
+                // The rest is the whole file.
+                let body = Body { bytes: rest.bytes, sha256: Some(file.sha256) };
+                self.bucket.put(key, body, ContentType::Nar, Condition::IfAbsent).await?;
+            }
             Some(Sending { upload, parts }) => {
                 // A stream that ends with a full part leaves nothing over.
                 let sent = match rest.bytes.is_empty() {
                     true => Ok(()),
-                    false => upload.part(parts + 1, rest.bytes).await,
+                    false => upload.part(parts + 1, rest.bytes.into()).await,
                 };
                 match sent {
                     Ok(()) => upload.complete().await?,
@@ -155,7 +159,8 @@ impl Sending {
         let mut failure = None;
         {
             let upload = &*self.upload;
-            let send = |number: u32, part: Part| async move { upload.part(number, part.bytes.clone()).await };
+            let send =
+                |number: u32, part: Part| async move { upload.part(number, part.bytes.clone().into()).await };
             self.parts += 1;
             let mut running = FuturesUnordered::from_iter([send(self.parts, first)]);
             let mut open = true;

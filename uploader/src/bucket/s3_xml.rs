@@ -1,0 +1,160 @@
+//! The XML that S3 servers answer with.
+
+use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::Event;
+use quick_xml::reader::Reader;
+
+/// Why a request was refused, as far as the server says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+/// A page of a listing as the server gave it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    pub(super) objects: Vec<Listed>,
+    pub(super) folders: Vec<String>,
+    pub(super) truncated: bool,
+    /// What asks for the next page.
+    pub(super) token: Option<String>,
+    /// Whether keys are percent-encoded.
+    pub(super) encoded: bool,
+}
+
+/// An object of a listing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) key: String,
+    pub(super) size: u64,
+    pub(super) etag: Option<String>,
+}
+
+/// Reads the body of a refusal; empty where it says nothing that is understood.
+pub(super) fn fault(body: &[u8]) -> Fault {
+    let mut fault = Fault::default();
+    // What is broken further on may have said enough.
+    let _ = walk(body, |path, text| match path {
+        "Error/Code" | "ErrorResponse/Error/Code" => fault.code = text.trim().to_owned(),
+        "Error/Message" | "ErrorResponse/Error/Message" => fault.message = text.trim().to_owned(),
+        _ => {}
+    });
+    fault
+}
+
+/// Reads the answer to a `ListObjectsV2`. The error says what it is not.
+pub(super) fn listing(body: &[u8]) -> Result<Listing, String> {
+    let mut page = Listing::default();
+    let mut object = Listed::default();
+    let mut whole = false;
+    walk(body, |path, text| match path {
+        "ListBucketResult/Contents/Key" => object.key.push_str(text),
+        "ListBucketResult/Contents/Size" => object.size = text.trim().parse().unwrap_or_default(),
+        "ListBucketResult/Contents/ETag" => object.etag = Some(text.to_owned()),
+        "ListBucketResult/Contents" => page.objects.push(std::mem::take(&mut object)),
+        "ListBucketResult/CommonPrefixes/Prefix" => page.folders.push(text.to_owned()),
+        "ListBucketResult/IsTruncated" => page.truncated = text.trim() == "true",
+        "ListBucketResult/NextContinuationToken" => page.token = Some(text.to_owned()),
+        "ListBucketResult/EncodingType" => page.encoded = text.trim() == "url",
+        "ListBucketResult" => whole = true,
+        _ => {}
+    })?;
+    if whole { Ok(page) } else { Err("it is no listing".into()) }
+}
+
+/// Calls `end` at the end of each element, with the names that lead to it, joined by `/`, and the text since the last
+/// tag.
+fn walk(body: &[u8], mut end: impl FnMut(&str, &str)) -> Result<(), String> {
+    let body = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+    let mut reader = Reader::from_str(body.trim_start());
+    let (mut path, mut text) = (String::new(), String::new());
+    let mut starts = Vec::new();
+    loop {
+        match reader.read_event().map_err(|error| error.to_string())? {
+            Event::Start(tag) => {
+                starts.push(path.len());
+                if !path.is_empty() {
+                    path.push('/');
+                }
+                path.push_str(&String::from_utf8_lossy(tag.local_name().as_ref()));
+                text.clear();
+            }
+            Event::End(_) => {
+                end(&path, &text);
+                path.truncate(starts.pop().unwrap_or_default());
+                text.clear();
+            }
+            Event::Text(more) => text.push_str(&more.decode().map_err(|error| error.to_string())?),
+            Event::CData(more) => text.push_str(&more.decode().map_err(|error| error.to_string())?),
+            Event::GeneralRef(name) => match name.resolve_char_ref().map_err(|error| error.to_string())? {
+                Some(character) => text.push(character),
+                None => {
+                    let name = name.decode().map_err(|error| error.to_string())?;
+                    text.push_str(resolve_predefined_entity(&name).ok_or("it has an unknown entity")?);
+                }
+            },
+            Event::Eof if starts.is_empty() => return Ok(()),
+            Event::Eof => return Err("it breaks off".into()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_read() {
+        let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+            <ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>c</Name><Prefix></Prefix>\n\
+            <Contents><Key>a &amp; b&#34;é</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
+            <ETag>&quot;e&quot;</ETag><Size>12</Size><Owner><ID>x</ID></Owner></Contents>\n\
+            <Contents><Key>b</Key><Size>0</Size></Contents>\
+            <CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes><CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>\
+            <IsTruncated>true</IsTruncated><NextContinuationToken>t&lt;=</NextContinuationToken><Unknown/>\
+            </ListBucketResult>";
+        let page = listing(xml.as_bytes()).expect("listing");
+        let object = |key: &str, size, etag: Option<&str>| Listed {
+            key: key.into(),
+            size,
+            etag: etag.map(Into::into),
+        };
+        assert_eq!(page.objects, [object("a & b\"é", 12, Some("\"e\"")), object("b", 0, None)]);
+        assert_eq!((page.folders, page.token.as_deref()), (vec!["c/".into(), "d/".into()], Some("t<=")));
+        assert!(page.truncated && !page.encoded);
+    }
+
+    #[test]
+    fn what_is_no_whole_listing_is_an_error() {
+        for text in [
+            "",
+            "<html></html>",
+            "<ListBucketResult><Contents><Key>a</Key></Contents>",
+            "<ListBucketResult></Contents>",
+            "<Error><Code>SlowDown</Code></Error>",
+            "<ListBucketResult>&unknown;</ListBucketResult>",
+        ] {
+            assert!(listing(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(listing(b"<ListBucketResult>\xff</ListBucketResult>").is_err());
+        assert_eq!(listing(b"<ListBucketResult/>"), Err("it is no listing".into()));
+    }
+
+    #[test]
+    fn refusals_are_read_as_far_as_they_go() {
+        let of = |text: &str| {
+            let fault = fault(text.as_bytes());
+            (fault.code, fault.message)
+        };
+        let both = || ("SlowDown".to_owned(), "wait a & little".to_owned());
+        let inner = "<Error><Code>SlowDown</Code><Message>wait a &amp; little</Message>";
+        assert_eq!(of(&format!("\n <?xml version=\"1.0\"?>\n{inner}</Error>")), both());
+        assert_eq!(of(&format!("<ErrorResponse>{inner}</Error></ErrorResponse>")), both());
+        assert_eq!(of(inner), both());
+        assert_eq!(of("<html><Code>x</Code></html>"), Default::default());
+        assert_eq!(of("busy"), Default::default());
+        assert_eq!(of(""), Default::default());
+    }
+}
