@@ -13,6 +13,7 @@
 //! | [`proxy`], [`order`] | a recording, faulty network; the checker of the order of publication |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
+//! | [`synthetic`] | a store of any number of paths that nobody built, behind a daemon of our own |
 
 pub mod bigstore;
 pub mod cache;
@@ -26,3 +27,4 @@ pub mod process;
 pub mod proxy;
 pub mod s3;
 pub mod servers;
+pub mod synthetic;
