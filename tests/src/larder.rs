@@ -44,13 +44,20 @@ pub struct LarderHome {
 impl LarderHome {
     /// For a store as it stands now (with its daemon, if one runs). No bucket and no key yet.
     pub fn new(nix: &NixHome) -> Result<Self> {
+        let mut home = Self::bare()?;
+        home.env.extend(nix.client_env());
+        home.follow(nix)?;
+        Ok(home)
+    }
+
+    /// For no store yet.
+    pub fn bare() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("larder-home-").tempdir()?;
         fs::create_dir(dir.path().join("state"))?;
-        let mut home =
-            Self { dir, conf: BTreeMap::new(), env: nix.client_env(), timeout: Duration::from_secs(180) };
+        let (conf, timeout) = (BTreeMap::new(), Duration::from_secs(180));
+        let mut home = Self { dir, conf, env: BTreeMap::new(), timeout };
         home.env.insert("LARDER_CONFIG".into(), home.config_file().display().to_string());
         home.set_string("state-dir", &home.state_dir().display().to_string())?;
-        home.follow(nix)?;
         Ok(home)
     }
 

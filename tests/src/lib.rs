@@ -14,6 +14,7 @@
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
+//! | [`synthetic`] | a store of any number of paths that nobody built, behind a daemon of our own |
 
 pub mod bigstore;
 pub mod cache;
@@ -27,4 +28,5 @@ pub mod process;
 pub mod proxy;
 pub mod s3;
 pub mod servers;
+pub mod synthetic;
 pub mod wire;

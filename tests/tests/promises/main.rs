@@ -6,6 +6,7 @@ mod conformance;
 mod errors;
 mod hook;
 mod main_job;
+mod many;
 mod narinfo;
 mod order;
 mod push;

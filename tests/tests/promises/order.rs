@@ -16,7 +16,7 @@ use super::world::{BUCKET, Target, World};
 const BASE: &str = "/cache";
 
 /// A world whose larder speaks to the bucket through a recording proxy.
-fn behind_proxy() -> Result<Option<(World, Proxy)>> {
+pub(crate) fn behind_proxy() -> Result<Option<(World, Proxy)>> {
     let Some(mut world) = World::minio()? else { return Ok(None) };
     let Target::Server(server) = &world.target else { return Ok(None) };
     let proxy = Proxy::start(&server.endpoint())?;

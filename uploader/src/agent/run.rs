@@ -224,7 +224,7 @@ impl Agent {
                     held.running = true;
                 }
             }
-            let asked = request.roots.iter().map(|root| root.path.clone()).collect();
+            let asked = request.roots.iter().map(|root| (*root.path).clone()).collect();
             let progress = self.progress.clone();
             let push = tokio::spawn(async move { pusher.push(request, progress).await });
             running.push(Box::pin(async move {
@@ -264,12 +264,14 @@ impl Agent {
             let built_here = held.job.origin != Origin::Retry;
             let roots = held.job.paths.iter().filter(|path| held.is_due(path, at));
             let roots = roots.filter_map(|path| from_queued(&self.store, path));
-            request.roots.extend(roots.map(|path| Root { path, built_here }));
+            request.roots.extend(roots.map(|path| Root { path: path.into(), built_here }));
             keys.extend(held.job.trusted_keys.iter().cloned());
         }
         for parked in blocked {
             let path = from_queued(&self.store, &parked.path);
-            request.roots.extend(path.map(|path| Root { path, built_here: parked.origin != Origin::Retry }));
+            request.roots.extend(
+                path.map(|path| Root { path: path.into(), built_here: parked.origin != Origin::Retry }),
+            );
             keys.extend(parked.trusted_keys);
         }
         request.extra_keys =
@@ -278,7 +280,7 @@ impl Agent {
         let own_fault = parked.iter().filter(|parked| parked.blocked_by.is_none());
         request.parked = own_fault.filter_map(|parked| from_queued(&self.store, &parked.path)).collect();
         // What somebody queued again is tried again.
-        request.parked.retain(|path| !request.roots.iter().any(|root| root.path == *path));
+        request.parked.retain(|path| !request.roots.iter().any(|root| *root.path == *path));
         Ok((pusher, request))
     }
 

@@ -54,18 +54,18 @@ fn next(path: &StorePath, attempts: u32, report: &Report, parked: &dyn Fn(&Store
         }
         Some(Outcome::Failed(error)) => Next::Again(error.to_string()),
         // Parked already, under its own name.
-        Some(Outcome::Blocked { by }) if by == path => Next::Settled,
+        Some(Outcome::Blocked { by }) if **by == *path => Next::Settled,
         Some(Outcome::Blocked { by }) => {
             let blocker = next(by, attempts, report, parked);
             let name = by.to_basename();
             match blocker {
                 Next::Park { reason, .. } => Next::Park {
                     reason: format!("refers to `{name}`: {reason}"),
-                    blocked_by: Some(by.clone()),
+                    blocked_by: Some((**by).clone()),
                 },
                 _ if parked(by) => Next::Park {
                     reason: format!("refers to `{name}`, which is parked"),
-                    blocked_by: Some(by.clone()),
+                    blocked_by: Some((**by).clone()),
                 },
                 Next::Again(reason) => Next::Again(format!("refers to `{name}`: {reason}")),
                 Next::Settled => Next::Again(format!("refers to `{name}`, which is not in the bucket")),

@@ -5,7 +5,7 @@ fn path(name: &str) -> StorePath {
 }
 
 fn report(outcomes: &[(&str, Outcome)]) -> Report {
-    Report { outcomes: outcomes.iter().map(|(name, outcome)| (path(name), outcome.clone())).collect() }
+    Report { outcomes: outcomes.iter().map(|(name, outcome)| (path(name).into(), outcome.clone())).collect() }
 }
 
 fn failed(area: Area, retry: Retry) -> Outcome {
@@ -50,7 +50,7 @@ fn what_nobody_understands_is_parked_in_the_end_and_what_is_transient_never() {
 
 #[test]
 fn what_refers_to_a_failure_shares_its_fate() {
-    let blocked = |by: &str| Outcome::Blocked { by: path(by) };
+    let blocked = |by: &str| Outcome::Blocked { by: path(by).into() };
     assert_eq!(
         decide("a", 0, &[("a", blocked("b")), ("b", failed(Area::Store, Retry::Permanent))]),
         "park blocked"

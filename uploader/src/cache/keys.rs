@@ -15,6 +15,8 @@ pub const WRITERS: &str = "larder/writers/";
 
 const NARINFO_SUFFIX: &str = ".narinfo";
 const NONCE_BYTES: usize = 10;
+/// Length of the hash part of a store path.
+pub const HASH_PART: usize = 32;
 
 /// How a NAR is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +76,11 @@ pub fn nar_prefix(nar_hash: &[u8; 32]) -> String {
     format!("{NARS}{}-", nixbase32::encode(nar_hash))
 }
 
+/// Length of the keys of NARs that are compressed so.
+pub fn nar_length(compression: Compression) -> usize {
+    nar_prefix(&[0; 32]).len() + nixbase32::encoded_len(NONCE_BYTES) + compression.suffix().len()
+}
+
 /// A key for a NAR that no other upload has or will have.
 pub fn new_nar(nar_hash: &[u8; 32], compression: Compression) -> String {
     let mut nonce = [0; NONCE_BYTES];
@@ -102,6 +109,7 @@ mod tests {
             let (one, other) = (new_nar(&[7; 32], compression), new_nar(&[7; 32], compression));
             assert_ne!(one, other);
             assert!(one.starts_with(&nar_prefix(&[7; 32])));
+            assert_eq!(one.len(), nar_length(compression));
             assert_eq!(parse_nar(&one), Some(([7; 32], compression)));
         }
     }

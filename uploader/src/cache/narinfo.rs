@@ -4,10 +4,10 @@
 //! `References:` are mandatory.
 
 use nix_derivation::hash::{CAHash, NixHash};
-use nix_derivation::store_path::StoreDir;
+use nix_derivation::store_path::{StoreDir, StorePath};
 use nix_narinfo::{Compression as Label, NarInfo, NixSignature};
 
-use super::keys::Compression;
+use super::keys::{self, Compression};
 use super::signing::SecretKey;
 use crate::error::{Area, Error, Result};
 use crate::store::PathInfo;
@@ -62,13 +62,72 @@ pub fn compose(
     Ok(render(&builder.build().map_err(|error| unfit(info, error))?))
 }
 
+/// Whether a narinfo of `size` bytes can be one that [`compose`] made of this path with these keys, for a NAR of ours of
+/// known size.
+///
+/// One that lacks a signature of ours and has no other in its place never can: a line of a signature is longer than
+/// all that is open (how the NAR is compressed, how large that made it, whether its hash is known) can make up for.
+pub fn fits(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey], size: u64) -> bool {
+    let Some(fixed) = fixed_size(store_dir, info, keys) else { return false };
+    // What compresses badly grows a little.
+    let most_digits = digits(info.nar_size.saturating_add(info.nar_size / 64 + 1024));
+    Compression::ALL.into_iter().any(|compression| {
+        let url = keys::nar_length(compression);
+        let least = fixed + url + compression.name().len();
+        [0, FILE_HASH].into_iter().any(|hash| {
+            let rest = usize::try_from(size).ok().and_then(|size| size.checked_sub(least + hash));
+            rest.is_some_and(|rest| (1..=most_digits).contains(&rest))
+        })
+    })
+}
+
+/// Length of `FileHash: sha256:…` with its newline.
+const FILE_HASH: usize = 70;
+/// Length of a SHA-256 in nix-base32.
+const SHA256: usize = 52;
+/// Length of an ed25519 signature in base64.
+const SIGNATURE: usize = 88;
+
+/// The bytes of a narinfo that are the same however the NAR came to lie in the bucket; `None` where [`compose`] would
+/// fail.
+fn fixed_size(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey]) -> Option<usize> {
+    let base = |path: &StorePath| keys::HASH_PART + 1 + path.name().len();
+    let names =
+        "StorePath: /\nURL: \nCompression: \nFileSize: \nNarHash: sha256:\nNarSize: \nReferences: \n".len();
+    let references = info.references.iter().map(|path| base(path) + 1).sum::<usize>().saturating_sub(1);
+    let theirs = theirs(info, keys);
+    let signers = theirs.iter().map(|sig| sig.key_name.as_str()).chain(keys.iter().map(SecretKey::name));
+    let signatures = signers.map(|name| "Sig: :\n".len() + name.len() + SIGNATURE).sum::<usize>();
+    let deriver = info.deriver.as_ref().map_or(0, |deriver| "Deriver: \n".len() + base(deriver));
+    let ca = match info.ca.as_deref().filter(|ca| !ca.is_empty()) {
+        Some(ca) => "CA: \n".len() + CAHash::parse(ca).ok()?.to_nix_string().len(),
+        None => 0,
+    };
+    let path = store_dir.as_str().len() + base(&info.path);
+    Some(names + path + SHA256 + digits(info.nar_size) + references + deriver + signatures + ca)
+}
+
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// The sound signatures by others that the store knows, each once.
+fn theirs(info: &PathInfo, keys: &[SecretKey]) -> Vec<NixSignature> {
+    let ours = |name: &str| keys.iter().any(|key| key.name() == name);
+    let known = info.signatures.iter().filter_map(|text| NixSignature::parse(text).ok());
+    let mut signatures: Vec<_> = known.filter(|sig| is_sound(sig) && !ours(&sig.key_name)).collect();
+    signatures.sort();
+    signatures.dedup();
+    signatures
+}
+
 /// Compares the narinfo `bytes` of the bucket with the path in the store.
 pub fn standing(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8], keys: &[SecretKey]) -> Result<Standing> {
     let present = parse(store_dir, info, bytes)?;
     let same = *present.nar_hash() == NixHash::Sha256(info.nar_hash)
         && present.nar_size() == info.nar_size
-        && *present.references() == info.references
-        && *present.store_path() == info.path;
+        && present.references().iter().eq(info.references.iter().map(|path| &**path))
+        && *present.store_path() == *info.path;
     if !same {
         return Ok(Standing::Differs);
     }
@@ -143,16 +202,13 @@ fn build_with(
     let ca = info.ca.as_deref().filter(|ca| !ca.is_empty()).map(CAHash::parse).transpose();
     let ca = ca.map_err(|error| unfit(info, error))?;
     let fingerprint = fingerprint(store_dir, info);
-    let ours = |name: &str| keys.iter().any(|key| key.name() == name);
-    let known = info.signatures.iter().filter_map(|text| NixSignature::parse(text).ok());
-    let mut signatures: Vec<_> = known.filter(|sig| is_sound(sig) && !ours(&sig.key_name)).collect();
+    let mut signatures = theirs(info, keys);
     signatures.extend(keys.iter().map(|key| key.sign(&fingerprint)));
     signatures.sort();
-    signatures.dedup();
     let hash = NixHash::Sha256(info.nar_hash);
-    Ok(NarInfo::builder_in(store_dir.clone(), info.path.clone(), url, hash, info.nar_size)
+    Ok(NarInfo::builder_in(store_dir.clone(), (*info.path).clone(), url, hash, info.nar_size)
         .compression(label)
-        .references(info.references.iter().cloned())
+        .references(info.references.iter().map(|path| (**path).clone()))
         .deriver(info.deriver.clone())
         .content_address(ca)
         .signatures(signatures))

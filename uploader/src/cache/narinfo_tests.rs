@@ -11,14 +11,14 @@ fn path(base: &str) -> StorePath {
 
 fn info(references: &[&str]) -> PathInfo {
     PathInfo {
-        path: path(A),
+        path: path(A).into(),
         deriver: Some(path("2c5b8vw40dy178xlpddw65q9gf1h2186-a.drv")),
         nar_hash: [3; 32],
         nar_size: 120,
         references: references.iter().map(|base| path(base)).collect(),
         registration_time: 0,
         ultimate: true,
-        signatures: Vec::new(),
+        signatures: Box::default(),
         ca: None,
     }
 }
@@ -95,7 +95,82 @@ fn a_malformed_narinfo_is_an_error_that_says_the_way_out() {
 fn malformed_signatures_of_the_store_are_left_out() {
     let mut info = info(&[]);
     let good = SecretKey::generate("good-1").unwrap().sign("anything").to_nix_string();
-    info.signatures = vec!["rubbish".into(), "k:!".into(), "short-1:AAAA".into(), good];
+    info.signatures = ["rubbish".into(), "k:!".into(), "short-1:AAAA".into(), good].into();
     let bytes = compose(&StoreDir::default(), &info, &nar(), &[]).unwrap();
     assert_eq!(text(&bytes).matches("Sig: ").count(), 1);
+}
+
+/// Paths of many shapes, from a fixed sequence of numbers.
+fn assorted() -> impl Iterator<Item = (PathInfo, NarObject, Vec<SecretKey>)> {
+    let mut state = 7_u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let keys: Vec<_> = ["k", "cache.example.org-1", "a-very-long-name-of-a-cache.example.org-1"]
+        .map(|name| SecretKey::generate(name).unwrap())
+        .into();
+    let cas = [
+        None,
+        Some("fixed:r:sha256:0zhkga32apid60mm7nh92z2970im5837x7dnvzq6hn0n1pwqcfvg"),
+        Some("text:sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s"),
+    ];
+    (0..2000).map(move |_| {
+        let named = |number: u64| {
+            let name = "n".repeat(number as usize % 60 + 1);
+            StorePath::from_parts([number as u8; 20], &name).unwrap()
+        };
+        let mut info = info(&[]);
+        info.path = named(random(1000)).into();
+        info.deriver = (random(2) == 0).then(|| named(random(1000)));
+        info.nar_size = 1 + (1 << random(50)) + random(1000);
+        info.references = (0..random(12)).map(|_| named(random(1000))).collect();
+        info.ca = cas[random(3) as usize].map(str::to_owned);
+        let twice = random(2) as usize;
+        let signers = keys.iter().filter(|_| random(2) == 0).chain(&keys[..twice]);
+        info.signatures =
+            signers.map(|key| key.sign("x").to_nix_string()).chain(["rubbish".into()]).collect();
+        let ours = keys.iter().filter(|_| random(2) == 0).cloned().collect();
+        let compression = Compression::ALL[random(3) as usize];
+        let nar = NarObject {
+            key: keys::new_nar(&info.nar_hash, compression),
+            compression,
+            file_hash: (random(2) == 0).then_some([4; 32]),
+            file_size: Some(1 + random(info.nar_size + 500)),
+        };
+        (info, nar, ours)
+    })
+}
+
+#[test]
+fn what_we_write_is_as_long_as_it_can_be() {
+    for (info, nar, keys) in assorted() {
+        let bytes = compose(&StoreDir::default(), &info, &nar, &keys).unwrap();
+        assert!(fits(&StoreDir::default(), &info, &keys, bytes.len() as u64), "{}", text(&bytes));
+    }
+}
+
+#[test]
+fn what_lacks_signatures_of_ours_is_never_as_long() {
+    for (mut info, nar, keys) in assorted().filter(|(_, _, keys)| !keys.is_empty()) {
+        // What the store knows of our own signatures is not counted for them.
+        info.signatures = Box::default();
+        for lacking in 0..keys.len() {
+            let bytes = compose(&StoreDir::default(), &info, &nar, &keys[..lacking]).unwrap();
+            assert!(!fits(&StoreDir::default(), &info, &keys, bytes.len() as u64), "{}", text(&bytes));
+        }
+    }
+}
+
+#[test]
+fn what_nix_copy_writes_without_our_key_does_not_fit() {
+    let key = SecretKey::generate("cache.example.org-1").unwrap();
+    for (mut info, mut nar, _) in assorted() {
+        info.signatures = Box::default();
+        nar.key = format!("nar/{}.nar.xz", "x".repeat(52));
+        nar.compression = Compression::Xz;
+        nar.file_hash = Some([4; 32]);
+        let bytes = compose(&StoreDir::default(), &info, &nar, &[]).unwrap();
+        assert!(!fits(&StoreDir::default(), &info, std::slice::from_ref(&key), bytes.len() as u64));
+    }
 }

@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Show what would be pushed, and push nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
+    /// Read and compare all narinfos that are there; else, of many, those that differ in size from ours, and a sample
+    #[arg(long)]
+    check: bool,
     /// How many large paths are worked on at the same time
     #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -40,27 +43,47 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
+    let begun = Instant::now();
     let store = context.store()?;
-    let (bucket, keys) = (context.bucket().await?, context.keys()?);
     let mut options = context.options(args.trust_unsigned)?;
     if let Some(jobs) = args.jobs {
         options.jobs = jobs.into();
     }
-    let mut daemon = Daemon::connect(&store)?;
-    let roots = roots(&args, &store, &mut daemon)?;
+    let given = given(&args)?;
+    // The store is asked while the session with the bucket is opened.
+    let asked = store.clone();
+    let roots = tokio::task::spawn_blocking(move || {
+        let mut daemon = Daemon::connect(&asked)?;
+        let roots = roots(given, &asked, &mut daemon)?;
+        // Roots that last as long as this connection: nothing of the closure is collected under our hands.
+        daemon.add_temp_roots(&roots)?;
+        Result::Ok((daemon, roots))
+    });
+    let (bucket, keys) = (context.bucket().await?, context.keys()?);
+    let address = bucket.address();
+    let pusher = Pusher::open(bucket, store.clone(), keys, options).await;
+    let roots = roots.await.unwrap_or_else(|error| {
+        Err(Error::permanent(Area::General, "the thread that reads the store died").because(error))
+    });
+    let (pusher, (daemon, roots)) = match (pusher, roots) {
+        (Ok(pusher), Ok(roots)) => (pusher, roots),
+        (Ok(pusher), Err(error)) => {
+            pusher.close().await;
+            return Err(error);
+        }
+        (Err(error), _) => return Err(error),
+    };
+    pusher.lend(daemon);
     let request = Request {
-        roots: roots.iter().map(|path| Root { path: path.clone(), built_here: false }).collect(),
+        roots: roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,
         dry_run: args.dry_run,
+        read_all: args.check,
         ..Request::default()
     };
-    // Roots that last as long as this connection: nothing of the closure is collected under our hands.
-    daemon.add_temp_roots(&roots)?;
-    let begun = Instant::now();
-    let human = Arc::new(Human::new(bucket.address(), args.json));
+    let human = Arc::new(Human::new(address, args.json));
     let json = Arc::new(Json::new(store.store_dir.clone()));
     let progress: Arc<dyn Progress> = if args.json { json.clone() } else { human.clone() };
-    let pusher = Pusher::open(bucket, store, keys, options).await?;
     let report = tokio::select! {
         report = pusher.push(request, progress) => report,
         _ = tokio::signal::ctrl_c() => {
@@ -93,9 +116,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     Ok(if report.is_complete() { Exit::Ok } else { Exit::Partial })
 }
 
-fn roots(args: &Args, store: &StoreLocation, daemon: &mut Daemon) -> Result<Vec<StorePath>> {
+/// What the arguments and standard input name; `None` for everything.
+fn given(args: &Args) -> Result<Option<Vec<PathBuf>>> {
     if args.all {
-        return Ok(daemon.all_valid_paths()?.into_iter().filter(|path| !path.is_derivation()).collect());
+        return Ok(None);
     }
     let mut given = args.paths.clone();
     if args.stdin {
@@ -109,11 +133,24 @@ fn roots(args: &Args, store: &StoreLocation, daemon: &mut Daemon) -> Result<Vec<
         return Err(Error::permanent(Area::Usage, "no paths are given")
             .hint("name store paths or links to them, or give `--stdin` or `--all`"));
     }
-    let mut roots = given.iter().map(|path| resolve(store, path)).collect::<Result<Vec<_>>>()?;
+    Ok(Some(given))
+}
+
+fn roots(
+    given: Option<Vec<PathBuf>>,
+    store: &StoreLocation,
+    daemon: &mut Daemon,
+) -> Result<Vec<Arc<StorePath>>> {
+    let Some(given) = given else {
+        let valid = daemon.all_valid_paths()?;
+        return Ok(valid.into_iter().filter(|path| !path.is_derivation()).map(Arc::new).collect());
+    };
+    let mut roots =
+        given.iter().map(|path| resolve(store, path).map(Arc::new)).collect::<Result<Vec<_>>>()?;
     roots.sort();
     roots.dedup();
     let valid = daemon.valid_paths(&roots)?;
-    if let Some(path) = roots.iter().find(|path| !valid.contains(*path)) {
+    if let Some(path) = roots.iter().find(|path| !valid.contains(&***path)) {
         return Err(Error::permanent(
             Area::Store,
             format!("`{}` is not in the store", store.store_dir.render_path(path)),

@@ -59,7 +59,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("ca-file", Kind::Text, "", "PEM file with a certificate authority to trust besides the system's"),
     key("compression", Kind::Text, "zstd", "zstd, xz or none"),
-    key("compression-level", Kind::Number, "", "zstd 1 to 22, xz 0 to 9 (6); default for zstd: by what limits the push"),
+    key(
+        "compression-level",
+        Kind::Number,
+        "",
+        "zstd 1 to 22, xz 0 to 9 (6); default for zstd: by what limits the push",
+    ),
     key("compression-threads", Kind::Number, "", "threads for one large path; default: the machine's cores"),
     key(
         "jobs",

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod compress;
+mod listed;
 pub mod order;
 pub mod outcome;
 pub mod pace;

@@ -1,6 +1,7 @@
 //! What became of the paths of a push.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nix_derivation::StorePath;
 
@@ -33,7 +34,7 @@ pub enum Outcome {
     /// It refers to a path that cannot be published.
     Blocked {
         /// That path.
-        by: StorePath,
+        by: Arc<StorePath>,
     },
     /// It could not be pushed.
     Failed(Error),
@@ -85,7 +86,7 @@ impl Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// By path.
-    pub outcomes: BTreeMap<StorePath, Outcome>,
+    pub outcomes: BTreeMap<Arc<StorePath>, Outcome>,
 }
 
 impl Report {

@@ -3,10 +3,11 @@ use globset::GlobSet;
 use super::*;
 use crate::cache::signing::SecretKey;
 
-fn path(name: &str) -> StorePath {
+fn path(name: &str) -> Arc<StorePath> {
     let mut hash = *b"00000000000000000000000000000000";
     hash[0] = name.as_bytes()[0].to_ascii_lowercase();
-    StorePath::from_basename(format!("{}-{name}", std::str::from_utf8(&hash).unwrap()).as_bytes()).unwrap()
+    let base = format!("{}-{name}", std::str::from_utf8(&hash).unwrap());
+    Arc::new(StorePath::from_basename(base.as_bytes()).unwrap())
 }
 
 /// `name: references`; a leading `!` on the name makes it `ultimate`.
@@ -20,10 +21,10 @@ fn closure(lines: &[&str]) -> Closure {
             deriver: None,
             nar_hash: [name.as_bytes()[0]; 32],
             nar_size: 100,
-            references: references.split_whitespace().map(path).collect(),
+            references: references.split_whitespace().map(|name| (*path(name)).clone()).collect(),
             registration_time: 0,
             ultimate,
-            signatures: Vec::new(),
+            signatures: Box::default(),
             ca: None,
         };
         closure.infos.insert(info.path.clone(), Arc::new(info));
@@ -34,7 +35,7 @@ fn closure(lines: &[&str]) -> Closure {
 fn sign(closure: &mut Closure, name: &str, key: &SecretKey) {
     let info = closure.infos.get_mut(&path(name)).map(Arc::make_mut).unwrap();
     let print = crate::cache::narinfo::fingerprint(&StoreDir::default(), info);
-    info.signatures.push(key.sign(&print).to_nix_string());
+    info.signatures = [key.sign(&print).to_nix_string()].into();
 }
 
 fn policy() -> Policy {
@@ -60,7 +61,7 @@ fn make(request: &Request, closure: Closure, policy: &Policy, present: &[(&str, 
     let mut presence: HashMap<_, _> =
         closure.infos.keys().map(|path| (path.clone(), Presence::Absent)).collect();
     presence.extend(present.iter().map(|(name, presence)| (path(name), presence.clone())));
-    plan(request, closure, &verdicts, &presence)
+    plan(request, closure, verdicts, presence)
 }
 
 fn todo(plan: &Plan) -> String {
@@ -155,7 +156,7 @@ fn exclusion_takes_what_refers_to_it_along() {
 #[test]
 fn a_parked_path_blocks_what_refers_to_it_and_nothing_else() {
     let mut request = request(&["a", "b"], true);
-    request.parked = [path("p")].into();
+    request.parked = [(*path("p")).clone()].into();
     let made = make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &policy(), &[]);
     assert_eq!(todo(&made), "b c");
     assert_eq!((settled(&made, "a"), settled(&made, "p")), ("blocked", "blocked"));

@@ -1,9 +1,9 @@
 //! Which paths are pushed and signed: trust, upstream, exclusion. Pure.
 
-use std::collections::BTreeSet;
+use std::cell::LazyCell;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use nix_derivation::{StoreDir, StorePath};
+use nix_derivation::StoreDir;
 use nix_narinfo::TrustedPublicKey;
 
 use crate::cache::narinfo::{fingerprint, is_content_addressed};
@@ -56,18 +56,22 @@ pub fn patterns(texts: &[String]) -> Result<GlobSet> {
 
 impl Policy {
     /// Judges a path. `built_here` is whether this machine built it or trusted it in a build; `extra_keys` are what
-    /// Nix trusted when the path was queued.
+    /// Nix trusted when the path was queued. Signatures are checked where they decide something.
     pub fn judge(
         &self,
         store_dir: &StoreDir,
         info: &PathInfo,
-        built_here: &BTreeSet<StorePath>,
+        built_here: bool,
         extra_keys: &[TrustedPublicKey],
     ) -> Verdict {
-        let print = fingerprint(store_dir, info);
-        let signed_by = |keys: &[TrustedPublicKey]| verified(&print, &info.signatures, keys);
-        let upstream = signed_by(&self.upstream_keys);
-        if upstream && !self.push_upstream {
+        let print = LazyCell::new(|| fingerprint(store_dir, info));
+        let signed_by = |keys: &[TrustedPublicKey]| {
+            let named = |text: &String| {
+                text.split_once(':').is_some_and(|(name, _)| keys.iter().any(|key| key.name == name))
+            };
+            info.signatures.iter().any(named) && verified(&print, &info.signatures, keys)
+        };
+        if !self.push_upstream && signed_by(&self.upstream_keys) {
             return Verdict::Upstream;
         }
         if self.exclude.is_match(info.path.name()) {
@@ -80,9 +84,9 @@ impl Policy {
             ));
         }
         let trusted = self.trust_unsigned
-            || upstream
             || info.ultimate
-            || built_here.contains(&info.path)
+            || built_here
+            || signed_by(&self.upstream_keys)
             || signed_by(&self.trusted_keys)
             || signed_by(extra_keys)
             || is_content_addressed(store_dir, info);

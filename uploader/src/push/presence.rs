@@ -1,127 +1,178 @@
 //! What the bucket has of a set of paths: asked one by one when they are few, by listing when they are many.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use nix_derivation::{StoreDir, StorePath};
+use nix_derivation::{StoreDir, StorePath, nixbase32};
+use rand_core::{OsRng, RngCore};
+use tokio::task::JoinSet;
 
 use super::clock::Moment;
-use super::plan::Presence;
-use crate::bucket::{Bucket, Cursor, Depth};
+use super::listed::{Listed, worth};
+use super::plan::{Action, Presence, Todo};
+use crate::bucket::{Bucket, Depth, ObjectMeta};
 use crate::cache::keys;
-use crate::cache::narinfo::{NarObject, Standing, standing};
+use crate::cache::narinfo::{NarObject, Standing, fits, standing};
 use crate::cache::signing::SecretKey;
-use crate::error::Result;
+use crate::error::{Area, Error, Result};
 use crate::store::PathInfo;
 
 /// Up to so many paths, each is asked for by itself.
-const FEW: usize = 64;
-/// A page of a listing costs about as much as so many single questions; more pages than that are not worth it.
-const QUESTIONS_A_PAGE: usize = 20;
+pub const FEW: usize = 64;
 /// Questions on their way at the same time.
 const AT_ONCE: usize = 48;
+/// So many of the narinfos that a listing shows to be as long as ours would be are read all the same.
+const SAMPLE: usize = 16;
 
-/// Asks for the narinfo of each path and compares it with the store's.
-///
-/// # Errors
-/// Only of the listing; an error that concerns one path stands in its place as [`Presence::Unknown`].
-pub async fn narinfos(
-    bucket: &dyn Bucket,
-    store_dir: &StoreDir,
-    keys: &[SecretKey],
-    wanted: &[Arc<PathInfo>],
-) -> Result<HashMap<StorePath, Presence>> {
-    let absent = if wanted.len() > FEW {
-        not_listed(bucket, wanted.iter().map(|info| keys::narinfo(&info.path)).collect()).await?
-    } else {
-        BTreeSet::new()
-    };
-    let ask = |info: &Arc<PathInfo>| {
-        let (info, key) = (info.clone(), keys::narinfo(&info.path));
-        let absent = absent.contains(&key);
-        async move {
-            let presence =
-                if absent { Presence::Absent } else { narinfo(bucket, store_dir, keys, &info).await };
-            (info.path.clone(), presence)
+/// What presence is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Where narinfos are looked for.
+    pub bucket: &'a dyn Bucket,
+    /// The store directory of the paths.
+    pub store_dir: &'a StoreDir,
+    /// The keys that should have signed them.
+    pub keys: &'a [SecretKey],
+    /// Read each narinfo that is there, however many they are.
+    pub read_all: bool,
+}
+
+/// A listing of the bucket's narinfos that goes on while other things are done: what is known of each is its size.
+#[derive(Debug)]
+pub struct Narinfos(JoinSet<Result<Listed<[u8; 20], u64>>>);
+
+impl Narinfos {
+    /// Begins to list when at least `wanted` paths are going to be asked for and that is many.
+    pub fn begin(bucket: &Arc<dyn Bucket>, wanted: usize) -> Self {
+        let mut task = JoinSet::new();
+        if wanted > FEW {
+            let bucket = bucket.clone();
+            task.spawn(async move {
+                let mut listed = Listed::nothing("", Depth::OneLevel);
+                listed.list(&*bucket, worth(wanted), size).await?;
+                Ok(listed)
+            });
         }
-    };
-    Ok(stream::iter(wanted.iter().map(ask)).buffer_unordered(AT_ONCE).collect().await)
-}
+        Self(task)
+    }
 
-/// Asks for one narinfo.
-pub async fn narinfo(
-    bucket: &dyn Bucket,
-    store_dir: &StoreDir,
-    keys: &[SecretKey],
-    info: &PathInfo,
-) -> Presence {
-    let compared = match bucket.get(&keys::narinfo(&info.path)).await {
-        Ok(None) => return Presence::Absent,
-        Ok(Some(object)) => standing(store_dir, info, &object.body, keys),
-        Err(error) => Err(error),
-    };
-    match compared {
-        Ok(Standing::Complete) => Presence::Complete,
-        Ok(Standing::LacksSignatures(_)) => Presence::LacksSignatures,
-        Ok(Standing::Differs) => Presence::Differs,
-        Err(error) => Presence::Unknown(error),
+    async fn end(mut self, bucket: &dyn Bucket, wanted: usize) -> Result<Listed<[u8; 20], u64>> {
+        let mut listed = match self.0.join_next().await {
+            Some(Ok(listed)) => listed?,
+            Some(Err(error)) => {
+                return Err(Error::permanent(Area::General, "the listing of the bucket died").because(error));
+            }
+            None => Listed::nothing("", Depth::OneLevel),
+        };
+        listed.list(bucket, worth(wanted), size).await?;
+        Ok(listed)
     }
 }
 
-/// Those of `wanted` that a listing of the bucket's top level proves to be absent. Keys that the listing did not reach
-/// within its worth are not among them.
-async fn not_listed(bucket: &dyn Bucket, wanted: BTreeSet<String>) -> Result<BTreeSet<String>> {
-    let mut absent = wanted.clone();
-    let mut pages = Pages::new(bucket, "", Depth::OneLevel, wanted.len());
-    while let Some(keys) = pages.next().await? {
-        for (key, _) in keys {
-            absent.remove(&key);
+fn size(object: ObjectMeta) -> Option<([u8; 20], u64)> {
+    let hash = nixbase32::decode(keys::narinfo_hash(&object.key)?.as_bytes()).ok()?;
+    Some((hash.try_into().ok()?, object.size))
+}
+
+impl Question<'_> {
+    /// Asks for the narinfo of each path, and since when the answers hold.
+    ///
+    /// Up to [`FEW`] are read and compared with the store's. Of more, a listing tells which are there and how long they
+    /// are. One that is as long as ours can be is taken for complete; others are read. Of those that fit, a sample,
+    /// chosen at random, is read, too, and when one of it lacks something, all are.
+    ///
+    /// # Errors
+    /// Only of the listing; an error that concerns one path stands in its place as [`Presence::Unknown`].
+    pub async fn ask(
+        &self,
+        wanted: &[Arc<PathInfo>],
+        listing: Narinfos,
+    ) -> Result<(HashMap<Arc<StorePath>, Presence>, Moment)> {
+        let mut found = HashMap::with_capacity(wanted.len());
+        if wanted.len() <= FEW {
+            let at = Moment::now();
+            self.read(wanted.to_vec(), &mut found).await;
+            return Ok((found, at));
+        }
+        let listed = listing.end(self.bucket, wanted.len()).await?;
+        let (mut fit, mut read) = (Vec::new(), Vec::new());
+        for info in wanted.iter().cloned() {
+            match listed.found.get(info.path.digest()) {
+                Some(size) if !self.read_all && fits(self.store_dir, &info, self.keys, *size) => {
+                    fit.push(info);
+                }
+                None if listed.covers(&keys::narinfo(&info.path)) => {
+                    found.insert(info.path.clone(), Presence::Absent);
+                }
+                _ => read.push(info),
+            }
+        }
+        let at = listed.at;
+        drop(listed);
+        let sample = SAMPLE.min(fit.len());
+        for place in 0..sample {
+            let other = OsRng.next_u64() % (fit.len() - place) as u64;
+            fit.swap(place, place + other as usize);
+        }
+        let rest = fit.split_off(sample);
+        read.extend(fit.iter().cloned());
+        self.read(read, &mut found).await;
+        // Other contents have nothing to do with what was signed by whom.
+        let is_sound = |info: &Arc<PathInfo>| {
+            matches!(found.get(&info.path), Some(Presence::Complete | Presence::Differs))
+        };
+        if fit.iter().all(is_sound) {
+            found.extend(rest.iter().map(|info| (info.path.clone(), Presence::Complete)));
+        } else {
+            self.read(rest, &mut found).await;
+        }
+        Ok((found, at))
+    }
+
+    async fn read(&self, infos: Vec<Arc<PathInfo>>, found: &mut HashMap<Arc<StorePath>, Presence>) {
+        let one = |info: Arc<PathInfo>| async move { (info.path.clone(), self.narinfo(&info).await) };
+        let mut answers = stream::iter(infos.into_iter().map(one)).buffer_unordered(AT_ONCE);
+        while let Some((path, presence)) = answers.next().await {
+            found.insert(path, presence);
         }
     }
-    match pages.reached() {
-        Reached::End => {}
-        Reached::Key(reached) => drop(absent.split_off(&reached)),
-        Reached::Nowhere => absent.clear(),
+
+    async fn narinfo(&self, info: &PathInfo) -> Presence {
+        let compared = match self.bucket.get(&keys::narinfo(&info.path)).await {
+            Ok(None) => return Presence::Absent,
+            Ok(Some(object)) => standing(self.store_dir, info, &object.body, self.keys),
+            Err(error) => Err(error),
+        };
+        match compared {
+            Ok(Standing::Complete) => Presence::Complete,
+            Ok(Standing::LacksSignatures(_)) => Presence::LacksSignatures,
+            Ok(Standing::Differs) => Presence::Differs,
+            Err(error) => Presence::Unknown(error),
+        }
     }
-    Ok(absent)
 }
 
-/// NARs of ours that are in the bucket, as far as a listing of them is worth it for `wanted` NARs.
-pub struct Nars {
-    known: HashMap<[u8; 32], NarObject>,
-    /// When the listing began.
-    at: Moment,
-    reached: Reached,
-}
-
-/// Up to where a listing tells what is absent.
-enum Reached {
-    /// All of it.
-    End,
-    /// What sorts before this key.
-    Key(String),
-    /// It tells nothing: it is unfinished, and the server does not sort.
-    Nowhere,
-}
+/// NARs of ours that are in the bucket, as far as a listing of them is worth it.
+#[derive(Debug)]
+pub struct Nars(Listed<[u8; 32], NarObject>);
 
 impl Nars {
     /// Knows of none and of no absence.
     pub fn unknown() -> Self {
-        Self { known: HashMap::new(), at: Moment::now(), reached: Reached::Nowhere }
+        Self(Listed::nothing(keys::NARS, Depth::Flat))
     }
 
-    /// Lists them when `wanted` of them are looked for and that is many.
-    pub async fn list(bucket: &dyn Bucket, wanted: usize) -> Result<Self> {
-        if wanted <= FEW {
-            return Ok(Self::unknown());
+    /// Lists them when many are to be uploaded; those that none of `todo` needs are not kept.
+    pub async fn list(bucket: &dyn Bucket, todo: &[Todo]) -> Result<Self> {
+        let uploads = todo.iter().filter(|todo| todo.action == Action::Upload);
+        let wanted: HashSet<_> = uploads.map(|todo| todo.info.nar_hash).collect();
+        let mut nars = Self::unknown();
+        if wanted.len() > FEW {
+            let read = |meta: ObjectMeta| object(meta).filter(|(hash, _)| wanted.contains(hash));
+            nars.0.list(bucket, worth(wanted.len()), read).await?;
         }
-        let (mut known, at) = (HashMap::new(), Moment::now());
-        let mut pages = Pages::new(bucket, keys::NARS, Depth::Flat, wanted);
-        while let Some(keys) = pages.next().await? {
-            known.extend(keys.into_iter().filter_map(|(key, size)| object(key, size)));
-        }
-        Ok(Self { known, at, reached: pages.reached() })
+        Ok(nars)
     }
 
     /// Whether a listing has shown an object with these contents.
@@ -136,70 +187,20 @@ impl Nars {
         bucket: &dyn Bucket,
         nar_hash: &[u8; 32],
     ) -> Result<Option<(NarObject, Moment)>> {
-        let prefix = keys::nar_prefix(nar_hash);
-        let listed = match &self.reached {
-            Reached::End => true,
-            Reached::Nowhere => false,
-            Reached::Key(reached) => prefix.as_str() < reached.as_str() && !reached.starts_with(&prefix),
-        };
-        if let Some(object) = self.known.get(nar_hash) {
-            return Ok(Some((object.clone(), self.at)));
+        if let Some(object) = self.0.found.get(nar_hash) {
+            return Ok(Some((object.clone(), self.0.at)));
         }
-        if listed {
+        let prefix = keys::nar_prefix(nar_hash);
+        if self.0.covers(&prefix) {
             return Ok(None);
         }
         let at = Moment::now();
         let page = bucket.list(&prefix, None, Depth::Flat).await?;
-        let found = page.objects.into_iter().find_map(|meta| object(meta.key, meta.size));
-        Ok(found.map(|(_, object)| (object, at)))
+        Ok(page.objects.into_iter().find_map(object).map(|(_, object)| (object, at)))
     }
 }
 
-fn object(key: String, size: u64) -> Option<([u8; 32], NarObject)> {
-    let (hash, compression) = keys::parse_nar(&key)?;
-    Some((hash, NarObject { key, compression, file_hash: None, file_size: Some(size) }))
-}
-
-/// The pages of a listing, as many as are worth it.
-struct Pages<'a> {
-    bucket: &'a dyn Bucket,
-    prefix: &'a str,
-    depth: Depth,
-    left: usize,
-    cursor: Option<Cursor>,
-    last: String,
-    sorted: bool,
-    done: bool,
-}
-
-impl<'a> Pages<'a> {
-    fn new(bucket: &'a dyn Bucket, prefix: &'a str, depth: Depth, wanted: usize) -> Self {
-        let left = (wanted / QUESTIONS_A_PAGE).max(1);
-        Self { bucket, prefix, depth, left, cursor: None, last: String::new(), sorted: true, done: false }
-    }
-
-    /// Keys and sizes of the next page.
-    async fn next(&mut self) -> Result<Option<Vec<(String, u64)>>> {
-        if self.done || self.left == 0 {
-            return Ok(None);
-        }
-        self.left -= 1;
-        let page = self.bucket.list(self.prefix, self.cursor.as_ref(), self.depth).await?;
-        self.done = page.next.is_none();
-        self.cursor = page.next;
-        for meta in &page.objects {
-            self.sorted &= self.last < meta.key;
-            self.last.clone_from(&meta.key);
-        }
-        Ok(Some(page.objects.into_iter().map(|meta| (meta.key, meta.size)).collect()))
-    }
-
-    /// How much the pages so far tell.
-    fn reached(&self) -> Reached {
-        match (self.done, self.sorted) {
-            (true, _) => Reached::End,
-            (false, true) => Reached::Key(self.last.clone()),
-            (false, false) => Reached::Nowhere,
-        }
-    }
+fn object(meta: ObjectMeta) -> Option<([u8; 32], NarObject)> {
+    let (hash, compression) = keys::parse_nar(&meta.key)?;
+    Some((hash, NarObject { key: meta.key, compression, file_hash: None, file_size: Some(meta.size) }))
 }

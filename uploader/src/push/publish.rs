@@ -1,11 +1,15 @@
 //! Publishing: a narinfo becomes visible, or gains our signatures.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use nix_derivation::StorePath;
 
 use super::clock::Moment;
 use super::outcome::Outcome;
 use super::plan::Presence;
-use super::presence;
+use super::presence::{Narinfos, Question};
 use super::pusher::Pusher;
 use crate::bucket::{Condition, ContentType, Put};
 use crate::cache::keys;
@@ -90,25 +94,23 @@ impl Pusher {
     /// What the bucket has of each path, from what is known freshly enough or by asking.
     pub(super) async fn ask(
         &self,
-        wanted: Vec<std::sync::Arc<PathInfo>>,
-    ) -> Result<std::collections::HashMap<nix_derivation::StorePath, Presence>> {
-        let (known, asked): (Vec<_>, Vec<_>) = {
-            let facts = self.facts();
-            wanted
-                .into_iter()
-                .partition(|info| facts.get(&info.path).is_some_and(|at| at.elapsed() <= FACT_AGE))
-        };
-        let at = Moment::now();
-        let mut found = presence::narinfos(&*self.bucket, &self.store.store_dir, &self.keys, &asked).await?;
-        let mut facts = self.facts();
-        for (path, presence) in &found {
-            if matches!(presence, Presence::Complete) {
-                facts.insert(path.clone(), at);
-            }
-        }
-        drop(facts);
+        wanted: Vec<Arc<PathInfo>>,
+        listing: Narinfos,
+        read_all: bool,
+    ) -> Result<HashMap<Arc<StorePath>, Presence>> {
+        let (known, asked): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|info| self.is_fresh(&info.path));
+        let question =
+            Question { bucket: &*self.bucket, store_dir: &self.store.store_dir, keys: &self.keys, read_all };
+        let (mut found, at) = question.ask(&asked, listing).await?;
+        let complete = found.iter().filter(|(_, presence)| matches!(presence, Presence::Complete));
+        self.facts().extend(complete.map(|(path, _)| (path.clone(), at)));
         found.extend(known.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
         Ok(found)
+    }
+
+    /// Whether a path was seen in the bucket not too long ago.
+    pub(super) fn is_fresh(&self, path: &StorePath) -> bool {
+        self.facts().get(path).is_some_and(|at| at.elapsed() <= FACT_AGE)
     }
 }
 

@@ -15,9 +15,9 @@ use super::compress::Settings;
 use super::order::Order;
 use super::outcome::{Outcome, Report};
 use super::pace::Pace;
-use super::plan::{self, Action, Plan, Request, Todo};
-use super::policy::{Policy, Verdict};
-use super::presence::Nars;
+use super::plan::{self, Action, Plan, Request, Todo, Verdicts};
+use super::policy::Policy;
+use super::presence::{Narinfos, Nars};
 use super::produce::Budget;
 use super::progress::Progress;
 use super::publish::FACT_AGE;
@@ -28,7 +28,7 @@ use crate::cache::keys;
 use crate::cache::listing::ListingWriter;
 use crate::cache::signing::SecretKey;
 use crate::error::{Area, Error, Result, Retry};
-use crate::store::{Closure, ClosureWalker, Daemon, PathInfo, StoreLocation, dump};
+use crate::store::{Closure, Daemon, PathInfo, StoreLocation, closure, dump};
 
 /// How a pusher works.
 #[derive(Clone, Debug)]
@@ -65,14 +65,16 @@ pub struct Pusher {
     pub(super) store: Arc<StoreLocation>,
     pub(super) keys: Vec<SecretKey>,
     pub(super) session: Session,
-    policy: Policy,
+    policy: Arc<Policy>,
+    /// A connection that is open already; what it keeps in the store is kept for as long as this.
+    daemon: Arc<Mutex<Option<Daemon>>>,
     uploader: Uploader,
     lanes: Lanes,
     requests: Semaphore,
     /// When each path was last seen, or put, in the bucket.
-    facts: Mutex<HashMap<StorePath, Moment>>,
+    facts: Mutex<HashMap<Arc<StorePath>, Moment>>,
     /// Paths that a running push works on, so that another waits for it instead of doing the same.
-    claims: Mutex<HashMap<StorePath, watch::Receiver<Option<Outcome>>>>,
+    claims: Mutex<HashMap<Arc<StorePath>, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
     nars: Mutex<HashMap<[u8; 32], Remembered>>,
 }
@@ -141,7 +143,8 @@ impl Pusher {
             store,
             keys,
             session,
-            policy,
+            policy: Arc::new(policy),
+            daemon: Arc::default(),
             uploader,
             lanes,
             requests: Semaphore::new(REQUESTS),
@@ -149,6 +152,11 @@ impl Pusher {
             claims: Mutex::default(),
             nars: Mutex::default(),
         })
+    }
+
+    /// Takes over a connection to the daemon, to ask it about closures. Its temporary roots stay until the session ends.
+    pub fn lend(&self, daemon: Daemon) {
+        *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(daemon);
     }
 
     /// Whether the session goes on; a pusher whose session is over is of no more use.
@@ -163,7 +171,11 @@ impl Pusher {
 
     /// Ends the session.
     pub async fn close(self) {
+        // A daemon that was started for this takes a moment to end.
+        let daemon = self.daemon.clone();
+        let end = tokio::task::spawn_blocking(move || daemon.lock().map(|mut daemon| daemon.take()).is_ok());
         self.session.close().await;
+        let _ = end.await;
     }
 
     /// Pushes what the request names and, unless it says otherwise, its closure.
@@ -171,14 +183,14 @@ impl Pusher {
     /// # Errors
     /// Only what keeps everything from being pushed; what concerns single paths stands in the report.
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
-        let closure = self.closure(&request).await?;
-        let verdicts = plan::judge(&self.store.store_dir, &request, &closure, &self.policy);
-        let asked = closure
-            .infos
-            .iter()
-            .filter(|(path, _)| matches!(verdicts[*path], Verdict::Push | Verdict::Refused));
-        let presence = self.ask(asked.map(|(_, info)| info.clone()).collect()).await?;
-        let plan = plan::plan(&request, closure, &verdicts, &presence);
+        // With many roots it is clear already that the bucket will be listed.
+        let unknown = request.roots.iter().filter(|root| !self.is_fresh(&root.path)).count();
+        let listing = Narinfos::begin(&self.bucket, unknown);
+        let request = Arc::new(request);
+        let (closure, verdicts) = self.judged(&request).await?;
+        let asked = verdicts.asked(&closure).cloned().collect();
+        let presence = self.ask(asked, listing, request.read_all).await?;
+        let plan = plan::plan(&request, closure, verdicts, presence);
         progress.planned(&plan);
         if request.dry_run {
             let mut report = plan.settled;
@@ -193,25 +205,39 @@ impl Pusher {
         self.carry_out(plan, progress).await
     }
 
-    pub(super) fn facts(&self) -> MutexGuard<'_, HashMap<StorePath, Moment>> {
+    pub(super) fn facts(&self) -> MutexGuard<'_, HashMap<Arc<StorePath>, Moment>> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn closure(&self, request: &Request) -> Result<Closure> {
-        let store = self.store.clone();
-        let roots: Vec<_> = request.roots.iter().map(|root| root.path.clone()).collect();
-        let walk = move || ClosureWalker::new().closure(&mut Daemon::connect(&store)?, &roots);
-        tokio::task::spawn_blocking(walk).await.unwrap_or_else(|error| {
+    /// The closure of what is asked for, and what the rules say of it.
+    async fn judged(&self, request: &Arc<Request>) -> Result<(Closure, Verdicts)> {
+        let (store, policy) = (self.store.clone(), self.policy.clone());
+        let (lent, request) = (self.daemon.clone(), request.clone());
+        let judged = move || {
+            let roots: Vec<_> = request.roots.iter().map(|root| root.path.clone()).collect();
+            let lock = || lent.lock().unwrap_or_else(PoisonError::into_inner);
+            let daemon = lock().take();
+            let closure = match daemon {
+                Some(mut daemon) => {
+                    let closure = closure(&mut daemon, &roots);
+                    *lock() = Some(daemon);
+                    closure?
+                }
+                None => closure(&mut Daemon::connect(&store)?, &roots)?,
+            };
+            let verdicts = plan::judge(&store.store_dir, &request, &closure, &policy);
+            Ok((closure, verdicts))
+        };
+        tokio::task::spawn_blocking(judged).await.unwrap_or_else(|error| {
             Err(Error::permanent(Area::General, "the thread that reads the store died").because(error))
         })
     }
 
     async fn carry_out(&self, plan: Plan, progress: Arc<dyn Progress>) -> Result<Report> {
         let Plan { todo, references, settled: mut report } = plan;
-        let uploads = todo.iter().filter(|todo| todo.action == Action::Upload).count();
         // Like every fact about the bucket, those about NARs age.
         self.remembered().retain(|_, (since, _)| since.elapsed() < FACT_AGE);
-        let nars = Nars::list(&*self.bucket, uploads).await?;
+        let nars = Nars::list(&*self.bucket, &todo).await?;
         let mut run = Run {
             pusher: self,
             order: Order::new(&references),
@@ -333,12 +359,12 @@ impl Pusher {
     }
 
     /// What became of a path whose NAR could not be sent: whether it is gone, the store tells, not its files.
-    async fn failed(&self, path: &StorePath, error: Error) -> Outcome {
+    async fn failed(&self, path: &Arc<StorePath>, error: Error) -> Outcome {
         if error.area() != Area::Store {
             return Outcome::Failed(error);
         }
         let (store, asked) = (self.store.clone(), path.clone());
-        let ask = move || Daemon::connect(&store)?.valid_paths(std::slice::from_ref(&asked));
+        let ask = move || Daemon::connect(&store)?.valid_paths(&[asked]);
         match tokio::task::spawn_blocking(ask).await {
             Ok(Ok(valid)) if !valid.contains(path) => Outcome::Gone,
             _ => Outcome::Failed(error),
@@ -348,7 +374,7 @@ impl Pusher {
     /// Claims a path for a push; `Err` hands out what to wait for when another push has it.
     fn claim(
         &self,
-        path: &StorePath,
+        path: &Arc<StorePath>,
     ) -> Result<watch::Sender<Option<Outcome>>, watch::Receiver<Option<Outcome>>> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(claim) = claims.get(path).filter(|claim| claim.has_changed().is_ok()) {

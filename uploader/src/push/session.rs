@@ -61,8 +61,11 @@ pub struct Session {
 impl Session {
     /// Begins a session: reads the format marker and the cache info, takes a lease.
     pub async fn open(bucket: Arc<dyn Bucket>, store_dir: &str) -> Result<Self> {
-        let conditional_writes = check_format(&*bucket).await?.conditional_writes;
-        check_cache_info(&*bucket, store_dir).await?;
+        let (format, info) =
+            futures::future::join(check_format(&*bucket), check_cache_info(&*bucket, store_dir)).await;
+        // Of a bucket that is not ready, the format is what is said first.
+        let conditional_writes = format?.conditional_writes;
+        info?;
         let mut id = [0; 15];
         OsRng.fill_bytes(&mut id);
         let lease_key = format!("{}{}.json", keys::WRITERS, nixbase32::encode(&id));

@@ -1,6 +1,6 @@
 //! Closures: paths and all that they refer to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use nix_derivation::StorePath;
@@ -9,14 +9,17 @@ use super::daemon::Daemon;
 use super::path_info::PathInfo;
 use crate::error::Result;
 
+/// Questions are put in portions of so many paths: what an answer repeats of the paths before is dropped soon.
+const PORTION: usize = 512;
+
 /// Where path infos come from; the daemon, save in tests.
 pub trait PathInfoSource {
     /// What is known of each path, in the same order; `None` where a path is not valid.
-    fn path_infos(&mut self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>>;
+    fn path_infos(&mut self, paths: &[Arc<StorePath>]) -> Result<Vec<Option<PathInfo>>>;
 }
 
 impl PathInfoSource for Daemon {
-    fn path_infos(&mut self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>> {
+    fn path_infos(&mut self, paths: &[Arc<StorePath>]) -> Result<Vec<Option<PathInfo>>> {
         Daemon::path_infos(self, paths)
     }
 }
@@ -25,66 +28,41 @@ impl PathInfoSource for Daemon {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closure {
     /// The valid paths.
-    pub infos: BTreeMap<StorePath, Arc<PathInfo>>,
+    pub infos: BTreeMap<Arc<StorePath>, Arc<PathInfo>>,
     /// The paths that are not valid, sorted: roots, and references whose path went away in the meantime.
-    pub missing: Vec<StorePath>,
+    pub missing: Vec<Arc<StorePath>>,
 }
 
-/// The closure of `roots`, breadth first: one round of pipelined queries for each level.
-pub fn closure<S: PathInfoSource + ?Sized>(source: &mut S, roots: &[StorePath]) -> Result<Closure> {
-    ClosureWalker::default().closure(source, roots)
-}
-
-/// Computes closures and remembers what it has learnt of valid paths.
-///
-/// What it remembers is true for as long as the paths stay in the store: keep it no longer than the roots that see to
-/// that.
-#[derive(Debug, Default)]
-pub struct ClosureWalker {
-    known: HashMap<StorePath, Arc<PathInfo>>,
-}
-
-impl ClosureWalker {
-    /// A walker that knows nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The closure of `roots`; only what is not known yet is asked of `source`.
-    pub fn closure<S: PathInfoSource + ?Sized>(
-        &mut self,
-        source: &mut S,
-        roots: &[StorePath],
-    ) -> Result<Closure> {
-        let mut infos = BTreeMap::new();
-        let mut missing = BTreeSet::new();
-        let mut level: BTreeSet<StorePath> = roots.iter().cloned().collect();
-        while !level.is_empty() {
-            let asked: Vec<StorePath> =
-                level.iter().filter(|path| !self.known.contains_key(*path)).cloned().collect();
-            let answers = source.path_infos(&asked)?;
-            for (path, info) in asked.into_iter().zip(answers) {
-                match info {
-                    Some(info) => {
-                        self.known.insert(path, Arc::new(info));
-                    }
+/// The closure of `roots`, breadth first: for each level, pipelined queries.
+pub fn closure<S: PathInfoSource + ?Sized>(source: &mut S, roots: &[Arc<StorePath>]) -> Result<Closure> {
+    // One copy of each path, for all that refer to it.
+    let mut paths: HashSet<Arc<StorePath>> = HashSet::with_capacity(roots.len());
+    let (mut infos, mut missing) = (Vec::with_capacity(roots.len()), Vec::new());
+    let mut level: Vec<_> = roots.iter().filter(|root| paths.insert(Arc::clone(root))).cloned().collect();
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for asked in level.chunks(PORTION) {
+            for (path, info) in asked.iter().zip(source.path_infos(asked)?) {
+                let Some(mut info) = info else {
+                    missing.push(Arc::clone(path));
+                    continue;
+                };
+                info.references.replace(|reference| match paths.get(reference) {
+                    Some(known) => Arc::clone(known),
                     None => {
-                        missing.insert(path);
+                        paths.insert(Arc::clone(reference));
+                        next.push(Arc::clone(reference));
+                        Arc::clone(reference)
                     }
-                }
+                });
+                infos.push((Arc::clone(path), Arc::new(info)));
             }
-            let mut next = BTreeSet::new();
-            for path in level {
-                if let Some(info) = self.known.get(&path) {
-                    next.extend(info.references.iter().cloned());
-                    infos.insert(path, Arc::clone(info));
-                }
-            }
-            next.retain(|path| !infos.contains_key(path) && !missing.contains(path));
-            level = next;
         }
-        Ok(Closure { infos, missing: missing.into_iter().collect() })
+        level = next;
     }
+    drop(paths);
+    missing.sort_unstable();
+    Ok(Closure { infos: infos.into_iter().collect(), missing })
 }
 
 #[cfg(test)]
@@ -97,30 +75,30 @@ mod tests {
         rounds: Vec<usize>,
     }
 
-    fn path(letter: char) -> StorePath {
-        StorePath::from_parts([letter as u8; 20], &letter.to_string()).unwrap()
+    fn path(letter: char) -> Arc<StorePath> {
+        Arc::new(StorePath::from_parts([letter as u8; 20], &letter.to_string()).unwrap())
     }
 
-    fn letters<'a>(paths: impl IntoIterator<Item = &'a StorePath>) -> String {
-        let mut letters: Vec<&str> = paths.into_iter().map(StorePath::name).collect();
+    fn letters<'a>(paths: impl IntoIterator<Item = &'a Arc<StorePath>>) -> String {
+        let mut letters: Vec<&str> = paths.into_iter().map(|path| path.name()).collect();
         letters.sort_unstable();
         letters.concat()
     }
 
     impl PathInfoSource for Fake {
-        fn path_infos(&mut self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>> {
+        fn path_infos(&mut self, paths: &[Arc<StorePath>]) -> Result<Vec<Option<PathInfo>>> {
             self.rounds.push(paths.len());
-            let info = |path_: &StorePath| {
+            let info = |path_: &Arc<StorePath>| {
                 let references = self.references.get(&path_.name().chars().next().unwrap())?;
                 Some(PathInfo {
                     path: path_.clone(),
                     deriver: None,
                     nar_hash: [0; 32],
                     nar_size: 1,
-                    references: references.chars().map(path).collect(),
+                    references: references.chars().map(|letter| (*path(letter)).clone()).collect(),
                     registration_time: 0,
                     ultimate: false,
-                    signatures: Vec::new(),
+                    signatures: Box::default(),
                     ca: None,
                 })
             };
@@ -150,12 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn a_walker_asks_only_for_what_it_does_not_know() {
-        let (mut fake, mut walker) = (fake(), ClosureWalker::new());
-        walker.closure(&mut fake, &[path('b')]).unwrap();
-        fake.rounds.clear();
-        let found = walker.closure(&mut fake, &[path('a')]).unwrap();
-        assert_eq!(letters(found.infos.keys()), "abcd");
-        assert_eq!(fake.rounds.iter().sum::<usize>(), 2);
+    fn each_path_is_in_memory_once() {
+        let found = closure(&mut fake(), &[path('a')]).unwrap();
+        for info in found.infos.values() {
+            for reference in info.references.iter() {
+                assert!(Arc::ptr_eq(reference, &found.infos[reference].path));
+                assert!(Arc::ptr_eq(reference, found.infos.get_key_value(reference).unwrap().0));
+            }
+        }
     }
 }

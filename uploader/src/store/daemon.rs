@@ -1,9 +1,11 @@
 //! A client of the Nix daemon: the operations that larder needs, in protocols 1.34 to 1.38.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix_derivation::{StoreDir, StorePath};
@@ -55,6 +57,15 @@ pub struct Daemon {
     broken: Option<String>,
 }
 
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon")
+            .field("server", &self.server)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Daemon {
     /// Connects, with [`DEFAULT_TIMEOUT`].
     pub fn connect(location: &StoreLocation) -> Result<Self> {
@@ -80,7 +91,10 @@ impl Daemon {
     }
 
     /// What the store knows of each path, in the same order; `None` where a path is not valid.
-    pub fn path_infos(&mut self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>> {
+    pub fn path_infos<P>(&mut self, paths: &[P]) -> Result<Vec<Option<PathInfo>>>
+    where
+        P: Borrow<StorePath> + Clone + Into<Arc<StorePath>>,
+    {
         let store_dir = self.store_dir.clone();
         self.each_path("query path infos", op::QUERY_PATH_INFO, paths, |connection, path| {
             let from = &mut connection.from;
@@ -88,26 +102,31 @@ impl Daemon {
                 return Ok(None);
             }
             Ok(Some(PathInfo {
-                path: path.clone(),
+                path: path.clone().into(),
                 deriver: optional_path(&store_dir, &read_string(from)?)?,
                 nar_hash: sha256(&read_string(from)?)?,
-                references: read_paths(connection, &store_dir)?,
+                references: read_list(&mut connection.from, |from| {
+                    store_path(&store_dir, &read_string(from)?)
+                })?
+                .into_iter()
+                .collect(),
                 registration_time: read_u64(&mut connection.from)?,
                 nar_size: read_u64(&mut connection.from)?,
                 ultimate: read_bool(&mut connection.from)?,
-                signatures: read_list(&mut connection.from, read_string)?,
+                signatures: read_list(&mut connection.from, read_string)?.into(),
                 ca: Some(read_string(&mut connection.from)?).filter(|ca| !ca.is_empty()),
             }))
         })
     }
 
     /// Those of the paths that are valid.
-    pub fn valid_paths(&mut self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>> {
+    pub fn valid_paths<P: Borrow<StorePath>>(&mut self, paths: &[P]) -> Result<BTreeSet<StorePath>> {
         let store_dir = self.store_dir.clone();
         let mut valid = BTreeSet::new();
         for batch in paths.chunks(VALID_PATHS_BATCH) {
             valid.extend(self.call("query valid paths", |connection| {
-                let asked: Vec<String> = batch.iter().map(|path| store_dir.render_path(path)).collect();
+                let asked: Vec<String> =
+                    batch.iter().map(|path| store_dir.render_path(path.borrow())).collect();
                 write_u64(&mut connection.to, op::QUERY_VALID_PATHS)?;
                 write_strings(&mut connection.to, &asked)?;
                 write_u64(&mut connection.to, 0)?; // no substitution
@@ -129,7 +148,7 @@ impl Daemon {
     }
 
     /// Keeps the paths in the store for as long as this connection lives. Whether they are valid is not asked.
-    pub fn add_temp_roots(&mut self, paths: &[StorePath]) -> Result<()> {
+    pub fn add_temp_roots<P: Borrow<StorePath>>(&mut self, paths: &[P]) -> Result<()> {
         self.each_path("add temporary roots", op::ADD_TEMP_ROOT, paths, |connection, _| {
             read_u64(&mut connection.from).map(drop)
         })
@@ -215,12 +234,12 @@ impl Daemon {
     }
 
     /// The same operation on many paths: a few requests are sent ahead of their replies.
-    fn each_path<T>(
+    fn each_path<T, P: Borrow<StorePath>>(
         &mut self,
         what: &str,
         op: u64,
-        paths: &[StorePath],
-        mut reply: impl FnMut(&mut Connection, &StorePath) -> Result<T, ProtocolError>,
+        paths: &[P],
+        mut reply: impl FnMut(&mut Connection, &P) -> Result<T, ProtocolError>,
     ) -> Result<Vec<T>> {
         let store_dir = self.store_dir.clone();
         let mut replies = Vec::with_capacity(paths.len());
@@ -231,7 +250,7 @@ impl Daemon {
                 while let Some(path) = paths.get(sent) {
                     request.clear();
                     write_u64(&mut request, op)?;
-                    write_bytes(&mut request, store_dir.render_path(path).as_bytes())?;
+                    write_bytes(&mut request, store_dir.render_path(path.borrow()).as_bytes())?;
                     bytes += request.len();
                     if bytes > AHEAD && bytes > request.len() {
                         break;

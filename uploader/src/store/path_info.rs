@@ -1,6 +1,6 @@
 //! What the store knows about one of its paths.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use nix_derivation::{StorePath, nixbase32};
 
@@ -8,7 +8,7 @@ use nix_derivation::{StorePath, nixbase32};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
     /// The path.
-    pub path: StorePath,
+    pub path: Arc<StorePath>,
     /// The derivation that it was built from, if that is known.
     pub deriver: Option<StorePath>,
     /// SHA-256 of its NAR.
@@ -16,13 +16,13 @@ pub struct PathInfo {
     /// The length of its NAR.
     pub nar_size: u64,
     /// What it refers to; itself among them if it does.
-    pub references: BTreeSet<StorePath>,
+    pub references: References,
     /// When it became valid, in seconds since 1970.
     pub registration_time: u64,
     /// Whether it was built here, as far as the store knows.
     pub ultimate: bool,
     /// Its signatures, as given.
-    pub signatures: Vec<String>,
+    pub signatures: Box<[String]>,
     /// Its content address, as given.
     pub ca: Option<String>,
 }
@@ -34,7 +34,37 @@ impl PathInfo {
     }
 
     /// What it refers to, save itself.
-    pub fn dependencies(&self) -> impl Iterator<Item = &StorePath> {
+    pub fn dependencies(&self) -> impl Iterator<Item = &Arc<StorePath>> {
         self.references.iter().filter(|reference| **reference != self.path)
+    }
+}
+
+/// Store paths in their order, each once. In a closure each path is in memory once, however many refer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References(Box<[Arc<StorePath>]>);
+
+impl References {
+    /// The paths, ascending.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<StorePath>> {
+        self.0.iter()
+    }
+
+    /// Whether `path` is among them.
+    pub fn contains(&self, path: &StorePath) -> bool {
+        self.0.binary_search_by(|one| (**one).cmp(path)).is_ok()
+    }
+
+    /// Puts another copy of each equal path in its place.
+    pub(super) fn replace(&mut self, mut with: impl FnMut(&Arc<StorePath>) -> Arc<StorePath>) {
+        self.0.iter_mut().for_each(|path| *path = with(path));
+    }
+}
+
+impl FromIterator<StorePath> for References {
+    fn from_iter<I: IntoIterator<Item = StorePath>>(paths: I) -> Self {
+        let mut paths: Vec<_> = paths.into_iter().map(Arc::new).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        Self(paths.into())
     }
 }
