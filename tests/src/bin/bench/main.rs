@@ -26,6 +26,7 @@ mod row;
 mod table;
 mod tiny;
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -70,7 +71,17 @@ const CASES: &[Case] = &[
     usual("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
 ];
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == raw::COMMAND) {
         return raw::main(&words[1..]);
