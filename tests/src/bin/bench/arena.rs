@@ -76,8 +76,9 @@ impl<'a> Arena<'a> {
             "{}/{bucket}?compression={compression}&parallel-compression=true",
             self.server.endpoint()
         );
+        let cache = tempfile::tempdir()?;
         let mut command = self.nix.command("nix", &["copy", "--to", &url]);
-        self.measured(command.args(paths), bucket)
+        self.measured(command.env("XDG_CACHE_HOME", cache.path()).args(paths), bucket)
     }
 
     /// Measures the raw client that reads, compresses and puts NARs.

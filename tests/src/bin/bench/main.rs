@@ -68,7 +68,7 @@ const CASES: &[Case] = &[
     by_name("present-10000", present::run_many, "the same with 10,000"),
     usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
     by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
-    usual("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
+    by_name("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
 ];
 
 fn main() -> ExitCode {
