@@ -177,7 +177,7 @@ impl Nars {
 
     /// Whether a listing has shown an object with these contents.
     pub fn knows(&self, nar_hash: &[u8; 32]) -> bool {
-        self.known.contains_key(nar_hash)
+        self.0.found.contains_key(nar_hash)
     }
 
     /// An object with these contents, if there is one; the bucket is asked where the listing does not tell.

@@ -36,13 +36,13 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
     let overlap = overlap(&store.nix, &paths)?;
     let mut rows = Vec::new();
     for (name, reach, way) in [
-        ("a build at a time", Some(AtMost(1.05)), steady as fn(&_, &_, _, &_, &_) -> _),
-        ("all builds at once", None, at_once),
+        ("all builds at once", None, at_once as fn(&_, &_, _, &_, &_) -> _),
+        ("a build at a time", Some(AtMost(1.05)), steady),
     ] {
         let mut doubled = [const { Vec::new() }; AGENTS.len()];
         let costs = in_turns(context.rounds(1), AGENTS.len(), |round, who| {
-            // One agent is warmed up, and all are warm.
-            if round == 0 && who > 0 {
+            // One push makes all warm.
+            if round == 0 && !(rows.is_empty() && who == 0) {
                 return Ok(Cost::wall(0.0));
             }
             let bucket = arena.bucket("agents")?;
@@ -111,7 +111,8 @@ fn steady(arena: &Arena, nix: &NixHome, count: usize, bucket: &str, paths: &[Str
         thread::scope(|scope| {
             let agent = scope.spawn(|| agent.finish());
             let fed = feed(home);
-            end.end()?;
+            // Fails only where it has ended already, which the next line tells better.
+            let _ = end.end();
             let cost = agent.join().expect("a measuring thread panicked")?;
             Ok((fed?, cost))
         })

@@ -9,6 +9,7 @@ use anyhow::Result;
 use larder_tests::larder::{LarderHome, toml_string};
 use larder_tests::nix::NixHome;
 use larder_tests::servers::{Kind, S3Server};
+use tempfile::TempDir;
 
 use crate::cost::{Cost, in_turns, measure};
 use crate::raw;
@@ -23,13 +24,22 @@ pub(crate) struct Arena<'a> {
     /// The server, started for this arena.
     pub(crate) server: Box<dyn S3Server>,
     nix: &'a NixHome,
+    // One key for all: another would have larder sign again what is there.
+    key: TempDir,
     buckets: Cell<u32>,
 }
 
 impl<'a> Arena<'a> {
-    /// Starts a server.
+    /// Starts a server, makes a key.
     pub(crate) fn new(kind: Kind, nix: &'a NixHome) -> Result<Self> {
-        Ok(Self { server: kind.start_open()?, nix, buckets: Cell::new(0) })
+        let arena =
+            Self { server: kind.start_open()?, nix, key: tempfile::tempdir()?, buckets: Cell::new(0) };
+        LarderHome::new(nix)?.run(&["key", "generate", "bench-1", "--output", &arena.key_file()])?;
+        Ok(arena)
+    }
+
+    fn key_file(&self) -> String {
+        self.key.path().join("key.sec").display().to_string()
     }
 
     /// A new bucket, which anyone may write.
@@ -40,13 +50,11 @@ impl<'a> Arena<'a> {
         Ok(name)
     }
 
-    /// larder with a key and a queue of its own, and the bucket made ready.
+    /// larder with a queue of its own, and the bucket made ready.
     pub(crate) fn larder(&self, bucket: &str) -> Result<LarderHome> {
         let mut larder = LarderHome::new(self.nix)?;
         larder.set_timeout(Duration::from_secs(600));
-        let key = larder.dir().join("key.sec").display().to_string();
-        larder.run(&["key", "generate", "bench-1", "--output", &key])?;
-        larder.set("signing-key-files", &format!("[{}]", toml_string(&key)))?;
+        larder.set("signing-key-files", &format!("[{}]", toml_string(&self.key_file())))?;
         // As Nix does by default.
         larder.set("write-listings", "false")?;
         larder.use_server(&*self.server, bucket)?;
@@ -68,8 +76,9 @@ impl<'a> Arena<'a> {
             "{}/{bucket}?compression={compression}&parallel-compression=true",
             self.server.endpoint()
         );
+        let cache = tempfile::tempdir()?;
         let mut command = self.nix.command("nix", &["copy", "--to", &url]);
-        self.measured(command.args(paths), bucket)
+        self.measured(command.env("XDG_CACHE_HOME", cache.path()).args(paths), bucket)
     }
 
     /// Measures the raw client that reads, compresses and puts NARs.

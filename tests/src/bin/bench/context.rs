@@ -1,5 +1,7 @@
 //! What a case is given.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result};
 use larder_tests::bigstore::BigStore;
 use larder_tests::larder::binary;
@@ -16,15 +18,21 @@ impl Context {
     ///
     /// Fails where a binary is missing.
     pub(crate) fn new(rounds: Option<usize>) -> Result<Self> {
+        let context = Self { rounds };
         for name in ["larder", "larder-hook"] {
-            binary(name)?;
+            context.binary(name)?;
         }
-        Ok(Self { rounds })
+        Ok(context)
     }
 
     /// How many rounds count: as many as `--rounds` says, else as many as the case thinks right.
     pub(crate) fn rounds(&self, usual: usize) -> usize {
         self.rounds.unwrap_or(usual)
+    }
+
+    /// A release binary, `larder` or `larder-hook`.
+    pub(crate) fn binary(&self, name: &str) -> Result<PathBuf> {
+        binary(name)
     }
 
     /// The realistic store of a version, built if need be.

@@ -30,6 +30,7 @@ mod table;
 mod tiny;
 mod wire;
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -71,7 +72,7 @@ const CASES: &[Case] = &[
     by_name("present-10000", present::run_many, "the same with 10,000"),
     usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
     by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
-    usual("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
+    by_name("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
     usual("latency", wire::run_latency, "1,000 tiny with 50 ms added to each round trip"),
     by_name("slow-wire", wire::run_slow, "the large set through 200 Mbit/s and 10 ms against `nix copy`"),
     usual("builds", hook::run_builds, "100 builds with each hook"),
@@ -80,7 +81,17 @@ const CASES: &[Case] = &[
     by_name("growth", growth::run, "how time and memory grow with bytes, paths and latency"),
 ];
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == raw::COMMAND) {
         return raw::main(&words[1..]);

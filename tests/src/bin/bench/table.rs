@@ -85,13 +85,13 @@ fn side(side: &Side) -> String {
 }
 
 fn figure_text(figure: &Figure) -> String {
-    let value = format!("{:.2} {}", figure.value, figure.unit);
+    let value = format!("{:.2} {:<3}", figure.value, figure.unit);
     let reach = match figure.reach {
         Some(Reach::AtLeast(least)) => format!(">= {least} {}", figure.unit),
         Some(Reach::AtMost(most)) => format!("<= {most} {}", figure.unit),
         None => String::new(),
     };
-    let line = format!("    {:<26}{value:>12}   {reach:<14} {}", figure.name, figure.verdict());
+    let line = format!("    {:<26}{value:>13}  {reach:<14} {}", figure.name, figure.verdict());
     format!("{}\n", line.trim_end())
 }
 

@@ -15,15 +15,15 @@ use crate::row::{MOST_MEMORY, Row, Side};
 
 /// On MinIO.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
-    on(context, Kind::MinIo, 2.1)
+    on(context, Kind::MinIo, "MinIO", 2.1)
 }
 
 /// On SeaweedFS.
 pub(crate) fn run_seaweedfs(context: &Context) -> Result<Vec<Row>> {
-    on(context, Kind::SeaweedFs, 2.4)
+    on(context, Kind::SeaweedFs, "SeaweedFS", 2.4)
 }
 
-fn on(context: &Context, kind: Kind, reach: f64) -> Result<Vec<Row>> {
+fn on(context: &Context, kind: Kind, server: &str, reach: f64) -> Result<Vec<Row>> {
     let store = context.store(NixVersion::V2_34)?;
     let arena = Arena::new(kind, &store.nix)?;
     let parcels = NamedTempFile::new()?;
@@ -44,7 +44,7 @@ fn on(context: &Context, kind: Kind, reach: f64) -> Result<Vec<Row>> {
     let raw = Side::new("raw client, one LIST and 2,000 PUTs", costs.pop().context("raw")?);
     let nix = Side::new(arena.nix_name("zstd"), costs.pop().context("nix")?);
     let larder = Side::new("larder", costs.pop().context("larder")?);
-    let case = format!("1,000 tiny, {kind:?}");
+    let case = format!("1,000 tiny, {server}");
     let row = Row::new(&case, larder.clone()).against(nix).speed(Some(AtLeast(reach)));
     Ok(vec![
         row.sent(None).cpu(None).peak(MOST_MEMORY),
