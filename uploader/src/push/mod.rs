@@ -1,5 +1,6 @@
 //! The pipeline: plan, upload, publish. Each stage hands plain values to the next.
 
+mod buffer;
 pub mod clock;
 pub mod compress;
 mod listed;

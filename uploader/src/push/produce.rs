@@ -8,6 +8,7 @@ use bytes::Bytes;
 use nix_derivation::nixbase32;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::buffer::Buffer;
 use super::compress::{Compressor, Effort};
 use super::pace::{MANY_THREADS_FROM, Pace};
 use super::progress::Progress;
@@ -53,9 +54,12 @@ fn part_size(nar_size: u64) -> u64 {
 }
 
 /// A piece of the compressed stream, holding its share of the budget.
+#[derive(Default)]
 pub(super) struct Part {
     pub(super) bytes: Bytes,
-    permit: OwnedSemaphorePermit,
+    /// Held until the part is sent; none for an empty one.
+    #[expect(dead_code, reason = "kept for its end")]
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What the producing thread found out.
@@ -80,8 +84,7 @@ impl Uploader {
         let sink = PartSink {
             // Incompressible data grows a little.
             part_size: size.min(info.nar_size + info.nar_size / 128 + 4096),
-            buffer: Vec::new(),
-            permit: None,
+            filling: None,
             waited: Duration::ZERO,
             sender,
             runtime,
@@ -119,7 +122,7 @@ impl Uploader {
             return Err(corrupt(info, &nar));
         }
         let (mut sink, file) = tee.out.finish().map_err(cannot)?.finish();
-        let rest = sink.rest().map_err(cannot)?;
+        let rest = sink.rest();
         // A listing is an extra: without one, the path is pushed all the same.
         let listing = tee.listing.and_then(|listing| listing.finish().ok());
         Ok(Produced { nar, file, listing, rest })
@@ -154,8 +157,8 @@ pub(super) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
 /// Cuts a stream into parts and hands the full ones to the async side.
 struct PartSink<'a> {
     part_size: u64,
-    buffer: Vec<u8>,
-    permit: Option<OwnedSemaphorePermit>,
+    /// The part that is being filled, with its share of the budget.
+    filling: Option<(Buffer, OwnedSemaphorePermit)>,
     /// How long this thread has waited for memory, and for parts to be taken.
     waited: Duration,
     sender: &'a mpsc::Sender<Part>,
@@ -164,47 +167,46 @@ struct PartSink<'a> {
 }
 
 impl PartSink<'_> {
-    fn capacity(&self) -> usize {
-        usize::try_from(self.part_size).unwrap_or(usize::MAX)
+    /// The part that is being filled.
+    fn filling(&mut self) -> io::Result<&mut Buffer> {
+        let part = match self.filling.take() {
+            Some(part) => part,
+            None => {
+                let begun = Instant::now();
+                let permit = self.runtime.block_on(self.budget.take(self.part_size));
+                self.waited += begun.elapsed();
+                let capacity = usize::try_from(self.part_size).unwrap_or(usize::MAX);
+                (Buffer::new(capacity)?, permit.map_err(io::Error::other)?)
+            }
+        };
+        Ok(&mut self.filling.insert(part).0)
     }
 
-    fn reserve(&mut self) -> io::Result<()> {
-        if self.permit.is_none() {
-            let begun = Instant::now();
-            let permit = self.budget.take(self.part_size);
-            self.permit = Some(self.runtime.block_on(permit).map_err(io::Error::other)?);
-            self.waited += begun.elapsed();
-            self.buffer.reserve_exact(self.capacity());
-        }
-        Ok(())
+    /// Hands over a full part.
+    fn send(&mut self) -> io::Result<()> {
+        let Some((buffer, permit)) = self.filling.take() else { return Ok(()) };
+        let begun = Instant::now();
+        let sent = self.sender.blocking_send(Part { bytes: buffer.into_bytes(), permit: Some(permit) });
+        self.waited += begun.elapsed();
+        sent.map_err(|_| io::Error::other("the upload was given up"))
     }
 
     /// What did not fill a part, with no more of the budget than it needs.
-    fn rest(&mut self) -> io::Result<Part> {
-        let mut part = self.take()?;
-        let needed = Budget::units(part.bytes.len() as u64) as usize;
-        let spare = part.permit.num_permits().saturating_sub(needed);
-        drop(part.permit.split(spare));
-        Ok(part)
-    }
-
-    fn take(&mut self) -> io::Result<Part> {
-        self.reserve()?;
-        let permit = self.permit.take().ok_or_else(|| io::Error::other("no budget"))?;
-        Ok(Part { bytes: std::mem::take(&mut self.buffer).into(), permit })
+    fn rest(&mut self) -> Part {
+        let Some((buffer, mut permit)) = self.filling.take() else { return Part::default() };
+        let bytes = buffer.into_bytes();
+        let needed = Budget::units(bytes.len() as u64) as usize;
+        drop(permit.split(permit.num_permits().saturating_sub(needed)));
+        Part { bytes, permit: Some(permit) }
     }
 }
 
 impl Write for PartSink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.reserve()?;
-        let count = bytes.len().min(self.capacity() - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..count]);
-        if self.buffer.len() == self.capacity() {
-            let part = self.take()?;
-            let begun = Instant::now();
-            self.sender.blocking_send(part).map_err(|_| io::Error::other("the upload was given up"))?;
-            self.waited += begun.elapsed();
+        let buffer = self.filling()?;
+        let count = buffer.fill(bytes);
+        if buffer.is_full() {
+            self.send()?;
         }
         Ok(count)
     }
