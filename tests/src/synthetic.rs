@@ -226,6 +226,7 @@ fn greet(from: &mut impl Read, to: &mut impl Write, minor: u64) -> Result<()> {
             read_text(from)?;
         }
         write_u64(to, 0)?;
+        to.flush()?;
     }
     read_u64(from)?; // CPU affinity
     read_u64(from)?; // reserved space
