@@ -72,7 +72,7 @@ fn not_asked() -> Error {
 fn bucket(count: usize, sorted: bool) -> Pages {
     let key = |number: usize| {
         let digit = |place: usize| {
-            char::from(ALPHABET.as_bytes()[number * 7919 % count * 32768 / count >> place & 31])
+            char::from(ALPHABET.as_bytes()[(number * 7919 % count * 32768 / count) >> place & 31])
         };
         format!("{}{}{}{number:06}", digit(10), digit(5), digit(0))
     };
