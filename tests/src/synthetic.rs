@@ -171,9 +171,9 @@ fn references(number: usize) -> impl Iterator<Item = usize> {
     let mut references: Vec<_> = match number {
         0 => Vec::new(),
         // Near ones and far ones, as in any store.
-        _ => {
-            (1..=REFERENCES).map(|n| number.wrapping_mul(n * 2_654_435_761) / 7 % number >> (n % 4)).collect()
-        }
+        _ => (1..=REFERENCES)
+            .map(|n| (number.wrapping_mul(n * 2_654_435_761) / 7 % number) >> (n % 4))
+            .collect(),
     };
     references.sort_unstable();
     references.dedup();
@@ -226,6 +226,7 @@ fn greet(from: &mut impl Read, to: &mut impl Write, minor: u64) -> Result<()> {
             read_text(from)?;
         }
         write_u64(to, 0)?;
+        to.flush()?;
     }
     read_u64(from)?; // CPU affinity
     read_u64(from)?; // reserved space

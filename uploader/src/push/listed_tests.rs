@@ -72,7 +72,7 @@ fn not_asked() -> Error {
 fn bucket(count: usize, sorted: bool) -> Pages {
     let key = |number: usize| {
         let digit = |place: usize| {
-            char::from(ALPHABET.as_bytes()[number * 7919 % count * 32768 / count >> place & 31])
+            char::from(ALPHABET.as_bytes()[(number * 7919 % count * 32768 / count) >> place & 31])
         };
         format!("{}{}{}{number:06}", digit(10), digit(5), digit(0))
     };
@@ -87,7 +87,7 @@ async fn list(bucket: &Pages, worth: usize) -> (Listed<String, u64>, Vec<String>
 
 #[tokio::test]
 async fn what_is_worth_it_is_listed_whole_whatever_the_number_of_keys() {
-    for count in [0, 1, 9, 10, 11, 100, 319, 330, 2000] {
+    for count in [0, 1, 9, 10, 11, 100, 250, 350, 2000] {
         for sorted in [true, false] {
             let bucket = bucket(count, sorted);
             let (listed, asked) = list(&bucket, 1000).await;
