@@ -1,8 +1,10 @@
 //! Compression of a NAR while it streams.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use zstd::stream::raw::CParameter;
+use zstd::stream::raw::{self, CParameter, Operation};
+use zstd::stream::zio;
 
 use crate::cache::keys::Compression;
 
@@ -54,16 +56,22 @@ pub struct Compressor<W: Write> {
 }
 
 enum Encoder<W: Write> {
-    Zstd(zstd::stream::write::Encoder<'static, W>),
+    Zstd(Frame<W>),
     Xz(Box<liblzma::write::XzEncoder<W>>),
     None(W),
 }
 
 impl<W: Write> Compressor<W> {
     /// Starts compressing into `out`. With `size`, exactly so many bytes will come, and the effort stays.
-    pub fn new(settings: Settings, effort: Effort, size: Option<u64>, out: W) -> io::Result<Self> {
+    pub fn new(
+        settings: Settings,
+        effort: Effort,
+        size: Option<u64>,
+        contexts: &Arc<Contexts>,
+        out: W,
+    ) -> io::Result<Self> {
         let encoder = match settings.compression {
-            Compression::Zstd => Encoder::Zstd(frame(effort, size, out)?),
+            Compression::Zstd => Encoder::Zstd(contexts.frame(effort, size, out)?),
             Compression::Xz => Encoder::Xz(Box::new(xz(settings, effort.threads, out)?)),
             Compression::None => Encoder::None(out),
         };
@@ -76,8 +84,9 @@ impl<W: Write> Compressor<W> {
         if self.effort == effort || self.sized || !matches!(self.encoder, Some(Encoder::Zstd(_))) {
             return Ok(());
         }
-        if let Some(Encoder::Zstd(encoder)) = self.encoder.take() {
-            self.encoder = Some(Encoder::Zstd(frame(effort, None, encoder.finish()?)?));
+        if let Some(Encoder::Zstd(frame)) = self.encoder.take() {
+            let contexts = frame.contexts.clone();
+            self.encoder = Some(Encoder::Zstd(contexts.frame(effort, None, frame.finish()?)?));
             self.effort = effort;
         }
         Ok(())
@@ -91,7 +100,7 @@ impl<W: Write> Compressor<W> {
     /// Where it goes.
     pub fn get_mut(&mut self) -> Option<&mut W> {
         Some(match self.encoder.as_mut()? {
-            Encoder::Zstd(encoder) => encoder.get_mut(),
+            Encoder::Zstd(frame) => frame.writer.writer_mut(),
             Encoder::Xz(encoder) => encoder.get_mut(),
             Encoder::None(out) => out,
         })
@@ -100,33 +109,71 @@ impl<W: Write> Compressor<W> {
     /// Ends the stream and hands the sink back.
     pub fn finish(self) -> io::Result<W> {
         match self.encoder.ok_or_else(failed)? {
-            Encoder::Zstd(encoder) => encoder.finish(),
+            Encoder::Zstd(frame) => frame.finish(),
             Encoder::Xz(encoder) => encoder.finish(),
             Encoder::None(out) => Ok(out),
         }
     }
 }
 
-/// A frame of zstd. With the size known, small inputs get small windows, and the frame tells it to readers.
-fn frame<W: Write>(
-    effort: Effort,
-    size: Option<u64>,
-    out: W,
-) -> io::Result<zstd::stream::write::Encoder<'static, W>> {
-    let mut encoder = zstd::stream::write::Encoder::new(out, effort.level)?;
-    encoder.set_pledged_src_size(size)?;
-    if effort.level == 1 {
-        encoder.set_parameter(CParameter::HashLog(FAST_TABLE))?;
+/// A frame of zstd that is being written.
+struct Frame<W: Write> {
+    writer: zio::Writer<W, raw::Encoder<'static>>,
+    threads: u32,
+    large: bool,
+    contexts: Arc<Contexts>,
+}
+
+impl<W: Write> Frame<W> {
+    fn finish(mut self) -> io::Result<W> {
+        self.writer.finish()?;
+        let (out, context) = self.writer.into_inner();
+        if self.large {
+            self.contexts.kept().push((self.threads, context));
+        }
+        Ok(out)
     }
-    if let Some(reach) = effort.reach {
-        encoder.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
-        encoder.set_parameter(CParameter::WindowLog(reach))?;
+}
+
+/// What compressors of large NARs have worked in, to be used again: tens of megabytes each, which the allocator would
+/// keep in each thread's own heap when they are freed.
+#[derive(Default)]
+pub struct Contexts(Mutex<Vec<(u32, raw::Encoder<'static>)>>);
+
+impl Contexts {
+    fn kept(&self) -> MutexGuard<'_, Vec<(u32, raw::Encoder<'static>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    if effort.threads > 1 {
-        encoder.multithread(effort.threads)?;
-        encoder.set_parameter(CParameter::JobSize(JOB))?;
+
+    /// Begins a frame. With the size known, small inputs get small windows, and the frame tells it to readers.
+    fn frame<W: Write>(self: &Arc<Self>, effort: Effort, size: Option<u64>, out: W) -> io::Result<Frame<W>> {
+        let large = size.is_none();
+        // One that has worked with other numbers of threads holds memory for those, too.
+        let kept = if large { self.kept().pop() } else { None };
+        let mut context = match kept.filter(|(threads, _)| *threads == effort.threads) {
+            Some((_, context)) => context,
+            None => raw::Encoder::new(effort.level)?,
+        };
+        context.reinit()?;
+        context.set_parameter(CParameter::CompressionLevel(effort.level))?;
+        // 0 is the level's own.
+        context.set_parameter(CParameter::HashLog(if effort.level == 1 { FAST_TABLE } else { 0 }))?;
+        context.set_parameter(CParameter::EnableLongDistanceMatching(effort.reach.is_some()))?;
+        context.set_parameter(CParameter::WindowLog(effort.reach.unwrap_or(0)))?;
+        if effort.threads > 1 {
+            context.set_parameter(CParameter::NbWorkers(effort.threads))?;
+            context.set_parameter(CParameter::JobSize(JOB))?;
+        }
+        context.set_pledged_src_size(size)?;
+        let writer = zio::Writer::new(out, context);
+        Ok(Frame { writer, threads: effort.threads, large, contexts: self.clone() })
     }
-    Ok(encoder)
+}
+
+impl std::fmt::Debug for Contexts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contexts").field("kept", &self.kept().len()).finish()
+    }
 }
 
 fn xz<W: Write>(settings: Settings, threads: u32, out: W) -> io::Result<liblzma::write::XzEncoder<W>> {
@@ -156,7 +203,7 @@ impl<W: Write> std::fmt::Debug for Compressor<W> {
 impl<W: Write> Write for Compressor<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.encoder.as_mut().ok_or_else(failed)? {
-            Encoder::Zstd(encoder) => encoder.write(bytes),
+            Encoder::Zstd(frame) => frame.writer.write(bytes),
             Encoder::Xz(encoder) => encoder.write(bytes),
             Encoder::None(out) => out.write(bytes),
         }
@@ -164,7 +211,7 @@ impl<W: Write> Write for Compressor<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         match self.encoder.as_mut().ok_or_else(failed)? {
-            Encoder::Zstd(encoder) => encoder.flush(),
+            Encoder::Zstd(frame) => frame.writer.flush(),
             Encoder::Xz(encoder) => encoder.flush(),
             Encoder::None(out) => out.flush(),
         }

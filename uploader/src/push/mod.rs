@@ -1,5 +1,6 @@
 //! The pipeline: plan, upload, publish. Each stage hands plain values to the next.
 
+pub mod budget;
 mod buffer;
 pub mod clock;
 pub mod compress;

@@ -1,24 +1,25 @@
 //! How hard a push compresses: the level follows what limits it.
 //!
 //! Where the processor is the limit, the fast level is the right one. Where the wire is, idle processor time buys
-//! smaller objects. Every thread that produces compressed parts reports how long it had to wait before it could hand
-//! them on; that, and how much of the machine is idle, moves the level up or down a ladder. A machine that is busy with
-//! other work, builds above all, is not idle, and gets the fast level.
+//! smaller objects. Which it is shows in the compressed parts that wait to be sent: many, or none. That, and how much of
+//! the machine is idle, moves the level up or down a ladder. A machine that is busy with other work, builds above all,
+//! is not idle, and gets the fast level.
 
 use std::fmt;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::budget::Budget;
 use super::compress::{Effort, Level, Settings};
 
 /// What is in question, each worth its time: what costs more than the next and saves no more is left out. The search
 /// for long matches costs a third of level 1's time and saves more than level 3 does, since programs and their
 /// libraries repeat themselves over megabytes.
-const LADDER: [(i32, bool); 6] = [(1, false), (1, true), (3, true), (5, true), (6, true), (9, true)];
+const LADDER: [(i32, bool); 5] = [(1, false), (1, true), (3, true), (5, true), (6, true)];
 /// Where a session begins: faster than zstd's own default, and smaller.
 const BEGIN: usize = 1;
 /// Memory for the windows of all NARs that are compressed at the same time; one window is a share of it. Readers need
@@ -28,12 +29,12 @@ const WINDOWS: u64 = 48 << 20;
 const REACH: (u32, u32) = (20, 25);
 /// How long it is looked on before the level moves.
 const PERIOD: Duration = Duration::from_millis(400);
-/// Waiting for more than this share of the time means that the wire is the limit; for less than the other, that the
-/// processor is. Between them the level stays.
-const WIRE: f64 = 0.15;
-const PROCESSOR: f64 = 0.04;
+/// A backlog above this means that the wire is the limit; one below the other, that the processor is. Between them the
+/// level stays: what is pending then keeps the wire busy until a change shows.
+const WIRE: f64 = 0.6;
+const PROCESSOR: f64 = 0.3;
 /// This share of the machine must be idle for a higher level, and is kept free by a lower one.
-const IDLE: f64 = 0.12;
+const IDLE: f64 = 0.1;
 const BUSY: f64 = 0.02;
 /// Below this size, a NAR is compressed by one thread: splitting it costs more than it gains.
 pub(super) const MANY_THREADS_FROM: u64 = 8 << 20;
@@ -44,28 +45,23 @@ pub struct Pace {
     /// The turns that large NARs take; free ones mean that nobody else wants the processor.
     turns: Arc<Semaphore>,
     most: usize,
+    budget: Budget,
     step: AtomicUsize,
     seen: Mutex<Seen>,
 }
 
-/// What was reported since the last decision.
+/// The last decision.
 struct Seen {
     since: Instant,
-    busy: Duration,
-    waited: Duration,
+    backlog: f64,
     idle: IdleMeter,
 }
 
 impl Pace {
     /// With `most` turns for large NARs, all of them free now.
-    pub fn new(settings: Settings, turns: Arc<Semaphore>, most: usize) -> Self {
-        let seen = Seen {
-            since: Instant::now(),
-            busy: Duration::ZERO,
-            waited: Duration::ZERO,
-            idle: IdleMeter::start(),
-        };
-        Self { settings, turns, most, step: AtomicUsize::new(BEGIN), seen: Mutex::new(seen) }
+    pub fn new(settings: Settings, turns: Arc<Semaphore>, most: usize, budget: Budget) -> Self {
+        let seen = Seen { since: Instant::now(), backlog: 0.0, idle: IdleMeter::start() };
+        Self { settings, turns, most, budget, step: AtomicUsize::new(BEGIN), seen: Mutex::new(seen) }
     }
 
     /// What the user wants.
@@ -87,22 +83,17 @@ impl Pace {
         Effort { level, threads: u32::try_from(threads).unwrap_or(1).max(1), reach }
     }
 
-    /// Takes the report of a thread: so long it worked, and so long it waited for parts to be sent.
-    pub fn report(&self, busy: Duration, waited: Duration) {
+    /// Looks what the limit is, and moves the level when it is time. Every thread that compresses calls this.
+    pub fn look(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.busy += busy;
-        seen.waited += waited;
-        if self.settings.level == Level::Adaptive && seen.since.elapsed() >= PERIOD {
-            self.decide(&mut seen);
+        if self.settings.level != Level::Adaptive || seen.since.elapsed() < PERIOD {
+            return;
         }
-    }
-
-    fn decide(&self, seen: &mut MutexGuard<'_, Seen>) {
-        let time = (seen.busy + seen.waited).as_secs_f64();
-        let waiting = if time > 0.0 { seen.waited.as_secs_f64() / time } else { 0.0 };
-        let step = next(self.step.load(Ordering::Relaxed), waiting, seen.idle.share());
+        seen.since = Instant::now();
+        let backlog = self.budget.backlog();
+        let before = std::mem::replace(&mut seen.backlog, backlog);
+        let step = next(self.step.load(Ordering::Relaxed), before, backlog, seen.idle.share());
         self.step.store(step, Ordering::Relaxed);
-        (seen.since, seen.busy, seen.waited) = (Instant::now(), Duration::ZERO, Duration::ZERO);
     }
 }
 
@@ -115,14 +106,16 @@ impl fmt::Debug for Pace {
     }
 }
 
-/// The next step of the ladder, after a time of which producers spent the share `waiting` on waiting for the wire, and
-/// the machine the share `idle`, if that is known, on nothing.
-fn next(step: usize, waiting: f64, idle: Option<f64>) -> usize {
+/// The next step of the ladder, with this backlog of parts before and now, and this share of the machine idle, if that
+/// is known.
+fn next(step: usize, before: f64, backlog: f64, idle: Option<f64>) -> usize {
     let top = LADDER.len() - 1;
-    if waiting < PROCESSOR || idle.is_some_and(|idle| idle < BUSY) {
+    // What it will be after another period like the last.
+    let soon = 2.0 * backlog - before;
+    if backlog.min(soon) < PROCESSOR || idle.is_some_and(|idle| idle < BUSY) {
         return step.saturating_sub(1);
     }
-    if waiting > WIRE && idle.is_none_or(|idle| idle > IDLE) {
+    if backlog.min(soon) > WIRE && idle.is_none_or(|idle| idle > IDLE) {
         return (step + 1).min(top);
     }
     step
@@ -170,19 +163,21 @@ mod tests {
     fn pace(level: Level, threads: u32, most: usize) -> (Pace, Arc<Semaphore>) {
         let turns = Arc::new(Semaphore::new(most));
         let settings = Settings { compression: crate::cache::keys::Compression::Zstd, level, threads };
-        (Pace::new(settings, turns.clone(), most), turns)
+        (Pace::new(settings, turns.clone(), most, Budget::new(1, 1)), turns)
     }
 
     #[test]
     fn the_wire_raises_and_the_processor_lowers() {
-        assert_eq!(next(2, 0.5, Some(0.5)), 3, "wire-bound, idle machine");
-        assert_eq!(next(2, 0.5, None), 3, "wire-bound, nothing known of the machine");
-        assert_eq!(next(2, 0.5, Some(0.05)), 2, "wire-bound, hardly anything idle");
-        assert_eq!(next(2, 0.5, Some(0.0)), 1, "the machine has other work");
-        assert_eq!(next(2, 0.0, Some(0.5)), 1, "processor-bound");
-        assert_eq!(next(2, 0.1, Some(0.5)), 2, "between the two");
-        assert_eq!(next(0, 0.0, None), 0);
-        assert_eq!(next(LADDER.len() - 1, 1.0, None), LADDER.len() - 1);
+        assert_eq!(next(2, 0.9, 0.9, Some(0.5)), 3, "wire-bound, idle machine");
+        assert_eq!(next(2, 0.9, 0.9, None), 3, "wire-bound, nothing known of the machine");
+        assert_eq!(next(2, 0.9, 0.9, Some(0.05)), 2, "wire-bound, hardly anything idle");
+        assert_eq!(next(2, 0.9, 0.9, Some(0.0)), 1, "the machine has other work");
+        assert_eq!(next(2, 0.0, 0.0, Some(0.5)), 1, "processor-bound");
+        assert_eq!(next(2, 0.9, 0.7, Some(0.5)), 2, "wire-bound, but no longer for long");
+        assert_eq!(next(2, 0.9, 0.5, Some(0.5)), 1, "the wire will soon have nothing to do");
+        assert_eq!(next(2, 0.5, 0.5, Some(0.5)), 2, "between the two");
+        assert_eq!(next(0, 0.0, 0.0, None), 0);
+        assert_eq!(next(LADDER.len() - 1, 1.0, 1.0, None), LADDER.len() - 1);
     }
 
     #[test]
@@ -214,22 +209,18 @@ mod tests {
     fn a_fixed_level_stays() {
         let (pace, _turns) = pace(Level::Fixed(7), 1, 1);
         pace.seen.lock().unwrap().since -= PERIOD;
-        pace.report(Duration::ZERO, Duration::from_secs(1));
+        pace.look();
         assert_eq!(pace.effort(1).level, 7);
     }
 
     #[test]
-    fn reports_move_the_level_once_a_period() {
+    fn the_level_moves_once_a_period() {
         let (pace, _turns) = pace(Level::Adaptive, 1, 1);
-        let begin = pace.effort(1).level;
-        pace.report(Duration::from_secs(1), Duration::ZERO);
-        assert_eq!(pace.effort(1).level, begin, "not before a period is over");
+        pace.look();
+        assert_eq!(pace.step.load(Ordering::Relaxed), BEGIN, "not before a period is over");
         pace.seen.lock().unwrap().since -= PERIOD;
-        pace.report(Duration::ZERO, Duration::from_secs(1));
-        pace.step.store(BEGIN, Ordering::Relaxed);
-        pace.seen.lock().unwrap().since -= PERIOD;
-        pace.report(Duration::from_secs(1), Duration::ZERO);
-        assert_eq!(pace.step.load(Ordering::Relaxed), BEGIN - 1);
+        pace.look();
+        assert_eq!(pace.step.load(Ordering::Relaxed), BEGIN - 1, "nothing is pending");
     }
 
     #[test]

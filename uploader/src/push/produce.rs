@@ -1,13 +1,11 @@
 //! Producing the object of a NAR: read, hash, compress, hash, cut into parts. Runs in a thread of its own.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use nix_derivation::nixbase32;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+use super::budget::{Budget, Part, Share};
 use super::buffer::Buffer;
 use super::compress::{Compressor, Effort};
 use super::pace::{MANY_THREADS_FROM, Pace};
@@ -17,49 +15,14 @@ use crate::cache::listing::ListingWriter;
 use crate::error::{Area, Error, Result, Retry};
 use crate::store::{Digested, HashingWriter, NarError, PathInfo, dump};
 
-/// The usual size of a part. S3 wants at least 5 MiB.
-const PART: u64 = 8 << 20;
+/// The usual size of a part: the least that S3 takes, so that what is pending is fine-grained.
+pub(super) const PART: u64 = 5 << 20;
 /// S3 takes 10,000 parts; a margin for streams that compression makes longer.
 const PARTS: u64 = 9_500;
-/// The unit in which memory is budgeted.
-const UNIT: u64 = 64 << 10;
-
-/// The memory that compressed parts may take up, over all uploads.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    semaphore: Arc<Semaphore>,
-    total: u32,
-}
-
-impl Budget {
-    /// A budget of so many bytes.
-    pub fn new(bytes: u64) -> Self {
-        let total = Self::units(bytes);
-        Self { semaphore: Arc::new(Semaphore::new(total as usize)), total }
-    }
-
-    fn units(bytes: u64) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 3).max(1)
-    }
-
-    /// Waits for the memory of one part. One that is larger than the whole budget gets all of it.
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
-        self.semaphore.clone().acquire_many_owned(Self::units(bytes).min(self.total)).await
-    }
-}
 
 /// The size of the parts of a NAR's object.
 fn part_size(nar_size: u64) -> u64 {
     (nar_size / PARTS).max(PART).next_multiple_of(1 << 20)
-}
-
-/// A piece of the compressed stream, holding its share of the budget.
-#[derive(Default)]
-pub(super) struct Part {
-    pub(super) bytes: Bytes,
-    /// Held until the part is sent; none for an empty one.
-    #[expect(dead_code, reason = "kept for its end")]
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What the producing thread found out.
@@ -85,7 +48,6 @@ impl Uploader {
             // Incompressible data grows a little.
             part_size: size.min(info.nar_size + info.nar_size / 128 + 4096),
             filling: None,
-            waited: Duration::ZERO,
             sender,
             runtime,
             budget: &self.budget,
@@ -98,8 +60,9 @@ impl Uploader {
         let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
         let effort = self.pace.effort(info.nar_size);
         let out =
-            Compressor::new(self.pace.settings(), effort, size, HashingWriter::new(sink)).map_err(cannot)?;
-        let meter = Meter { pace: &self.pace, progress, passed: 0, reported: 0, since: Instant::now() };
+            Compressor::new(self.pace.settings(), effort, size, &self.contexts, HashingWriter::new(sink))
+                .map_err(cannot)?;
+        let meter = Meter { pace: &self.pace, progress, passed: 0, reported: 0 };
         let mut tee = HashingWriter::new(Tee {
             out: Paced { out, meter, nar_size: info.nar_size },
             listing: self.listing.then(ListingWriter::new),
@@ -158,9 +121,7 @@ pub(super) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
 struct PartSink<'a> {
     part_size: u64,
     /// The part that is being filled, with its share of the budget.
-    filling: Option<(Buffer, OwnedSemaphorePermit)>,
-    /// How long this thread has waited for memory, and for parts to be taken.
-    waited: Duration,
+    filling: Option<(Buffer, Share)>,
     sender: &'a mpsc::Sender<Part>,
     runtime: &'a tokio::runtime::Handle,
     budget: &'a Budget,
@@ -172,11 +133,9 @@ impl PartSink<'_> {
         let part = match self.filling.take() {
             Some(part) => part,
             None => {
-                let begun = Instant::now();
-                let permit = self.runtime.block_on(self.budget.take(self.part_size));
-                self.waited += begun.elapsed();
-                let capacity = usize::try_from(self.part_size).unwrap_or(usize::MAX);
-                (Buffer::new(capacity)?, permit.map_err(io::Error::other)?)
+                let share =
+                    self.runtime.block_on(self.budget.take(self.part_size)).map_err(io::Error::other)?;
+                (Buffer::new(usize::try_from(self.part_size).unwrap_or(usize::MAX))?, share)
             }
         };
         Ok(&mut self.filling.insert(part).0)
@@ -184,20 +143,15 @@ impl PartSink<'_> {
 
     /// Hands over a full part.
     fn send(&mut self) -> io::Result<()> {
-        let Some((buffer, permit)) = self.filling.take() else { return Ok(()) };
-        let begun = Instant::now();
-        let sent = self.sender.blocking_send(Part { bytes: buffer.into_bytes(), permit: Some(permit) });
-        self.waited += begun.elapsed();
-        sent.map_err(|_| io::Error::other("the upload was given up"))
+        self.sender.blocking_send(self.rest()).map_err(|_| io::Error::other("the upload was given up"))
     }
 
-    /// What did not fill a part, with no more of the budget than it needs.
+    /// What has been filled so far; empty where that is nothing.
     fn rest(&mut self) -> Part {
-        let Some((buffer, mut permit)) = self.filling.take() else { return Part::default() };
-        let bytes = buffer.into_bytes();
-        let needed = Budget::units(bytes.len() as u64) as usize;
-        drop(permit.split(permit.num_permits().saturating_sub(needed)));
-        Part { bytes, permit: Some(permit) }
+        match self.filling.take() {
+            Some((buffer, share)) => Part::new(buffer.into_bytes(), share),
+            None => Part::default(),
+        }
     }
 }
 
@@ -229,8 +183,8 @@ struct Paced<'a, 'b> {
 impl<'b> Paced<'_, 'b> {
     fn finish(mut self) -> io::Result<HashingWriter<PartSink<'b>>> {
         let effort = self.out.effort();
-        let mut sink = self.out.finish()?;
-        self.meter.report(&mut sink, effort);
+        let sink = self.out.finish()?;
+        self.meter.report(sink.size(), effort);
         Ok(sink)
     }
 }
@@ -241,9 +195,8 @@ impl Write for Paced<'_, '_> {
         self.meter.passed += bytes.len() as u64;
         if self.meter.passed >= PACED {
             let effort = self.out.effort();
-            if let Some(sink) = self.out.get_mut() {
-                self.meter.report(sink, effort);
-            }
+            let size = self.out.get_mut().map_or(self.meter.reported, |sink| sink.size());
+            self.meter.report(size, effort);
             self.out.change(self.meter.pace.effort(self.nar_size))?;
         }
         Ok(bytes.len())
@@ -262,16 +215,13 @@ struct Meter<'a> {
     passed: u64,
     /// Bytes of the object until the last report.
     reported: u64,
-    since: Instant,
 }
 
 impl Meter<'_> {
-    fn report(&mut self, sink: &mut HashingWriter<PartSink<'_>>, effort: Effort) {
-        let waited = std::mem::take(&mut sink.get_mut().waited);
-        let took = std::mem::replace(&mut self.since, Instant::now()).elapsed();
-        self.pace.report(took.saturating_sub(waited), waited);
-        self.progress.compressed(std::mem::take(&mut self.passed), sink.size() - self.reported, effort);
-        self.reported = sink.size();
+    fn report(&mut self, size: u64, effort: Effort) {
+        self.pace.look();
+        self.progress.compressed(std::mem::take(&mut self.passed), size - self.reported, effort);
+        self.reported = size;
     }
 }
 

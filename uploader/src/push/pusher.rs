@@ -8,8 +8,9 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nix_derivation::StorePath;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::budget::Budget;
 use super::clock::Moment;
 use super::compress::Settings;
 use super::order::Order;
@@ -18,7 +19,7 @@ use super::pace::Pace;
 use super::plan::{self, Action, Plan, Request, Todo, Verdicts};
 use super::policy::Policy;
 use super::presence::{Narinfos, Nars};
-use super::produce::Budget;
+use super::produce::PART;
 use super::progress::Progress;
 use super::publish::FACT_AGE;
 use super::session::Session;
@@ -55,8 +56,9 @@ const MOST_LARGE: usize = 64;
 const REQUESTS: usize = 128;
 /// How many NARs of each lane a push begins; more than the lane takes at once.
 const BEGUN: usize = 2 * MOST_SMALL;
-/// Memory for compressed parts, over all uploads.
-const BUDGET: u64 = 64 << 20;
+/// Memory for compressed parts that are being sent, over all uploads; beside them, one for each job is being filled.
+/// This is what a gigabit carries in a quarter of a second, so that requests may take as long as that.
+const SENDING: u64 = 32 << 20;
 
 /// Pushes paths into a bucket. One serves any number of pushes, also at the same time.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ pub struct Pusher {
 /// What limits how many NARs are worked on at the same time.
 #[derive(Debug)]
 struct Lanes {
-    /// Large ones that are next or being compressed.
+    /// Large ones that are next.
     large: Semaphore,
     /// Large ones that are being compressed.
     turns: Arc<Semaphore>,
@@ -95,7 +97,7 @@ struct Lanes {
 impl Lanes {
     fn new(jobs: usize) -> Self {
         Self {
-            large: Semaphore::new(2 * jobs),
+            large: Semaphore::new(jobs),
             turns: Arc::new(Semaphore::new(jobs)),
             small: Semaphore::new(MOST_SMALL),
             readers: Arc::new(Semaphore::new(READERS)),
@@ -130,12 +132,14 @@ impl Pusher {
         policy.trusted_keys.extend(keys.iter().map(SecretKey::public));
         let jobs = options.jobs.clamp(1, MOST_LARGE);
         let lanes = Lanes::new(jobs);
+        let budget = Budget::new(PART * jobs as u64, SENDING);
         let uploader = Uploader {
             bucket: bucket.clone(),
             store: store.clone(),
             compression: options.compression.compression,
-            pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs)),
-            budget: Budget::new(BUDGET),
+            pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs, budget.clone())),
+            contexts: Arc::default(),
+            budget,
             listing: options.listings,
         };
         Ok(Self {
@@ -297,18 +301,22 @@ impl Pusher {
         if let Some(found) = self.shared(todo, nars).await? {
             return Ok(found);
         }
-        self.send(todo, &self.lanes.readers, progress).await
+        let turn = self.turn(&self.lanes.readers).await?;
+        self.send(todo, turn, progress).await
     }
 
     async fn large_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
-        let _next = self.lanes.large.acquire().await;
+        let next = self.lanes.large.acquire().await;
         // It is worth a question whether somebody else has sent it since the listing.
         let unknown = Nars::unknown();
         let nars = if nars.knows(&todo.info.nar_hash) { nars } else { &unknown };
         if let Some(found) = self.shared(todo, nars).await? {
             return Ok(found);
         }
-        self.send(todo, &self.lanes.turns, progress).await
+        let turn = self.turn(&self.lanes.turns).await?;
+        // What is left to be sent keeps nobody from being next.
+        drop(next);
+        self.send(todo, turn, progress).await
     }
 
     /// A NAR of equal contents that is in the bucket.
@@ -318,16 +326,17 @@ impl Pusher {
         Ok(found.map(|(object, at)| Uploaded { object, sent: 0, listing: None, at }))
     }
 
-    /// Sends a NAR when its turn has come.
+    async fn turn(&self, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+        let turn = turns.clone().acquire_owned().await;
+        turn.map_err(|error| Error::permanent(Area::General, "the push is over").because(error))
+    }
+
     async fn send(
         &self,
         todo: &Todo,
-        turns: &Arc<Semaphore>,
+        turn: OwnedSemaphorePermit,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
-        let turn = turns.clone().acquire_owned().await;
-        let turn =
-            turn.map_err(|error| Error::permanent(Area::General, "the push is over").because(error))?;
         progress.started(&todo.info.path, todo.info.nar_size);
         self.uploader.upload(&todo.info, turn, progress).await
     }

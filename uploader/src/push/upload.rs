@@ -11,9 +11,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::budget::{Budget, Part};
 use super::clock::Moment;
+use super::compress::Contexts;
 use super::pace::Pace;
-use super::produce::{Budget, Part, Produced, corrupt};
+use super::produce::{Produced, corrupt};
 use super::progress::Progress;
 use crate::bucket::{Body, Bucket, Condition, ContentType, Multipart};
 use crate::cache::keys::{self, Compression};
@@ -22,7 +24,7 @@ use crate::error::{Area, Error, Result};
 use crate::store::{Digested, PathInfo, StoreLocation};
 
 /// How many parts of one NAR are on the wire at the same time.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 6;
 
 /// What uploading one NAR takes.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Uploader {
     pub compression: Compression,
     /// How hard it is compressed.
     pub pace: Arc<Pace>,
+    /// What compressors work in.
+    pub contexts: Arc<Contexts>,
     /// Memory for parts.
     pub budget: Budget,
     /// Whether a listing is made on the way.
@@ -128,14 +132,14 @@ impl Uploader {
         match upload {
             None => {
                 // The rest is the whole file.
-                let body = Body { bytes: rest.bytes, sha256: Some(file.sha256) };
+                let body = Body { bytes: rest.bytes.clone(), sha256: Some(file.sha256) };
                 self.bucket.put(key, body, ContentType::Nar, Condition::IfAbsent).await?;
             }
             Some(Sending { upload, parts }) => {
                 // A stream that ends with a full part leaves nothing over.
                 let sent = match rest.bytes.is_empty() {
                     true => Ok(()),
-                    false => upload.part(parts + 1, rest.bytes.into()).await,
+                    false => upload.part(parts + 1, rest.bytes.clone().into()).await,
                 };
                 match sent {
                     Ok(()) => upload.complete().await?,
