@@ -1,6 +1,6 @@
 //! Sending the requests of which there are many: those about objects.
 //!
-//! The SDK spends several times as much on a small request as the request needs. So these are composed and sent here,
+//! The SDK's client takes half as much again of a small push's processor time as all of it takes without. So these are composed and sent here,
 //! with the SDK's signatures, credentials, endpoints and connections; what is rare is left to its client.
 
 use std::error::Error as StdError;

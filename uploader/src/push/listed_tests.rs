@@ -1,10 +1,9 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::*;
-use crate::bucket::{AnonymousRead, Condition, ContentType, ListPage, Multipart, Object, Put};
+use crate::bucket::{AnonymousRead, Body, Condition, ContentType, ListPage, Multipart, Object, Put};
 use crate::error::{Area, Error};
 
 /// Keys in pages of ten, and the prefixes that were asked for.
@@ -41,7 +40,7 @@ impl Bucket for Pages {
     async fn head(&self, _: &str) -> Result<Option<ObjectMeta>> {
         Err(not_asked())
     }
-    async fn put(&self, _: &str, _: Bytes, _: ContentType, _: Condition) -> Result<Put> {
+    async fn put(&self, _: &str, _: Body, _: ContentType, _: Condition) -> Result<Put> {
         Err(not_asked())
     }
     async fn delete(&self, _: &str) -> Result<()> {

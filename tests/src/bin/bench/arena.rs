@@ -15,8 +15,8 @@ use crate::cost::{Cost, in_turns, measure};
 use crate::raw;
 use crate::row::Side;
 
-/// The compression level that larder uses unless it is told otherwise.
-pub(crate) const LEVEL: i32 = 3;
+/// The compression level that larder falls to where the processor is the limit.
+pub(crate) const LEVEL: i32 = 1;
 
 /// A server, a store, and larder.
 #[derive(Debug)]

@@ -9,7 +9,7 @@
 //! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | measuring a child; what is compared; text and JSON; where it ran |
 //! | `arena.rs` | a server, a store, and the contestants in it: larder, `nix copy`, the raw client |
 //! | `raw.rs`, `connection.rs` | the yardsticks: a bare S3 client, a bare compressor |
-//! | `large.rs`, `tiny.rs`, `present.rs`, `nar.rs`, `agents.rs` | the cases |
+//! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
 //! | `wire.rs`, `hook.rs`, `growth.rs` | more cases: a slow and a far network, the hook, how cost grows |
 
 mod agents;
@@ -23,6 +23,7 @@ mod hook;
 mod large;
 mod machine;
 mod nar;
+mod planning;
 mod present;
 mod raw;
 mod row;
@@ -70,6 +71,7 @@ const CASES: &[Case] = &[
     usual("tiny-seaweedfs", tiny::run_seaweedfs, "the same on SeaweedFS"),
     usual("present", present::run, "1,000 paths that are all there, nothing remembered, against `nix copy`"),
     by_name("present-10000", present::run_many, "the same with 10,000"),
+    usual("planning", planning::run, "planning a backfill of 100,000 paths, 90,000 of them there"),
     usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
     by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
     by_name("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
