@@ -24,7 +24,9 @@ impl Table {
 
     /// The lines above the rows.
     pub(crate) fn head(&self) -> String {
-        let columns = ["wall s", "cpu s", "peak MiB", "sent MB"].map(|name| format!("{name:>19}")).concat();
+        let columns = [("wall s", 26), ("cpu s", 18), ("peak MiB", 17), ("sent MB", 24)]
+            .map(|(name, width)| format!("{name:>width$}"))
+            .concat();
         format!("{}\n{:<44}{:>3}{columns}   median (least–most)\n", self.machine.text(), "", "n")
     }
 
@@ -69,12 +71,13 @@ fn side(side: &Side) -> String {
     };
     // Small times need more digits than large ones have room for.
     let digits = |spread: Option<Spread>| match spread {
+        Some(spread) if spread.max < 0.1 => 5,
         Some(spread) if spread.max < 10.0 => 2,
         _ => 1,
     };
     let (wall, cpu) = (side.wall(), side.cpu());
     format!(
-        "  {:<42}{:>3}{:>19}{:>19}{:>19}{:>19}\n",
+        "  {:<42}{:>3}{:>26}{:>18}{:>17}{:>24}\n",
         side.name,
         side.costs.len(),
         cell(wall, 1.0, digits(wall)),
