@@ -41,7 +41,7 @@ impl SeaweedFs {
             "-ip.bind=127.0.0.1".to_owned(),
             format!("-master.port={master}"),
             "-master.volumeSizeLimitMB=256".to_owned(),
-            "-volume.max=100".to_owned(),
+            "-volume.max=400".to_owned(),
             format!("-volume.port={volume}"),
             format!("-volume.publicUrl=127.0.0.1:{volume}"),
             format!("-filer.port={filer}"),

@@ -1,9 +1,13 @@
 //! What is published is what Nix itself would publish.
 
 use anyhow::{Context, Result};
+use larder::cache::keys::Compression;
+use larder::push::compress::{Compressor, Effort, Level, Settings};
 use larder_tests::nix::{samples, versions};
 use larder_tests::servers::Directory;
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
 
 use super::world::{Target, World, field, narinfo_key};
 
@@ -109,6 +113,45 @@ fn every_compression_is_read_by_every_nix() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a push makes whose level, threads and windows change on the way.
+#[test]
+fn frames_of_any_effort_are_one_nar_to_every_nix() -> Result<()> {
+    for version in versions() {
+        let mut world = World::new(version, Target::Directory(Directory::start()?))?;
+        world.larder.set_string("compression", "none")?;
+        let built = world.nix.build(&samples::big(&format!("frames {version}"), 40))?;
+        world.larder.run(&["push", &built[0]])?;
+        let narinfo = world.narinfo(&built[0])?.context("no narinfo")?;
+        let nar = world.target.get(field(&narinfo, "URL").context("no URL")?)?.context("no NAR")?;
+        world.target.put("nar/frames.nar.zst", &frames(&nar)?)?;
+        // A signature covers neither of these lines.
+        let changed = narinfo.lines().filter(|line| !line.starts_with("File")).map(|line| {
+            let line = match line.split_once(": ") {
+                Some(("URL", _)) => "URL: nar/frames.nar.zst",
+                Some(("Compression", _)) => "Compression: zstd",
+                _ => line,
+            };
+            format!("{line}\n")
+        });
+        world.target.put(&narinfo_key(&built[0]), changed.collect::<String>().as_bytes())?;
+        let other = world.nix.twin()?;
+        other.substitute(&built, &world.target.public_base().unwrap_or_default(), &world.key.public)?;
+    }
+    Ok(())
+}
+
+fn frames(nar: &[u8]) -> Result<Vec<u8>> {
+    let efforts = [(1, 1, None), (1, 1, Some(25)), (3, 2, Some(24)), (6, 1, Some(23)), (1, 2, None)]
+        .map(|(level, threads, reach)| Effort { level, threads, reach });
+    let settings = Settings { compression: Compression::Zstd, level: Level::Adaptive, threads: 2 };
+    let mut out = Compressor::new(settings, efforts[0], None, &Arc::default(), Vec::new())?;
+    for (piece, effort) in nar.chunks(nar.len() / efforts.len() + 1).zip(efforts) {
+        out.change(effort)?;
+        out.write_all(piece)?;
+    }
+    Ok(out.finish()?)
 }
 
 #[test]

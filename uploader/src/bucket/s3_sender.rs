@@ -1,7 +1,8 @@
 //! Sending the requests of which there are many: those about objects.
 //!
-//! The SDK's client takes half as much again of a small push's processor time as all of it takes without. So these are composed and sent here,
-//! with the SDK's signatures, credentials, endpoints and connections; what is rare is left to its client.
+//! With the SDK's client for them, a push of many small paths takes half as much processor time again. So these are
+//! composed and sent here, with the SDK's signatures, credentials, endpoints and connections; what is rare is left to
+//! its client.
 
 use std::error::Error as StdError;
 use std::io;

@@ -217,3 +217,72 @@ impl<W: Write> Write for Compressor<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings =
+        Settings { compression: Compression::Zstd, level: Level::Adaptive, threads: 2 };
+
+    fn effort(level: i32, threads: u32, reach: Option<u32>) -> Effort {
+        Effort { level, threads, reach }
+    }
+
+    /// Bytes that repeat themselves at a distance of a megabyte.
+    fn sample() -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let once: Vec<u8> = (0..1 << 20).map(|_| noise()).collect();
+        once.repeat(6)
+    }
+
+    #[test]
+    fn an_effort_that_changes_makes_one_file() {
+        let (bytes, contexts) = (sample(), Arc::new(Contexts::default()));
+        let efforts =
+            [effort(1, 1, None), effort(3, 1, Some(22)), effort(3, 2, Some(22)), effort(1, 1, None)];
+        for _ in 0..3 {
+            let mut out = Compressor::new(SETTINGS, efforts[0], None, &contexts, Vec::new()).unwrap();
+            for (piece, effort) in bytes.chunks(bytes.len() / 4 + 1).zip(efforts) {
+                out.change(effort).unwrap();
+                assert_eq!(out.effort(), effort);
+                out.write_all(piece).unwrap();
+            }
+            let file = out.finish().unwrap();
+            assert!(zstd::decode_all(&*file).unwrap() == bytes);
+            assert_eq!(contexts.kept().len(), 1, "one context does for one NAR at a time");
+        }
+    }
+
+    #[test]
+    fn a_context_keeps_nothing_of_the_effort_before() {
+        let (bytes, contexts) = (sample(), Arc::new(Contexts::default()));
+        let size = |effort| {
+            let mut out = Compressor::new(SETTINGS, effort, None, &contexts, Vec::new()).unwrap();
+            out.write_all(&bytes).unwrap();
+            out.finish().unwrap().len()
+        };
+        let near = size(effort(1, 1, None));
+        let far = size(effort(1, 1, Some(22)));
+        assert!(far * 3 < near, "{far} {near}: what repeats itself far away is found");
+        assert_eq!(size(effort(1, 1, None)), near);
+    }
+
+    #[test]
+    fn a_frame_of_known_size_tells_it_and_stays() {
+        let bytes = b"some bytes".repeat(1000);
+        let (contexts, size) = (Arc::default(), Some(bytes.len() as u64));
+        let mut out = Compressor::new(SETTINGS, effort(1, 1, None), size, &contexts, Vec::new()).unwrap();
+        out.write_all(&bytes[..5000]).unwrap();
+        out.change(effort(6, 1, None)).unwrap();
+        out.write_all(&bytes[5000..]).unwrap();
+        let file = out.finish().unwrap();
+        assert_eq!(zstd::zstd_safe::get_frame_content_size(&file).unwrap(), size);
+        assert_eq!(zstd::decode_all(&*file).unwrap(), bytes);
+        assert!(contexts.kept().is_empty());
+    }
+}

@@ -4,6 +4,7 @@ pub mod budget;
 mod buffer;
 pub mod clock;
 pub mod compress;
+mod flow;
 mod listed;
 pub mod order;
 pub mod outcome;

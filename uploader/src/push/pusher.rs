@@ -13,6 +13,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use super::budget::Budget;
 use super::clock::Moment;
 use super::compress::Settings;
+use super::flow::Flow;
 use super::order::Order;
 use super::outcome::{Outcome, Report};
 use super::pace::Pace;
@@ -46,16 +47,12 @@ pub struct Options {
 
 /// Below this size of a NAR, latency costs more than bytes: many are on their way at the same time.
 const SMALL: u64 = 1 << 20;
-/// How many small ones are on their way at the same time: what a server with 50 ms of latency takes to keep it busy.
-const MOST_SMALL: usize = 128;
 /// How many of them are read at the same time; each takes a thread, and a disk is waited for.
 const READERS: usize = 16;
 /// Each large one that is read takes a thread, and the runtime has 512, which others need, too.
 const MOST_LARGE: usize = 64;
-/// Requests for small things on their way at the same time: narinfos, listings, questions.
-const REQUESTS: usize = 128;
 /// How many NARs of each lane a push begins; more than the lane takes at once.
-const BEGUN: usize = 2 * MOST_SMALL;
+const BEGUN: usize = 256;
 /// Memory for compressed parts that are being sent, over all uploads; beside them, one for each job is being filled.
 /// This is what a gigabit carries in a quarter of a second, so that requests may take as long as that.
 const SENDING: u64 = 32 << 20;
@@ -72,7 +69,8 @@ pub struct Pusher {
     daemon: Arc<Mutex<Option<Daemon>>>,
     uploader: Uploader,
     lanes: Lanes,
-    requests: Semaphore,
+    /// Turns for small NARs, from the first byte read to the answer of their PUT, and for all other small requests.
+    flow: Flow,
     /// When each path was last seen, or put, in the bucket.
     facts: Mutex<HashMap<Arc<StorePath>, Moment>>,
     /// Paths that a running push works on, so that another waits for it instead of doing the same.
@@ -88,8 +86,6 @@ struct Lanes {
     large: Semaphore,
     /// Large ones that are being compressed.
     turns: Arc<Semaphore>,
-    /// Small ones from the first byte read to the answer of their PUT.
-    small: Semaphore,
     /// Small ones that are being read.
     readers: Arc<Semaphore>,
 }
@@ -99,7 +95,6 @@ impl Lanes {
         Self {
             large: Semaphore::new(jobs),
             turns: Arc::new(Semaphore::new(jobs)),
-            small: Semaphore::new(MOST_SMALL),
             readers: Arc::new(Semaphore::new(READERS)),
         }
     }
@@ -151,7 +146,7 @@ impl Pusher {
             daemon: Arc::default(),
             uploader,
             lanes,
-            requests: Semaphore::new(REQUESTS),
+            flow: Flow::new(),
             facts: Mutex::default(),
             claims: Mutex::default(),
             nars: Mutex::default(),
@@ -297,7 +292,7 @@ impl Pusher {
     }
 
     async fn small_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
-        let _flight = self.lanes.small.acquire().await;
+        let _turn = self.flow.turn().await;
         if let Some(found) = self.shared(todo, nars).await? {
             return Ok(found);
         }
@@ -310,7 +305,11 @@ impl Pusher {
         // It is worth a question whether somebody else has sent it since the listing.
         let unknown = Nars::unknown();
         let nars = if nars.knows(&todo.info.nar_hash) { nars } else { &unknown };
-        if let Some(found) = self.shared(todo, nars).await? {
+        let found = {
+            let _turn = self.flow.turn().await;
+            self.shared(todo, nars).await?
+        };
+        if let Some(found) = found {
             return Ok(found);
         }
         let turn = self.turn(&self.lanes.turns).await?;
@@ -321,7 +320,6 @@ impl Pusher {
 
     /// A NAR of equal contents that is in the bucket.
     async fn shared(&self, todo: &Todo, nars: &Nars) -> Result<Option<Uploaded>> {
-        let _turn = self.requests.acquire().await;
         let found = nars.find(&*self.bucket, &todo.info.nar_hash).await?;
         Ok(found.map(|(object, at)| Uploaded { object, sent: 0, listing: None, at }))
     }
@@ -349,7 +347,7 @@ impl Pusher {
         listing: Option<String>,
         progress: &Arc<dyn Progress>,
     ) {
-        let _turn = self.requests.acquire().await;
+        let _turn = self.flow.turn().await;
         let (store, path) = (self.store.clone(), info.path.clone());
         let list = move || {
             let mut listing = ListingWriter::new();
@@ -498,7 +496,7 @@ impl<'a> Run<'a> {
         let (todo, pusher) = (&self.todo[node], self.pusher);
         let uploaded = self.uploaded[node].take();
         self.running.push(Box::pin(async move {
-            let _turn = pusher.requests.acquire().await;
+            let _turn = pusher.flow.turn().await;
             Step::Published(
                 node,
                 match uploaded {
