@@ -131,9 +131,9 @@ impl Uploader {
         }
         match upload {
             None => {
-                // The rest is the whole file.
+                // The rest is the whole file. Its key is used once: a condition would only have the server look.
                 let body = Body { bytes: rest.bytes.clone(), sha256: Some(file.sha256) };
-                self.bucket.put(key, body, ContentType::Nar, Condition::IfAbsent).await?;
+                self.bucket.put(key, body, ContentType::Nar, Condition::None).await?;
             }
             Some(Sending { upload, parts }) => {
                 // A stream that ends with a full part leaves nothing over.
