@@ -130,7 +130,8 @@ impl Context {
             compression: Settings {
                 compression: config.compression(),
                 level: config.level().map_or(Level::Adaptive, Level::Fixed),
-                threads: u32::try_from(number("compression-threads", cores)).unwrap_or(1),
+                // One thread reads and hashes for all of them: more than so many it cannot feed.
+                threads: u32::try_from(number("compression-threads", cores.min(8))).unwrap_or(1),
             },
             jobs: number("jobs", cores),
             listings: config.switch("write-listings"),

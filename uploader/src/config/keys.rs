@@ -65,7 +65,12 @@ pub const KEYS: &[Key] = &[
         "",
         "zstd 1 to 22, xz 0 to 9 (6); default for zstd: by what limits the push",
     ),
-    key("compression-threads", Kind::Number, "", "threads for one large path; default: the machine's cores"),
+    key(
+        "compression-threads",
+        Kind::Number,
+        "",
+        "threads for one large path; default: the machine's cores, 8 at most",
+    ),
     key(
         "jobs",
         Kind::Number,
