@@ -74,8 +74,10 @@ pub(super) struct Turn<'a> {
     _permit: Option<SemaphorePermit<'a>>,
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
+impl Turn<'_> {
+    /// Ends the turn, in which a request was sent and answered. One that is merely dropped tells nothing of the way: it
+    /// may have needed no request.
+    pub(super) fn answered(self) {
         self.flow.took(self.begun.elapsed());
     }
 }
@@ -117,7 +119,9 @@ mod tests {
         let flow = Flow::new();
         let turn = flow.turn().await;
         assert_eq!(flow.turns.available_permits(), LEAST - 1);
-        drop(turn);
+        turn.answered();
+        assert_eq!((flow.turns.available_permits(), flow.seen.lock().unwrap().requests), (LEAST, 1));
+        drop(flow.turn().await);
         assert_eq!((flow.turns.available_permits(), flow.seen.lock().unwrap().requests), (LEAST, 1));
     }
 }

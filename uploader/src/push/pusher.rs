@@ -131,7 +131,6 @@ impl Pusher {
         let uploader = Uploader {
             bucket: bucket.clone(),
             store: store.clone(),
-            compression: options.compression.compression,
             pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs, budget.clone())),
             contexts: Arc::default(),
             budget,
@@ -292,12 +291,14 @@ impl Pusher {
     }
 
     async fn small_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
-        let _turn = self.flow.turn().await;
+        let request = self.flow.turn().await;
         if let Some(found) = self.shared(todo, nars).await? {
             return Ok(found);
         }
         let turn = self.turn(&self.lanes.readers).await?;
-        self.send(todo, turn, progress).await
+        let uploaded = self.send(todo, turn, progress).await?;
+        request.answered();
+        Ok(uploaded)
     }
 
     async fn large_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
@@ -496,14 +497,15 @@ impl<'a> Run<'a> {
         let (todo, pusher) = (&self.todo[node], self.pusher);
         let uploaded = self.uploaded[node].take();
         self.running.push(Box::pin(async move {
-            let _turn = pusher.flow.turn().await;
-            Step::Published(
-                node,
-                match uploaded {
-                    None => pusher.sign(&todo.info).await,
-                    Some(uploaded) => pusher.publish(&todo.info, &uploaded).await,
-                },
-            )
+            let request = pusher.flow.turn().await;
+            let published = match uploaded {
+                None => pusher.sign(&todo.info).await,
+                Some(uploaded) => pusher.publish(&todo.info, &uploaded).await,
+            };
+            if published.is_ok() {
+                request.answered();
+            }
+            Step::Published(node, published)
         }));
     }
 

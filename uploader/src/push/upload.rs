@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::produce::{Produced, corrupt};
 use super::progress::Progress;
 use crate::bucket::{Body, Bucket, Condition, ContentType, Multipart};
-use crate::cache::keys::{self, Compression};
+use crate::cache::keys;
 use crate::cache::narinfo::NarObject;
 use crate::error::{Area, Error, Result};
 use crate::store::{Digested, PathInfo, StoreLocation};
@@ -33,9 +33,7 @@ pub struct Uploader {
     pub bucket: Arc<dyn Bucket>,
     /// Where it comes from.
     pub store: Arc<StoreLocation>,
-    /// The format that it is compressed in.
-    pub compression: Compression,
-    /// How hard it is compressed.
+    /// The format that it is compressed in, and how hard.
     pub pace: Arc<Pace>,
     /// What compressors work in.
     pub contexts: Arc<Contexts>,
@@ -70,7 +68,8 @@ impl Uploader {
         turn: OwnedSemaphorePermit,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
-        let key = keys::new_nar(&info.nar_hash, self.compression);
+        let compression = self.pace.settings().compression;
+        let key = keys::new_nar(&info.nar_hash, compression);
         let (sender, mut parts) = mpsc::channel::<Part>(1);
         let producer = {
             let (this, info, progress) = (self.clone(), info.clone(), progress.clone());
@@ -93,12 +92,7 @@ impl Uploader {
             (Err(error), _) => Err(error),
         };
         let (file, listing) = upload?;
-        let object = NarObject {
-            key,
-            compression: self.compression,
-            file_hash: Some(file.sha256),
-            file_size: Some(file.size),
-        };
+        let object = NarObject { key, compression, file_hash: Some(file.sha256), file_size: Some(file.size) };
         Ok(Uploaded { object, sent: file.size, listing, at: Moment::now() })
     }
 
