@@ -68,7 +68,8 @@ impl Running {
         command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?);
         let begun = Instant::now();
         let child = command.spawn()?;
-        let mut text = format!("{command:?}");
+        // Not the whole command: its environment may hold credentials.
+        let mut text = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
         text.truncate(text.floor_char_boundary(1000));
         Ok(Self { child, command: text, log, begun })
     }

@@ -2,12 +2,13 @@
 //! nor order, and checks nothing. They run as children of the benchmark, so that they are measured as larder is.
 
 use std::fs;
-use std::io::{BufWriter, Write, sink};
+use std::io::{BufWriter, sink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use larder::store::HashingWriter;
 use larder_tests::s3::{Client, hex};
 use larder_tests::servers::S3Server;
 use nix_archive::nar::{CaseHack, encode_path};
@@ -19,7 +20,7 @@ use crate::connection::Connection;
 /// The first word of the command line that makes this program a yardstick.
 pub(crate) const COMMAND: &str = "raw";
 
-/// Connections that put small objects. More did not make it faster.
+/// Connections that put small objects: as many as larder uses at a server that is near.
 const CONNECTIONS: usize = 16;
 
 /// The variables that tell where to put to.
@@ -103,18 +104,20 @@ fn put_all(parcels: &str) -> Result<()> {
 fn push_all(level: i32, paths: &[&str]) -> Result<()> {
     let jobs = 2 * std::thread::available_parallelism()?.get();
     in_parallel(jobs, paths, |target, path| {
-        let nar = Hashing::new(Encoder::new(Hashing::new(Vec::new()), level)?);
+        let nar = HashingWriter::new(Encoder::new(HashingWriter::new(Vec::new()), level)?);
         let mut out = BufWriter::with_capacity(1 << 20, nar);
         encode_path(&mut out, Path::new(path), CaseHack::native())?;
-        let (encoder, nar_hash, nar_size) = out.into_inner().map_err(|error| error.into_error())?.finish();
-        let (file, file_hash, file_size) = encoder.finish()?.finish();
+        let (encoder, nar) = out.into_inner().map_err(|error| error.into_error())?.finish();
+        let (bytes, file) = encoder.finish()?.finish();
+        let (nar_hash, file_hash) = (hex(&nar.sha256), hex(&file.sha256));
         let key = format!("nar/{file_hash}.nar.zst");
-        target.put_hashed(&key, &file, &file_hash)?;
+        target.put_hashed(&key, &bytes, &file_hash)?;
         let name = path.rsplit('/').next().unwrap_or_default();
         let signature = "A".repeat(86);
         let narinfo = format!(
-            "StorePath: {path}\nURL: {key}\nCompression: zstd\nFileHash: sha256:{file_hash}\nFileSize: {file_size}\n\
-             NarHash: sha256:{nar_hash}\nNarSize: {nar_size}\nReferences: {name}\nSig: raw-1:{signature}==\n"
+            "StorePath: {path}\nURL: {key}\nCompression: zstd\nFileHash: sha256:{file_hash}\nFileSize: {}\n\
+             NarHash: sha256:{nar_hash}\nNarSize: {}\nReferences: {name}\nSig: raw-1:{signature}==\n",
+            file.size, nar.size
         );
         target.put(&format!("{}.narinfo", name.split('-').next().unwrap_or_default()), narinfo.as_bytes())
     })
@@ -184,37 +187,6 @@ fn in_parallel<T: Sync>(
         let threads: Vec<_> = (0..threads.min(items.len())).map(|_| scope.spawn(one)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("a yardstick's thread panicked"))
     })
-}
-
-/// Passes bytes on, and hashes and counts them.
-struct Hashing<W> {
-    inner: W,
-    hash: Sha256,
-    size: u64,
-}
-
-impl<W: Write> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, hash: Sha256::new(), size: 0 }
-    }
-
-    /// What it wrote to, the hash in hex, and the size.
-    fn finish(self) -> (W, String, u64) {
-        (self.inner, hex(&self.hash.finalize()), self.size)
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.hash.update(&bytes[..n]);
-        self.size += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 /// Bytes that do not compress (xorshift).
