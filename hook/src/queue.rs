@@ -154,10 +154,11 @@ impl Queue {
         self.layout.write(Place::State, Place::Work, id, job.to_text().as_bytes())
     }
 
-    /// Removes a job that is done: its file first, then its roots.
+    /// Removes a job that is done: its roots first, then its file. Killed between the two, an agent does the job again
+    /// and removes both; the other way round, roots would be left that nobody knows the job of.
     pub fn remove(&self, id: &str, roots: usize) -> Result<()> {
-        self.layout.unlink(Place::Work, id)?;
-        gcroot::release(&self.layout, id, roots)
+        gcroot::release(&self.layout, id, roots)?;
+        self.layout.unlink(Place::Work, id)
     }
 
     /// Moves a file that is no job out of the way, to `state/unusable-…`; it is kept for whoever wants to know.
