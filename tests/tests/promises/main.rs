@@ -12,3 +12,4 @@ mod order;
 mod push;
 mod trust;
 mod world;
+mod writers;

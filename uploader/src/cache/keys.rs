@@ -12,6 +12,8 @@ pub const NARS: &str = "nar/";
 pub const FORMAT: &str = "larder/format.json";
 /// Where the leases of running writers are.
 pub const WRITERS: &str = "larder/writers/";
+/// Where writers tell which large NARs they are sending.
+pub const RESERVATIONS: &str = "larder/reservations/";
 
 const NARINFO_SUFFIX: &str = ".narinfo";
 const NONCE_BYTES: usize = 10;
@@ -54,6 +56,11 @@ impl Compression {
 /// The hash part of a store path, 32 characters.
 pub fn hash_part(path: &StorePath) -> String {
     nixbase32::encode(path.digest())
+}
+
+/// Key of the reservation of the NAR with this SHA-256.
+pub fn reservation(nar_hash: &[u8; 32]) -> String {
+    format!("{RESERVATIONS}{}", nixbase32::encode(nar_hash))
 }
 
 /// Key of a path's narinfo.

@@ -1,5 +1,6 @@
 //! `larder/format.json`, which tells writers the bucket's format, and `larder/writers/<id>.json`, the lease of a
-//! running writer. A collector relies on both; see `ARCHITECTURE.md`.
+//! running writer; a collector relies on both, see `ARCHITECTURE.md`. And `larder/reservations/<NarHash>`, for a NAR
+//! that a writer is sending.
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,20 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The object's bytes.
+    pub fn to_json(&self) -> String {
+        to_json(self)
+    }
+}
+
+/// The contents of a reservation of a NAR.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Reservation {
+    /// The key of the writer's lease.
+    pub writer: String,
+}
+
+impl Reservation {
     /// The object's bytes.
     pub fn to_json(&self) -> String {
         to_json(self)

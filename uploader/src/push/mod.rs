@@ -6,6 +6,7 @@ pub mod clock;
 pub mod compress;
 mod flow;
 mod listed;
+mod nar;
 pub mod order;
 pub mod outcome;
 pub mod pace;
@@ -16,6 +17,8 @@ pub mod produce;
 pub mod progress;
 pub mod publish;
 pub mod pusher;
+mod reservation;
+mod run;
 pub mod session;
 pub mod upload;
 

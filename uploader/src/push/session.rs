@@ -85,6 +85,11 @@ impl Session {
             .because("its lease could not be renewed, or the bucket's format has changed"))
     }
 
+    /// The key of the lease, which names this session.
+    pub fn lease(&self) -> &str {
+        &self.lease_key
+    }
+
     /// Whether the server is known to refuse a conditional write whose condition does not hold.
     pub fn has_conditional_writes(&self) -> bool {
         self.conditional_writes

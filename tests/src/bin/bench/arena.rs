@@ -52,12 +52,16 @@ impl<'a> Arena<'a> {
 
     /// larder with a queue of its own, and the bucket made ready.
     pub(crate) fn larder(&self, bucket: &str) -> Result<LarderHome> {
+        self.larder_for(|larder| larder.use_server(&*self.server, bucket))
+    }
+
+    fn larder_for(&self, bucket: impl FnOnce(&mut LarderHome) -> Result<()>) -> Result<LarderHome> {
         let mut larder = LarderHome::new(self.nix)?;
         larder.set_timeout(Duration::from_secs(600));
         larder.set("signing-key-files", &format!("[{}]", toml_string(&self.key_file())))?;
         // As Nix does by default.
         larder.set("write-listings", "false")?;
-        larder.use_server(&*self.server, bucket)?;
+        bucket(&mut larder)?;
         larder.run(&["init", "--private"])?;
         Ok(larder)
     }
@@ -67,6 +71,15 @@ impl<'a> Arena<'a> {
         let larder = self.larder(bucket)?;
         let mut command = larder.command(&["push"])?;
         self.measured(command.args(paths), bucket)
+    }
+
+    /// Measures `larder push` into a directory in memory: no server takes its part of the processors, and no disk is
+    /// waited for.
+    pub(crate) fn push_into_memory(&self, paths: &[String]) -> Result<Cost> {
+        let dir = tempfile::tempdir_in("/dev/shm")?;
+        let larder = self.larder_for(|larder| larder.use_directory(dir.path()))?;
+        let mut command = larder.command(&["push"])?;
+        measure(command.args(paths))
     }
 
     /// Measures `nix copy` of paths and their closures, from a Nix that remembers nothing, by plain HTTP PUT into a

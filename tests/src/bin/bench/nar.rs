@@ -19,21 +19,23 @@ use crate::row::{MOST_MEMORY, Row, Side, Spread};
 
 /// 1 GiB.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
-    Ok(vec![of(context, 1, context.rounds(5))?])
+    Ok(of(context, 1, context.rounds(3))?.into())
 }
 
 /// 1, 4 and 8 GiB.
 pub(crate) fn run_8(context: &Context) -> Result<Vec<Row>> {
-    let mut rows =
-        [1, 4, 8].into_iter().map(|gib| of(context, gib, context.rounds(2))).collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for gib in [1, 4, 8] {
+        rows.extend(of(context, gib, context.rounds(2))?);
+    }
     let most = |row: &Row| row.ours.peak().map_or(f64::NAN, |Spread { max, .. }| max);
-    let growth = most(&rows[2]) / most(&rows[0]);
-    let last = rows.remove(2).figure("peak, 8 GiB over 1 GiB", growth, "x", Some(AtMost(1.1)));
-    rows.push(last);
+    let growth = most(&rows[4]) / most(&rows[0]);
+    let last = rows.remove(4).figure("peak, 8 GiB over 1 GiB", growth, "x", Some(AtMost(1.1)));
+    rows.insert(4, last);
     Ok(rows)
 }
 
-fn of(context: &Context, gib: u64, rounds: usize) -> Result<Row> {
+fn of(context: &Context, gib: u64, rounds: usize) -> Result<[Row; 2]> {
     let store = context.store(NixVersion::V2_34)?;
     let mut nix = NixHome::new(NixVersion::V2_34)?;
     nix.set_timeout(Duration::from_secs(900));
@@ -41,22 +43,28 @@ fn of(context: &Context, gib: u64, rounds: usize) -> Result<Row> {
     let paths = build(&nix, &store, gib)?;
     let arena = Arena::new(Kind::MinIo, &nix)?;
     let cores = std::thread::available_parallelism()?.get();
-    let mut costs = in_turns(rounds, 2, |_, who| match who {
+    let mut costs = in_turns(rounds, 3, |_, who| match who {
         0 => {
             let bucket = arena.bucket("larder")?;
             let cost = arena.push(&bucket, &paths)?;
             arena.empty(&bucket)?;
             Ok(cost)
         }
+        1 => arena.push_into_memory(&paths),
         _ => measure(&mut raw::compress(LEVEL, cores, arena.real(&paths))?),
     })?;
-    let limit = Side::new(format!("zstd -{LEVEL} -T{cores}, nothing sent"), costs.remove(1));
+    let limit = Side::new(format!("zstd -{LEVEL} -T{cores}, nothing sent"), costs.remove(2));
+    let alone = Side::new("larder", costs.remove(1));
     let larder = Side::new("larder", costs.remove(0));
-    let (ours, theirs) = (busy(&larder), busy(&limit));
-    let row = Row::new(format!("one NAR of {gib} GiB, MinIO"), larder).against(limit);
-    let row = row.speed(Some(AtLeast(0.9))).cpu(None);
-    let row = row.figure("cores busy", ours, "", None).figure("cores busy, zstd alone", theirs, "", None);
-    Ok(row.peak(MOST_MEMORY))
+    let rows = [("MinIO", larder), ("a directory in memory", alone)];
+    let row = |(place, larder)| {
+        let (ours, theirs) = (busy(&larder), busy(&limit));
+        let row = Row::new(format!("one NAR of {gib} GiB, {place}"), larder).against(limit.clone());
+        let row = row.speed(Some(AtLeast(0.9))).cpu(None);
+        let row = row.figure("cores busy", ours, "", None).figure("cores busy, zstd alone", theirs, "", None);
+        row.peak(MOST_MEMORY)
+    };
+    Ok(rows.map(row))
 }
 
 /// Processor time over time.

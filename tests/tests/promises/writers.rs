@@ -1,0 +1,86 @@
+//! Several writers, one bucket: what one of them is sending, the others do not send.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use larder_tests::larder::LarderHome;
+use larder_tests::nix::samples;
+use larder_tests::proxy::{Fault, Proxy};
+
+use super::order::behind_proxy;
+use super::world::{BUCKET, Target, World, field};
+
+const RESERVATIONS: &str = "larder/reservations/";
+
+fn keys(world: &World, prefix: &str) -> Result<Vec<String>> {
+    Ok(world.target.list()?.into_keys().filter(|key| key.starts_with(prefix)).collect())
+}
+
+/// Another larder over the same store, which speaks to the same bucket by the same way.
+fn another(world: &World, proxy: &Proxy) -> Result<LarderHome> {
+    let mut larder = LarderHome::new(&world.nix)?;
+    larder.use_keys(&[&world.key])?;
+    if let Target::Server(server) = &world.target {
+        larder.use_server_at(&**server, &proxy.endpoint(), BUCKET)?;
+    }
+    Ok(larder)
+}
+
+#[test]
+fn hosts_that_push_the_same_at_the_same_time_send_a_large_nar_once() -> Result<()> {
+    let Some((world, proxy)) = behind_proxy()? else { return Ok(()) };
+    let mut paths = Vec::new();
+    for tag in ["one", "two", "three"] {
+        paths.extend(world.nix.build(&samples::big(tag, 24))?);
+    }
+    let others = [another(&world, &proxy)?, another(&world, &proxy)?];
+    // So that they meet for sure.
+    proxy.set_latency(Duration::from_millis(100));
+    thread::scope(|scope| -> Result<()> {
+        let pushes: Vec<_> = [&world.larder, &others[0], &others[1]]
+            .map(|larder| {
+                let args: Vec<_> = ["push"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+                scope.spawn(move || larder.run(&args))
+            })
+            .into_iter()
+            .collect();
+        pushes.into_iter().try_for_each(|push| push.join().expect("a push panicked").map(drop))
+    })?;
+    let log = proxy.log();
+    let refused = log.iter().filter(|one| one.path.contains(RESERVATIONS) && one.status == 412).count();
+    assert!(refused > 0, "they never met");
+    assert_eq!(keys(&world, "nar/")?.len(), 3, "each NAR once");
+    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "all given back");
+    for path in &paths {
+        let narinfo = world.narinfo(path)?.unwrap_or_default();
+        assert!(field(&narinfo, "URL").is_some(), "{narinfo}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_reservation_of_a_killed_writer_delays_and_hinders_nobody() -> Result<()> {
+    let Some(world) = World::minio()? else { return Ok(()) };
+    let paths = world.nix.build(&samples::big("reserved", 24))?;
+    let hash = world.nix.nix_store(&["-q", "--hash", &paths[0]])?.ok()?.stdout;
+    let key = format!("{RESERVATIONS}{}", hash.trim().trim_start_matches("sha256:"));
+    world.target.put(&key, b"{\"writer\":\"larder/writers/killed.json\"}")?;
+    let begun = Instant::now();
+    world.larder.run(&["push", &paths[0]])?;
+    assert!(begun.elapsed() > Duration::from_secs(1), "it was not noticed");
+    assert!(world.narinfo(&paths[0])?.is_some());
+    assert_eq!(keys(&world, "nar/")?.len(), 1);
+    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "it is gone");
+    Ok(())
+}
+
+#[test]
+fn who_may_not_write_reservations_pushes_without() -> Result<()> {
+    let Some((world, proxy)) = behind_proxy()? else { return Ok(()) };
+    proxy.set_fault(|record| record.path.contains(RESERVATIONS).then_some(Fault::Status(403)));
+    let [one, other] = ["denied", "denied too"].map(|tag| world.nix.build(&samples::big(tag, 12)));
+    world.larder.run(&["push", &one?[0], &other?[0]])?;
+    assert_eq!(keys(&world, "nar/")?.len(), 2);
+    Ok(())
+}
