@@ -2,6 +2,7 @@
 
 use crate::nix::{KeyPair, NixHome};
 use crate::process::{Child, Output, clean_command, run};
+use crate::secrets::Secrets;
 use crate::servers::S3Server;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
@@ -32,13 +33,15 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A configuration of larder for a store, in a temporary directory, with a queue of its own.
+/// A configuration of larder for a store, in a temporary directory, with a queue of its own. What its commands print is
+/// searched for secrets, and so is all that was written there when it is dropped.
 #[derive(Debug)]
 pub struct LarderHome {
     dir: TempDir,
     conf: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
     timeout: Duration,
+    secrets: Secrets,
 }
 
 impl LarderHome {
@@ -55,7 +58,8 @@ impl LarderHome {
         let dir = tempfile::Builder::new().prefix("larder-home-").tempdir()?;
         fs::create_dir(dir.path().join("state"))?;
         let (conf, timeout) = (BTreeMap::new(), Duration::from_secs(180));
-        let mut home = Self { dir, conf, env: BTreeMap::new(), timeout };
+        let secrets = Secrets::default();
+        let mut home = Self { dir, conf, env: BTreeMap::new(), timeout, secrets };
         home.env.insert("LARDER_CONFIG".into(), home.config_file().display().to_string());
         home.set_string("state-dir", &home.state_dir().display().to_string())?;
         Ok(home)
@@ -125,6 +129,7 @@ impl LarderHome {
 
     /// Signs with these keys.
     pub fn use_keys(&mut self, keys: &[&KeyPair]) -> Result<()> {
+        keys.iter().for_each(|key| self.secrets.add_key(&key.secret_file));
         let files: Vec<_> = keys.iter().map(|k| toml_string(&k.secret_file.display().to_string())).collect();
         self.set("signing-key-files", &format!("[{}]", files.join(", ")))
     }
@@ -149,6 +154,7 @@ impl LarderHome {
     /// Writes a credentials file in the form of AWS's shared credentials, mode 0600, and names it in the configuration.
     pub fn use_credentials(&mut self, access_key: &str, secret_key: &str) -> Result<()> {
         let file = self.dir.path().join("credentials");
+        self.secrets.add(secret_key, &file);
         let text =
             format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n");
         fs::write(&file, text)?;
@@ -176,7 +182,11 @@ impl LarderHome {
 
     /// Runs `larder ARGS…` to its end, whatever comes of it.
     pub fn try_run(&self, args: &[&str]) -> Result<Output> {
-        run(&mut self.command(args)?, self.timeout)
+        let output = run(&mut self.command(args)?, self.timeout)?;
+        for text in [&output.stdout, &output.stderr] {
+            self.secrets.search(&format!("the output of `larder {}`", args.join(" ")), text.as_bytes());
+        }
+        Ok(output)
     }
 
     /// Runs `larder ARGS…`, which must succeed.
@@ -189,6 +199,14 @@ impl LarderHome {
         let mut command = self.command(&["agent"])?;
         command.args(args);
         Child::spawn(&command, &self.dir.path().join("agent.log"))
+    }
+}
+
+impl Drop for LarderHome {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.secrets.search_dir(self.dir.path());
+        }
     }
 }
 

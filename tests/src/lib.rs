@@ -10,6 +10,7 @@
 //! | [`nix`] | private Nix stores and daemons of each version, and things to build in them |
 //! | [`servers`] | S3 servers and a static file server |
 //! | [`http`], [`s3`] | a small client of our own, so that larder is not tested with itself |
+//! | [`secrets`] | planted secrets, searched for in all that larder prints and writes |
 //! | [`proxy`], [`order`] | a recording, faulty network; the checker of the order of publication |
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
@@ -27,6 +28,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod s3;
+pub mod secrets;
 pub mod servers;
 pub mod synthetic;
 pub mod wire;

@@ -1,7 +1,8 @@
 //! A store of any number of paths that nobody built: generated, and served by a daemon of our own that speaks as much of
 //! the worker protocol as larder asks. For what has to be tried with 100,000 paths.
 //!
-//! Each path is a file of one line and refers to about ten paths before it. No file is there unless it is asked for
+//! Each path is a file of one line and refers to about ten paths before it, or, in [`SyntheticStore::in_blocks`], to
+//! fewer that are near. No file is there unless it is asked for
 //! ([`SyntheticStore::write_files`]).
 
 use crate::larder::LarderHome;
@@ -40,6 +41,8 @@ pub struct SyntheticStore {
 /// The paths by their numbers.
 #[derive(Debug)]
 struct Paths {
+    /// Paths refer to others of the same block of so many only.
+    block: usize,
     paths: Vec<StorePath>,
     nar_hashes: Vec<[u8; 32]>,
 }
@@ -52,6 +55,16 @@ impl SyntheticStore {
 
     /// The same with an older protocol, 1.34 at least.
     pub fn speaking(paths: usize, minor: u64) -> Result<Self> {
+        Self::new(paths, minor, usize::MAX)
+    }
+
+    /// A store whose closures have at most `block` paths, as when many small things are built that have little to do
+    /// with each other.
+    pub fn in_blocks(paths: usize, block: usize) -> Result<Self> {
+        Self::new(paths, 38, block)
+    }
+
+    fn new(paths: usize, minor: u64, block: usize) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("larder-synthetic-").tempdir()?;
         fs::create_dir(dir.path().join("store"))?;
         fs::create_dir(dir.path().join("var"))?;
@@ -61,6 +74,7 @@ impl SyntheticStore {
             StorePath::from_parts(digest, &format!("{}{number}{}", NAME.0, NAME.1))
         };
         let paths = Arc::new(Paths {
+            block,
             nar_hashes: (0..paths).map(|number| Sha256::digest(nar(number)).into()).collect(),
             paths: (0..paths).map(path).collect::<Result<_, _>>()?,
         });
@@ -92,6 +106,11 @@ impl SyntheticStore {
         self.dir.path().join("store")
     }
 
+    /// Nix's state directory, empty.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("var")
+    }
+
     /// larder configured for this store: no bucket and no key yet.
     pub fn larder(&self) -> Result<LarderHome> {
         let mut larder = LarderHome::bare()?;
@@ -114,7 +133,11 @@ impl SyntheticStore {
             deriver: None,
             nar_hash: self.paths.nar_hashes[number],
             nar_size: nar(number).len() as u64,
-            references: references(number).map(|reference| self.paths.paths[reference].clone()).collect(),
+            references: self
+                .paths
+                .references(number)
+                .map(|reference| self.paths.paths[reference].clone())
+                .collect(),
             registration_time: 1,
             ultimate: true,
             signatures: Box::default(),
@@ -282,7 +305,7 @@ impl Paths {
         write_text(to, "")?; // no deriver
         let hash: String = self.nar_hashes[number].iter().map(|byte| format!("{byte:02x}")).collect();
         write_text(to, &hash)?;
-        let references: Vec<_> = references(number).collect();
+        let references: Vec<_> = self.references(number).collect();
         write_u64(to, references.len() as u64)?;
         references.iter().try_for_each(|number| write_text(to, &self.paths[*number].to_absolute_path()))?;
         write_u64(to, 1)?; // registered in 1970
@@ -290,6 +313,11 @@ impl Paths {
         write_u64(to, 1)?; // built here
         write_u64(to, 0)?; // no signatures
         write_text(to, "") // not content-addressed
+    }
+
+    fn references(&self, number: usize) -> impl Iterator<Item = usize> + use<> {
+        let before = number - number % self.block;
+        references(number - before).map(move |reference| before + reference)
     }
 
     /// The number of a path of this store.

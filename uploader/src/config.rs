@@ -2,6 +2,7 @@
 //! each wins over those before it. One table names every key; what is not in it is an error.
 
 mod keys;
+mod secret_file;
 mod value;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use larder_hook::settings;
 
 pub use keys::{KEYS, Key};
+pub use secret_file::exposure;
 pub use value::{Kind, Value};
 
 use crate::cache::keys::Compression;

@@ -7,5 +7,8 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod exit;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod push;
 pub mod store;

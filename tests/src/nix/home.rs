@@ -2,6 +2,7 @@
 
 use super::{Daemon, NixVersion};
 use crate::process::{Output, clean_command, run, run_with_input};
+use crate::secrets::ACCESS_TOKEN;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,6 +70,8 @@ impl NixHome {
     ) -> Result<Self> {
         let conf = [
             ("experimental-features", "nix-command ca-derivations"),
+            // What the hook gets to see of it must not be seen anywhere else.
+            ("access-tokens", ACCESS_TOKEN),
             ("substituters", ""),
             ("trusted-public-keys", ""),
             ("build-users-group", ""),

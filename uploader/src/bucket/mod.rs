@@ -38,3 +38,10 @@ pub use open::open;
 pub use reader::{Answer, PublicReader};
 pub use s3::S3Bucket;
 pub use s3_client::Options;
+
+/// Reads what a server may have answered, each way that it may be read.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_answer(body: &[u8]) {
+    let _ = s3_xml::listing(body);
+    let _ = s3_xml::fault(body);
+}

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signer, SigningKey};
 use nix_narinfo::{NixSignature, TrustedPublicKey};
 
+use crate::config::exposure;
 use crate::error::{Area, Error, Result};
 
 /// A named signing key. Its `Debug` shows the name alone.
@@ -63,15 +64,7 @@ impl SecretKey {
         let key = Self::parse(&text).map_err(|reason| {
             failed(reason.to_owned()).hint("a key file holds one line, `name:base64`, as `larder key generate` and `nix-store --generate-binary-cache-key` write it")
         })?;
-        let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.mode());
-        let warning = (mode & 0o077 != 0 && mode & 0o004 != 0).then(|| {
-            format!(
-                "the signing key `{0}` can be read by everybody (mode {1:04o}); `chmod 600 {0}`",
-                path.display(),
-                mode & 0o7777
-            )
-        });
-        Ok((key, warning))
+        Ok((key, exposure("the signing key", path)))
     }
 
     /// Writes the key file, mode 0600; refuses to replace one.

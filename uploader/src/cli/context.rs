@@ -11,7 +11,7 @@ use super::output;
 use crate::agent::Connect;
 use crate::bucket::{self, Bucket};
 use crate::cache::signing::{SecretKey, public_keys};
-use crate::config::Config;
+use crate::config::{Config, exposure};
 use crate::error::{Area, Error, Result};
 use crate::push::compress::{Level, Settings};
 use crate::push::policy::{Policy, patterns};
@@ -110,11 +110,11 @@ impl Context {
 
     /// The bucket.
     pub(super) async fn bucket(&self) -> Result<Arc<dyn Bucket>> {
-        let options = bucket::Options {
-            credentials_file: self.config.path("credentials-file"),
-            ca_file: self.ca_file(),
-            ..bucket::Options::default()
-        };
+        let credentials_file = self.config.path("credentials-file");
+        let warning = credentials_file.as_deref().and_then(|file| exposure("the credentials file", file));
+        warning.iter().for_each(|warning| output::warn(warning));
+        let options =
+            bucket::Options { credentials_file, ca_file: self.ca_file(), ..bucket::Options::default() };
         bucket::open(&self.config.bucket()?, &options).await
     }
 

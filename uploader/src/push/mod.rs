@@ -6,6 +6,8 @@ pub mod clock;
 pub mod compress;
 mod flow;
 mod listed;
+#[cfg(test)]
+mod model_tests;
 mod nar;
 pub mod order;
 pub mod outcome;

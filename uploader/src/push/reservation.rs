@@ -15,7 +15,7 @@ use crate::error::Retry;
 
 /// How long another's reservation is waited for, whatever the NAR's size, and how many of its bytes take a second more:
 /// about what sending it takes over a fast line. On a slower one, waiting for the other costs no more than that.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 const BYTES_PER_SECOND: u64 = 32 << 20;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -155,7 +155,7 @@ mod tests {
         let theirs = || Reserved::Theirs("key".into());
         let mut patience = Patience::new(64 << 20);
         assert!(patience.accept(theirs()).is_err());
-        assert!(patience.until > Instant::now() + Duration::from_millis(2500));
+        assert!(patience.until > Instant::now() + Duration::from_millis(4500));
         patience.until = Instant::now();
         assert!(matches!(patience.accept(theirs()), Ok(Reserved::Ours(Some(_)))));
         assert!(matches!(patience.accept(Reserved::Ours(None)), Ok(Reserved::Ours(None))));

@@ -48,6 +48,12 @@ impl Connection {
         }
     }
 
+    /// Over a stream that is open.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn over(stream: UnixStream, timeout: Option<Duration>) -> io::Result<Self> {
+        Self::new(stream.try_clone()?, Box::new(stream), None, timeout)
+    }
+
     fn new(
         from: UnixStream,
         to: Box<dyn Write + Send>,

@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
+#[cfg(any(test, feature = "fuzzing"))]
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,10 +76,30 @@ impl Daemon {
 
     /// Connects; `timeout` is how long the daemon may be silent.
     pub fn connect_with(location: &StoreLocation, timeout: Option<Duration>) -> Result<Self> {
-        let mut connection = Connection::open(&location.daemon, timeout)?;
+        let connection = Connection::open(&location.daemon, timeout)?;
+        Self::greet(connection, location, timeout)
+    }
+
+    fn greet(
+        mut connection: Connection,
+        location: &StoreLocation,
+        timeout: Option<Duration>,
+    ) -> Result<Self> {
         let server = handshake(&mut connection.from, &mut connection.to)
             .map_err(|error| no_conversation(&location.daemon, error, &mut connection))?;
         Ok(Self { connection, server, store_dir: location.store_dir.clone(), timeout, broken: None })
+    }
+
+    /// Greets whoever is at the other end.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn over(
+        stream: UnixStream,
+        location: &StoreLocation,
+        timeout: Option<Duration>,
+    ) -> Result<Self> {
+        let connection = Connection::over(stream, timeout)
+            .map_err(|error| Error::permanent(Area::Store, "cannot use a socket").because(error))?;
+        Self::greet(connection, location, timeout)
     }
 
     /// What the daemon said of itself.

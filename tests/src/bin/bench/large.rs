@@ -25,7 +25,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
 pub(crate) fn run_old(context: &Context) -> Result<Vec<Row>> {
     let store = context.store(NixVersion::V2_8)?;
     let arena = Arena::new(Kind::MinIo, &store.nix)?;
-    let (ours, theirs) = arena.against_nix(context.rounds(5), "zstd", &store.large)?;
+    let (ours, theirs) = arena.against_nix(context.rounds(3), "zstd", &store.large)?;
     let row = Row::new("large, Nix 2.8's store, MinIO on the loopback", ours).against(theirs);
     Ok(vec![row.speed(Some(AtLeast(1.8))).sent(None).cpu(None).peak(MOST_MEMORY)])
 }

@@ -1,0 +1,95 @@
+//! Properties of everything that reads what others wrote, for any bytes: it ends, does not panic, and holds to what is
+//! asserted here. `fuzz/` lets cargo-fuzz look for counterexamples; the tests run the kept corpus and mutations of it.
+
+mod bucket;
+mod cache;
+mod configuration;
+mod queue;
+mod store;
+
+/// Asserts the properties of one reader on some bytes.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their corpora in `fuzz/corpus/`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("address", bucket::address),
+    ("answer", bucket::answer),
+    ("cache_info", cache::cache_info),
+    ("configuration", configuration::configuration),
+    ("daemon", store::daemon),
+    ("derivation", queue::derivation),
+    ("environment", queue::environment),
+    ("job", queue::job),
+    ("keys", cache::keys),
+    ("listing", cache::listing),
+    ("marker", cache::marker),
+    ("narinfo", cache::narinfo),
+];
+
+/// Runs the target of this name.
+///
+/// # Panics
+/// A property does not hold, or there is no such target.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|(known, _)| *known == name);
+    target.unwrap_or_else(|| panic!("no target `{name}`")).1(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// Mutations of each file of a corpus.
+    const MUTATIONS: u32 = 2000;
+
+    fn corpus(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name)
+    }
+
+    /// Changes, removes, repeats or inserts a few bytes (xorshift).
+    fn mutate(bytes: &[u8], seed: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as usize % below.max(1)
+        };
+        let mut bytes = bytes.to_vec();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            let to = (at + random(9)).min(bytes.len());
+            match random(5) {
+                0 if at < bytes.len() => bytes[at] ^= 1 << random(8),
+                1 => drop(bytes.drain(at..to)),
+                2 => {
+                    let piece = bytes[at..to].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+                3 => bytes.insert(at, random(256) as u8),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_corpus_and_mutations_of_it_hold() {
+        for (name, target) in TARGETS {
+            let mut files: Vec<_> =
+                fs::read_dir(corpus(name)).expect(name).map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            assert!(!files.is_empty(), "no corpus of `{name}`");
+            for (number, file) in files.iter().enumerate() {
+                let bytes = fs::read(file).unwrap();
+                target(&bytes);
+                for mutation in 0..MUTATIONS {
+                    target(&mutate(&bytes, u64::from(mutation) << 32 | number as u64));
+                }
+            }
+        }
+    }
+}
