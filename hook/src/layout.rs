@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
+use crate::fault::point;
 use crate::{Failure, Result};
 
 /// The directories below the state directory.
@@ -171,6 +172,7 @@ impl Layout {
         let at = self.path.join(place.name()).join(name);
         let (from, to) = (self.dir(scratch)?, self.dir(place)?);
         let draft = format!(".new-{name}");
+        point("write: before");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
         let file = match rustix::fs::openat(&from, &*draft, flags, mode) {
@@ -183,11 +185,15 @@ impl Layout {
             other => other,
         }
         .map_err(Failure::at("write", &at))?;
+        point("write: empty draft");
         // Whatever the umask of the caller: root and the agent's user read each other's files.
         let written = rustix::fs::fchmod(&file, mode)
             .and_then(|()| write_all(file.as_fd(), text))
+            .inspect(|()| point("write: draft"))
             .and_then(|()| rustix::fs::fsync(&file))
-            .and_then(|()| rustix::fs::renameat(&from, &*draft, &to, name));
+            .inspect(|()| point("write: synced draft"))
+            .and_then(|()| rustix::fs::renameat(&from, &*draft, &to, name))
+            .inspect(|()| point("write: renamed"));
         if let Err(errno) = written {
             let _ = rustix::fs::unlinkat(&from, &*draft, AtFlags::empty());
             return Err(Failure::at("write", &at)(errno));
@@ -215,8 +221,11 @@ impl Layout {
     /// Moves a file from one place to another under a new name, durably; whether it was still there.
     pub fn rename(&self, from: Place, name: &str, to: Place, new_name: &str) -> Result<bool> {
         let target = self.dir(to)?;
+        point("rename: before");
         match rustix::fs::renameat(self.dir(from)?, name, &target, new_name) {
-            Ok(()) => rustix::fs::fsync(&target)
+            Ok(()) => Ok(())
+                .inspect(|()| point("rename: done"))
+                .and_then(|()| rustix::fs::fsync(&target))
                 .map(|()| true)
                 .map_err(Failure::at("sync the directory of", &self.path.join(to.name()).join(new_name))),
             Err(Errno::NOENT) => Ok(false),
@@ -237,8 +246,12 @@ impl Layout {
 
     /// Removes a file or link; whether there was one.
     pub fn remove(&self, place: Place, name: &str) -> Result<bool> {
+        point("remove: before");
         match rustix::fs::unlinkat(self.dir(place)?, name, AtFlags::empty()) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                point("remove: done");
+                Ok(true)
+            }
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(Failure::at("remove", &self.path.join(place.name()).join(name))(errno)),
         }
