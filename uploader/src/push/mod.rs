@@ -17,6 +17,7 @@ pub mod progress;
 pub mod publish;
 pub mod pusher;
 pub mod session;
+mod sweep;
 pub mod upload;
 
 pub use outcome::{Outcome, Report};

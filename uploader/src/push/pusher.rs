@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use larder_hook::fault;
 use nix_derivation::StorePath;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use super::budget::Budget;
 use super::clock::Moment;
@@ -23,7 +25,8 @@ use super::presence::{Narinfos, Nars};
 use super::produce::PART;
 use super::progress::Progress;
 use super::publish::FACT_AGE;
-use super::session::Session;
+use super::session::{GOODBYE, Session};
+use super::sweep::sweep;
 use super::upload::{Uploaded, Uploader};
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::cache::keys;
@@ -77,6 +80,8 @@ pub struct Pusher {
     claims: Mutex<HashMap<Arc<StorePath>, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
     nars: Mutex<HashMap<[u8; 32], Remembered>>,
+    /// Removes what dead writers have left.
+    tidying: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What limits how many NARs are worked on at the same time.
@@ -130,6 +135,7 @@ impl Pusher {
         let budget = Budget::new(PART * jobs as u64, SENDING);
         let uploader = Uploader {
             bucket: bucket.clone(),
+            writer: session.id().to_owned(),
             store: store.clone(),
             pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs, budget.clone())),
             contexts: Arc::default(),
@@ -149,12 +155,29 @@ impl Pusher {
             facts: Mutex::default(),
             claims: Mutex::default(),
             nars: Mutex::default(),
+            tidying: Mutex::default(),
         })
     }
 
     /// Takes over a connection to the daemon, to ask it about closures. Its temporary roots stay until the session ends.
     pub fn lend(&self, daemon: Daemon) {
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(daemon);
+    }
+
+    /// What tells this session from all others.
+    pub fn id(&self) -> &str {
+        self.session.id()
+    }
+
+    /// Begins to remove what writers that were killed have left in the bucket; `former` is the id of a session that is
+    /// known to be dead. Nobody waits for it but [`Pusher::close`], and not for long.
+    pub fn tidy(&self, former: Option<String>) {
+        let (bucket, own) = (self.bucket.clone(), self.id().to_owned());
+        let task = tokio::spawn(async move {
+            // What could not be removed is found again by the next session.
+            let _ = sweep(&*bucket, &own, former.as_deref()).await;
+        });
+        *self.tidying.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
     /// Whether the session goes on; a pusher whose session is over is of no more use.
@@ -172,6 +195,10 @@ impl Pusher {
         // A daemon that was started for this takes a moment to end.
         let daemon = self.daemon.clone();
         let end = tokio::task::spawn_blocking(move || daemon.lock().map(|mut daemon| daemon.take()).is_ok());
+        let tidying = self.tidying.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tidying) = tidying {
+            let _ = tokio::time::timeout(GOODBYE, tidying).await;
+        }
         self.session.close().await;
         let _ = end.await;
     }
@@ -238,7 +265,7 @@ impl Pusher {
         let nars = Nars::list(&*self.bucket, &todo).await?;
         let mut run = Run {
             pusher: self,
-            order: Order::new(&references),
+            order: Order::new(&in_order(references)),
             uploaded: (0..todo.len()).map(|_| None).collect(),
             senders: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -541,6 +568,19 @@ impl<'a> Run<'a> {
         }
         self.settled.insert(node, outcome);
     }
+}
+
+/// What each node has to come after. A build with fail points can be told to do it the other way round, so that tests
+/// see what finds that out.
+fn in_order(references: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    if !fault::is("reversed-order") {
+        return references;
+    }
+    let mut reversed = vec![Vec::new(); references.len()];
+    for (node, targets) in references.iter().enumerate() {
+        targets.iter().for_each(|target| reversed[*target].push(node));
+    }
+    reversed
 }
 
 /// Which of a run's lanes a node is in.

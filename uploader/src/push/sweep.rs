@@ -1,0 +1,71 @@
+//! What writers that were killed leave in a bucket: uploads in parts that nobody will finish, and leases.
+//!
+//! The key of a NAR names its writer. An upload is left behind when the lease of its writer is gone, or has not been
+//! renewed for so long that the writer is dead by any clock.
+
+use std::collections::HashSet;
+
+use larder_hook::queue::now;
+
+use crate::bucket::{Bucket, Depth};
+use crate::cache::keys;
+use crate::cache::marker::Lease;
+use crate::error::Result;
+
+/// A lease that was renewed before this, in seconds, is that of a dead writer. Sessions end after 20 minutes without
+/// renewal; the rest is for clocks that differ.
+const DEAD: u64 = 24 * 3600;
+
+/// Removes what dead writers have left. `own` is the id of this writer, `former` that of one that is known to be dead.
+///
+/// Whatever cannot be removed now is left to the next session.
+pub(super) async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<()> {
+    if let Some(former) = former {
+        bucket.delete(&keys::lease(former)).await?;
+    }
+    // The uploads first: who had begun one of them by now had written its lease before that.
+    let mut left = bucket.unfinished(keys::NARS).await?;
+    left.retain(|upload| keys::nar_writer(&upload.key).is_some_and(|writer| writer != keys::writer(own)));
+    if left.is_empty() {
+        return Ok(());
+    }
+    let Leases { alive, dead } = leases(bucket).await?;
+    for upload in left {
+        if keys::nar_writer(&upload.key).is_some_and(|writer| !alive.contains(writer)) {
+            bucket.discard(&upload).await?;
+        }
+    }
+    for lease in dead {
+        bucket.delete(&lease).await?;
+    }
+    Ok(())
+}
+
+struct Leases {
+    /// How the keys of NARs name their writers.
+    alive: HashSet<String>,
+    /// The keys of the leases.
+    dead: Vec<String>,
+}
+
+async fn leases(bucket: &dyn Bucket) -> Result<Leases> {
+    let mut leases = Leases { alive: HashSet::new(), dead: Vec::new() };
+    let mut after = None;
+    loop {
+        let page = bucket.list(keys::WRITERS, after.as_ref(), Depth::Flat).await?;
+        for lease in page.objects {
+            let Some(id) = keys::lease_id(&lease.key) else { continue };
+            let read = bucket.get(&lease.key).await?;
+            let parsed = read.and_then(|object| serde_json::from_slice::<Lease>(&object.body).ok());
+            match parsed {
+                Some(parsed) if parsed.renewed.abs_diff(now()) > DEAD => leases.dead.push(lease.key),
+                // One that cannot be read, or has gone just now, may be anything.
+                _ => drop(leases.alive.insert(keys::writer(id).to_owned())),
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(leases),
+        }
+    }
+}
