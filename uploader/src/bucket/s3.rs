@@ -75,7 +75,7 @@ impl S3Bucket {
         };
         let reply = self.send(request, "write", key).await?;
         match (condition, reply.answer()) {
-            (_, (200..=299, _)) => Ok(Sent::Done(Put::Written)),
+            (_, (200..=299, "")) => Ok(Sent::Done(Put::Written)),
             (Condition::IfAbsent | Condition::IfMatch(_), (412, _) | (_, "PreconditionFailed")) => {
                 Ok(Sent::Done(Put::Refused))
             }

@@ -47,7 +47,8 @@ impl S3Multipart {
             .send()
             .await;
         point("multipart: started");
-        let output = over(turn, output).map_err(|error| explain(what(), Access::Write, &error))?;
+        end(turn, &output);
+        let output = output.map_err(|error| explain(what(), Access::Write, &error))?;
         let Some(id) = output.upload_id else {
             return Err(
                 Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no upload id")
@@ -67,11 +68,8 @@ impl S3Multipart {
 }
 
 /// Ends the turn of a request of the SDK's client, with what its answer says of the server.
-fn over<T, E: ProvideErrorMetadata>(
-    turn: Turn<'_>,
-    output: Result<T, SdkError<E>>,
-) -> Result<T, SdkError<E>> {
-    match &output {
+fn end<T, E: ProvideErrorMetadata>(turn: Turn<'_>, output: &Result<T, SdkError<E>>) {
+    match output {
         Ok(_) => turn.answered(),
         Err(error) => {
             let (status, code) = answer(error);
@@ -80,7 +78,6 @@ fn over<T, E: ProvideErrorMetadata>(
             }
         }
     }
-    output
 }
 
 #[async_trait]
@@ -135,7 +132,8 @@ impl Multipart for S3Multipart {
         point("multipart: before its end");
         let output = request.customize().config_override(for_assembly()).send().await;
         point("multipart: ended");
-        match over(turn, output) {
+        end(turn, &output);
+        match output {
             // The status of this answer is sent before the work is done: only its body tells.
             Ok(output)
                 if output.e_tag().is_some() || output.key().is_some() || output.location().is_some() =>
@@ -165,7 +163,8 @@ impl Multipart for S3Multipart {
         let what = || self.what("give up the upload of");
         let turn = self.bucket.turn().await.map_err(|error| failure(what(), &error))?;
         let output = request.send().await;
-        match over(turn, output) {
+        end(turn, &output);
+        match output {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
             Err(error) => Err(explain(what(), Access::Write, &error)),

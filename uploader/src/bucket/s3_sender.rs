@@ -58,14 +58,15 @@ pub(super) struct Reply {
     pub(super) headers: Headers,
     /// Empty for a HEAD, and for refusals.
     pub(super) body: Bytes,
-    /// Empty for what is no refusal.
+    /// Empty for what is no refusal, whatever its status.
     pub(super) fault: Fault,
 }
 
 impl Reply {
-    /// Whether the server did what it was asked.
+    /// Whether the server did what it was asked. An error may stand in the body of a 200: a server that has begun to
+    /// answer cannot take its status back.
     pub(super) fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
+        (200..300).contains(&self.status) && self.fault.code.is_empty()
     }
 
     /// Status and code, for `match`.
@@ -204,6 +205,9 @@ async fn reply(mut response: HttpResponse, request: &Request<'_>) -> Result<Repl
     }
     if reply.is_success() {
         reply.body = read(body, reply.size(), request.limit).await?;
+        if request.method != "GET" && !reply.body.is_empty() {
+            reply.fault = s3_xml::fault(&reply.body);
+        }
     } else if let Ok(body) = read(body, None, MAX_FAULT).await {
         // Where the reason broke off, the status still says something.
         reply.fault = s3_xml::fault(&body);
