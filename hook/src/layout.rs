@@ -58,6 +58,11 @@ impl Place {
 /// The file in `state/` that tells when the queue was made, in seconds since 1970.
 pub const SINCE: &str = "since";
 
+/// How the names of files begin that are being written.
+const DRAFT: &str = ".new-";
+/// A draft that nobody has touched for so long, in seconds, is left over from a process that was killed.
+const ABANDONED: u64 = 24 * 3600;
+
 /// The user that the agent runs as, where it is not the one who makes the directories.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
@@ -171,7 +176,7 @@ impl Layout {
     pub fn write(&self, scratch: Place, place: Place, name: &str, text: &[u8]) -> Result<()> {
         let at = self.path.join(place.name()).join(name);
         let (from, to) = (self.dir(scratch)?, self.dir(place)?);
-        let draft = format!(".new-{name}");
+        let draft = format!("{DRAFT}{name}");
         point("write: before");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
@@ -199,6 +204,25 @@ impl Layout {
             return Err(Failure::at("write", &at)(errno));
         }
         rustix::fs::fsync(&to).map_err(Failure::at("sync the directory of", &at))
+    }
+
+    /// Removes the drafts in `scratch` that nobody has touched for a day: their writers were killed.
+    pub fn sweep_drafts(&self, scratch: Place) -> Result<()> {
+        let at = self.path.join(scratch.name());
+        let handle = self.dir(scratch)?;
+        for entry in rustix::fs::Dir::read_from(&handle).map_err(Failure::at("list", &at))? {
+            let entry = entry.map_err(Failure::at("list", &at))?;
+            if !entry.file_name().to_bytes().starts_with(DRAFT.as_bytes()) {
+                continue;
+            }
+            let touched = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            let touched = touched.ok().and_then(|stat| u64::try_from(stat.st_mtime).ok());
+            if touched.is_some_and(|touched| touched.abs_diff(crate::queue::now()) > ABANDONED) {
+                // Another may have removed it just now.
+                let _ = rustix::fs::unlinkat(&handle, entry.file_name(), AtFlags::empty());
+            }
+        }
+        Ok(())
     }
 
     /// Reads a file and tells its owner's user id; `None` when there is none. Refuses links; of a file above 16 MiB it

@@ -161,6 +161,7 @@ impl Inbox {
             }
         }
         self.queue.sweep_parked_roots().map_err(in_queue)?;
+        self.queue.layout().sweep_drafts(Place::State).map_err(in_queue)?;
         // The daemon may have been away when they were parked.
         let parked = self.queue.parked().map_err(in_queue)?.0;
         if let (false, Ok(mut daemon)) = (parked.is_empty(), Daemon::connect(&self.store)) {
