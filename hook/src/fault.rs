@@ -25,7 +25,7 @@ pub fn point(name: &'static str) {
         let _ = file.write_all(format!("{name}\n").as_bytes());
     }
     let Ok(wanted) = std::env::var("LARDER_FAULT") else { return };
-    let Some((which, count)) = wanted.split_once(':') else { return };
+    let Some((which, count)) = wanted.rsplit_once(':') else { return };
     if (which == "*" || which == name) && count.parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }

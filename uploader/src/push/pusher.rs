@@ -26,7 +26,6 @@ use super::produce::PART;
 use super::progress::Progress;
 use super::publish::FACT_AGE;
 use super::session::{GOODBYE, Session};
-use super::sweep::sweep;
 use super::upload::{Uploaded, Uploader};
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::cache::keys;
@@ -81,7 +80,7 @@ pub struct Pusher {
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
     nars: Mutex<HashMap<[u8; 32], Remembered>>,
     /// Removes what dead writers have left.
-    tidying: Mutex<Option<JoinHandle<()>>>,
+    pub(super) tidying: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What limits how many NARs are worked on at the same time.
@@ -167,17 +166,6 @@ impl Pusher {
     /// What tells this session from all others.
     pub fn id(&self) -> &str {
         self.session.id()
-    }
-
-    /// Begins to remove what writers that were killed have left in the bucket; `former` is the id of a session that is
-    /// known to be dead. Nobody waits for it but [`Pusher::close`], and not for long.
-    pub fn tidy(&self, former: Option<String>) {
-        let (bucket, own) = (self.bucket.clone(), self.id().to_owned());
-        let task = tokio::spawn(async move {
-            // What could not be removed is found again by the next session.
-            let _ = sweep(&*bucket, &own, former.as_deref()).await;
-        });
-        *self.tidying.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
     /// Whether the session goes on; a pusher whose session is over is of no more use.

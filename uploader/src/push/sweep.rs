@@ -4,9 +4,11 @@
 //! renewed for so long that the writer is dead by any clock.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 
 use larder_hook::queue::now;
 
+use super::pusher::Pusher;
 use crate::bucket::{Bucket, Depth};
 use crate::cache::keys;
 use crate::cache::marker::Lease;
@@ -16,10 +18,23 @@ use crate::error::Result;
 /// renewal; the rest is for clocks that differ.
 const DEAD: u64 = 24 * 3600;
 
+impl Pusher {
+    /// Begins to remove what writers that were killed have left in the bucket; `former` is the id of a session that is
+    /// known to be dead. Nobody waits for it but [`Pusher::close`], and not for long.
+    pub fn tidy(&self, former: Option<String>) {
+        let (bucket, own) = (self.bucket.clone(), self.id().to_owned());
+        let task = tokio::spawn(async move {
+            // What could not be removed is found again by the next session.
+            let _ = sweep(&*bucket, &own, former.as_deref()).await;
+        });
+        *self.tidying.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+}
+
 /// Removes what dead writers have left. `own` is the id of this writer, `former` that of one that is known to be dead.
 ///
 /// Whatever cannot be removed now is left to the next session.
-pub(super) async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<()> {
+async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<()> {
     if let Some(former) = former {
         bucket.delete(&keys::lease(former)).await?;
     }
