@@ -101,7 +101,7 @@ impl Ground {
         }
         let server = kind.start(&[])?;
         server.client().create_bucket("first")?;
-        let mut larder = LarderHome::new(&nix)?;
+        let mut larder = home(&nix)?;
         let key = nix.key_pair("test-1")?;
         larder.use_keys(&[&key])?;
         larder.use_server(&*server, "first")?;
@@ -136,12 +136,7 @@ impl Ground {
         proxy: &Proxy,
         bucket: &str,
     ) -> Result<LarderHome> {
-        let mut larder = LarderHome::new(nix)?;
-        if nix.real_store_dir() != nix.store_dir() {
-            larder.set_string("real-store-dir", &nix.real_store_dir().display().to_string())?;
-            let daemon = nix.version().bin_dir().join("nix-daemon");
-            larder.set_string("nix-daemon", &daemon.display().to_string())?;
-        }
+        let mut larder = home(nix)?;
         larder.use_keys(&[key])?;
         larder.use_server_at(&*self.server, &proxy.endpoint(), bucket)?;
         larder.set("linger", "0")?;
@@ -161,7 +156,8 @@ impl Ground {
 
     /// The uploads that were begun in a bucket and not ended: their keys.
     pub(crate) fn unfinished(&self, bucket: &str) -> Result<Vec<String>> {
-        let listing = self.server.client().send("GET", &format!("/{bucket}"), &[("uploads", "")], &[], b"")?;
+        let listing =
+            self.server.client().send("GET", &format!("/{bucket}"), &[("uploads", "")], &[], b"")?;
         let listing = listing.ok()?.text();
         let uploads = listing.split("<Upload>").skip(1);
         Ok(uploads.filter_map(|upload| tag(upload, "Key")).map(str::to_owned).collect())
@@ -173,6 +169,17 @@ impl Ground {
         let app = self.nix.build(&samples::layered(tag, 11))?;
         Ok(app)
     }
+}
+
+/// A larder for a store; one that is a twin is read through a daemon that larder runs.
+fn home(nix: &NixHome) -> Result<LarderHome> {
+    let mut larder = LarderHome::new(nix)?;
+    if nix.real_store_dir() != nix.store_dir() {
+        larder.set_string("real-store-dir", &nix.real_store_dir().display().to_string())?;
+        let daemon = nix.version().bin_dir().join("nix-daemon");
+        larder.set_string("nix-daemon", &daemon.display().to_string())?;
+    }
+    Ok(larder)
 }
 
 /// Checks the order in a log, and that something was checked.

@@ -18,6 +18,28 @@ use super::compare::Contents;
 const LONG: Duration = Duration::from_secs(90);
 const KILLED: i32 = 9;
 
+/// The fail points that an agent comes by.
+const POINTS: [&str; 18] = [
+    "multipart: before its end",
+    "multipart: before its start",
+    "multipart: ended",
+    "multipart: started",
+    "publish: before",
+    "remove: before",
+    "remove: done",
+    "rename: before",
+    "rename: done",
+    "request: answered",
+    "request: before",
+    "session: before its end",
+    "session: begun",
+    "write: before",
+    "write: draft",
+    "write: empty draft",
+    "write: renamed",
+    "write: synced draft",
+];
+
 /// How often each fail point was the end of a process.
 type Deaths = BTreeMap<String, usize>;
 
@@ -41,8 +63,61 @@ fn a_hook_and_an_agent_that_are_killed_anywhere_lose_nothing_and_leave_nothing()
     }
     let kills: usize = deaths.values().sum();
     cases.report(&format!("{kills} kills: {deaths:?}"));
+    let spared: Vec<_> =
+        POINTS.iter().filter(|point| !deaths.contains_key(&format!("agent, {point}"))).collect();
+    ensure!(kills < 500 || spared.is_empty(), "in {kills} kills, no agent died at {spared:?}");
     ensure!(kills >= cases_least(kills), "only {kills} kills");
     Ok(())
+}
+
+/// What an upload leaves that is killed: the agent's next session takes it away. A `larder push` has no memory, so there
+/// it is the first session a day after the last sign of life.
+#[test]
+fn uploads_of_killed_writers_are_taken_away() -> Result<()> {
+    if need(Requirement::FaultyBuild).is_none() {
+        return Ok(());
+    }
+    for kind in [Kind::MinIo, Kind::SeaweedFs] {
+        let Some(ground) = Ground::new(kind)? else { continue };
+        let top = ground.closure("uploads")?.remove(0);
+        let mut none = Deaths::new();
+
+        let site = ground.site("agents")?;
+        hook(&ground, &site, &top, "", &mut none)?;
+        agent(&site, "multipart: before its end:1", &mut none)?;
+        ensure!(ground.unfinished("agents")?.len() == 1, "{kind:?}: nothing was left to take away: {none:?}");
+        agent(&site, "", &mut none)?;
+        ensure!(ground.unfinished("agents")?.is_empty(), "{kind:?}: an agent's upload is left");
+        ensure!(leases(&ground, "agents")?.is_empty(), "{kind:?}: an agent's lease is left");
+
+        let site = ground.site("pushes")?;
+        let mut push = site.larder.faulty_command(&["push", &top], "multipart: started:1")?;
+        run(&mut push, LONG)?;
+        // It may be at work still, for all that others know.
+        site.larder.run(&["push", &top])?;
+        ensure!(
+            ground.unfinished("pushes")?.len() == 1,
+            "{kind:?}: an upload was taken away from under its writer"
+        );
+        age(&ground, "pushes")?;
+        site.larder.run(&["push", "--dry-run", &top])?;
+        ensure!(ground.unfinished("pushes")?.len() == 1, "{kind:?}: a dry run takes something away");
+        site.larder.run(&["push", &top])?;
+        ensure!(ground.unfinished("pushes")?.is_empty(), "{kind:?}: an upload is left after a day");
+        ensure!(leases(&ground, "pushes")?.is_empty(), "{kind:?}: a lease is left after a day");
+    }
+    Ok(())
+}
+
+/// The leases in a bucket.
+fn leases(ground: &Ground, bucket: &str) -> Result<Vec<String>> {
+    Ok(ground.objects(bucket)?.into_keys().filter(|key| key.starts_with("larder/writers/")).collect())
+}
+
+/// Lets the leases in a bucket be old.
+fn age(ground: &Ground, bucket: &str) -> Result<()> {
+    let text = br#"{"since": 1, "renewed": 1, "version": "0"}"#;
+    leases(ground, bucket)?.iter().try_for_each(|lease| ground.server.client().put(bucket, lease, text))
 }
 
 /// In a run that repeats one case there may be as few as there are.
@@ -74,9 +149,13 @@ fn one(
     }
     readable(&site)?;
     // Agents, one after the other; the steps of a whole one are about as many as the range here.
-    let most = [12, 40, 90][chance.below(3)];
-    for _ in 0..3 {
-        agent(&site, &format!("*:{}", 1 + chance.below(most)), deaths)?;
+    let most = [15, 60, 150][chance.below(3)];
+    for round in 0..4 {
+        let fault = match round % 2 {
+            0 => format!("*:{}", 1 + chance.below(most)),
+            _ => format!("{}:{}", POINTS[chance.below(POINTS.len())], 1 + chance.below(3)),
+        };
+        agent(&site, &fault, deaths)?;
         readable(&site)?;
         assert_ordered(&site.proxy.log(), &bucket, &ground.given(), &HashSet::new());
     }
@@ -172,19 +251,17 @@ fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
     left.sort();
     ensure!(left == ["session", "since", "summary.json"], "state/ holds {left:?}");
     // In the bucket: a lease may be left of an agent that was killed before it had noted it; its uploads with it.
-    let writers: Vec<_> = ground.objects(&site.bucket)?.into_keys().filter(|key| key.contains("writers/")).collect();
+    let writers = leases(ground, &site.bucket)?;
     for upload in ground.unfinished(&site.bucket)? {
-        let writer = larder::cache::keys::nar_writer(&upload).context("an upload of somebody else")?.to_owned();
+        let writer =
+            larder::cache::keys::nar_writer(&upload).context("an upload of somebody else")?.to_owned();
         ensure!(
             writers.iter().any(|lease| lease.contains(&format!("/{writer}"))),
             "{upload} is left and has no lease"
         );
     }
     // A day later those are gone, too.
-    for lease in &writers {
-        let text = br#"{"since": 1, "renewed": 1, "version": "0"}"#;
-        ground.server.client().put(&site.bucket, lease, text)?;
-    }
+    age(ground, &site.bucket)?;
     site.larder.run(&["push", path])?;
     let left = ground.unfinished(&site.bucket)?;
     ensure!(left.is_empty(), "uploads are left unfinished: {left:?}");

@@ -3,9 +3,9 @@
 
 mod common;
 mod compare;
-// mod daemon;
+mod daemon;
 mod kill;
 mod matrix;
-// mod polite;
-// mod store;
-// mod writers;
+mod polite;
+mod store;
+mod writers;

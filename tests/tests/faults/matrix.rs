@@ -6,12 +6,15 @@ use larder_tests::servers::Kind;
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::common::{Cases, Ground, assert_ordered, attempt};
 use super::compare::Contents;
 
 /// Cases at the same time: most of a case is waiting.
 const AT_ONCE: usize = 4;
+/// In runs that take this long there is time for faults that do.
+const LONG: Duration = Duration::from_secs(1200);
 
 #[test]
 fn every_fault_at_every_request_heals_with_the_next_push() -> Result<()> {
@@ -35,7 +38,12 @@ fn matrix(ground: &Ground, name: &'static str, least: usize) -> Result<()> {
     ensure!(wanted.nars.len() == 5 && wanted.objects.len() >= 7, "{wanted:?}");
     ensure!(log.iter().any(|record| record.query.contains("uploadId")), "nothing was sent in parts");
 
-    let mut positions: Vec<_> = (0..log.len()).flat_map(|k| fault::ALL.map(|fault| (k, fault))).collect();
+    let mut faults = fault::ALL.to_vec();
+    if super::common::time() >= LONG {
+        faults.push(("stalled for longer than larder waits", Fault::Stall(Duration::from_secs(75))));
+    }
+    let mut positions: Vec<_> =
+        (0..log.len()).flat_map(|k| faults.iter().map(move |fault| (k, *fault))).collect();
     let cases = Mutex::new(Cases::new(name, least, Some(positions.len())));
     let seed = cases.lock().map(|cases| cases.seed).unwrap_or_default();
     Chance::new(seed).shuffle(&mut positions);
@@ -87,10 +95,7 @@ fn one(
     });
     let first = site.larder.try_run(&["push", top])?;
     ensure!([0, 3, 5, 7].contains(&first.code()), "the first push: {} {}", first.code(), first.stderr);
-    hit.fetch_add(
-        site.proxy.log().iter().filter(|record| record.fault.is_some()).count(),
-        Ordering::SeqCst,
-    );
+    hit.fetch_add(site.proxy.log().iter().filter(|record| record.fault.is_some()).count(), Ordering::SeqCst);
     site.proxy.clear_fault();
     site.larder.run(&["push", top]).context("the second push")?;
     assert_ordered(&site.proxy.log(), &bucket, &ground.given(), &HashSet::new());
@@ -115,7 +120,7 @@ fn a_larder_with_the_order_reversed_is_found_out() -> Result<()> {
         let bucket = if right { "right" } else { "reversed" };
         let site = ground.site(bucket)?;
         let mut push = site.larder.faulty_command(&["push", &top], fault)?;
-        larder_tests::process::run(&mut push, super::common::time().max(std::time::Duration::from_secs(60)))?.ok()?;
+        larder_tests::process::run(&mut push, Duration::from_secs(60))?.ok()?;
         let base = format!("/{bucket}");
         let checked = larder_tests::order::check(&site.proxy.log(), &base, &ground.given(), &HashSet::new());
         ensure!(checked.narinfos >= 6, "{checked:?}");
@@ -127,7 +132,7 @@ fn a_larder_with_the_order_reversed_is_found_out() -> Result<()> {
 /// What a release is made of has no fail points: these tests run the same build of the crates.
 #[test]
 fn without_the_feature_there_are_no_fail_points() -> Result<()> {
-    assert!(!larder_hook::fault::COMPILED_IN, "the workspace was built with fail points");
+    const { assert!(!larder_hook::fault::COMPILED_IN, "the workspace is built with fail points") };
     for name in ["larder", "larder-hook"] {
         let bytes = std::fs::read(larder_tests::larder::binary(name)?)?;
         let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);

@@ -7,8 +7,8 @@ use larder_tests::process::{Output, run_with_input};
 use larder_tests::proxy::{Fault, Proxy, Record};
 use larder_tests::servers::Kind;
 use larder_tests::synthetic::SyntheticStore;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::common::{Cases, Ground, attempt};
@@ -73,7 +73,8 @@ fn a_server_that_is_busy_for_a_while_is_left_alone_and_then_used_as_before() -> 
     let mut cases = Cases::new("polite", 1, Some(3));
     let mut told = Vec::new();
     while let Some((case, mut chance)) = cases.next() {
-        let (code, status) = [("SlowDown", 503), ("TooManyRequests", 429), ("ServiceUnavailable", 503)][case % 3];
+        let (code, status) =
+            [("SlowDown", 503), ("TooManyRequests", 429), ("ServiceUnavailable", 503)][case % 3];
         let fault = Fault::Refuse(Refusal { status, code, retry_after: None });
         let busy = Duration::from_millis(1500 + chance.below(1500) as u64);
         let replay = cases.replay(case);
@@ -135,7 +136,8 @@ fn a_server_that_bears_only_few_at_once_is_not_overrun() -> Result<()> {
         ensure!(pushes < 5, "{}", pushed.stderr);
     }
     let log = proxy.log();
-    let (refusals, done) = (log.iter().filter(|one| refused(one)).count(), log.iter().filter(|one| one.succeeded()).count());
+    let (refusals, done) =
+        (log.iter().filter(|one| refused(one)).count(), log.iter().filter(|one| one.succeeded()).count());
     proxy.clear_fault();
     println!("faults: polite: {refusals} of {} requests refused, {done} done, in {pushes} pushes", log.len());
     ensure!(refusals * 3 < done, "{refusals} refused, {done} done");
@@ -149,7 +151,8 @@ fn the_width_comes_back_after_one_refusal() -> Result<()> {
     let crowd = Crowd::new(&ground, "recovers")?;
     let once = AtomicBool::new(true);
     crowd.proxy.set_fault(move |record| {
-        let hit = record.method == "PUT" && record.path.contains("/nar/") && once.swap(false, Ordering::SeqCst);
+        let hit =
+            record.method == "PUT" && record.path.contains("/nar/") && once.swap(false, Ordering::SeqCst);
         hit.then_some(SLOW_DOWN)
     });
     crowd.push()?.ok()?;

@@ -2,7 +2,7 @@
 //! bad network, and are killed now and then.
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::fault::{self, Chance, Fault};
+use larder_tests::fault::{self, Chance};
 use larder_tests::larder::{LarderHome, faulty_binary};
 use larder_tests::need::{Requirement, need};
 use larder_tests::nix::{KeyPair, NixHome, samples, versions};
@@ -48,7 +48,8 @@ fn writers(builder: &NixHome) -> Result<(Vec<Writer>, HashSet<String>, Vec<Strin
     for number in 0..4 {
         let nix = builder.twin()?;
         // Each lacks one of the tops; the second and the fourth are of one mind about upstream.
-        let built: Vec<_> = tops.iter().enumerate().filter(|(n, _)| n % 4 != number).map(|(_, top)| top.clone()).collect();
+        let built: Vec<_> =
+            tops.iter().enumerate().filter(|(n, _)| n % 4 != number).map(|(_, top)| top.clone()).collect();
         nix.import_unsigned(builder, &built)?;
         let here: Vec<_> = theirs.iter().filter(|path| nix.is_valid(path)).cloned().collect();
         nix.sign(&upstream, &here)?;
