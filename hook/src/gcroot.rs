@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use crate::fault::point;
 use crate::layout::{Layout, Place};
 use crate::store_path::StorePath;
 use crate::{Failure, Result};
@@ -35,8 +36,12 @@ pub fn link_all<'a>(layout: &Layout, links: impl IntoIterator<Item = (String, &'
     links.into_iter().try_for_each(|(name, path)| {
         let failure =
             |errno| Failure::at("make the root", &layout.path().join(Place::Roots.name()).join(&name))(errno);
+        point("root: before");
         match rustix::fs::symlinkat(path.as_str(), &roots, &name) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                point("root: linked");
+                Ok(())
+            }
             Err(Errno::EXIST) if target(layout, &name)?.as_deref() == Some(path.as_str()) => Ok(()),
             Err(Errno::EXIST) => {
                 layout.unlink(Place::Roots, &name)?;
@@ -51,7 +56,7 @@ pub fn link_all<'a>(layout: &Layout, links: impl IntoIterator<Item = (String, &'
 pub fn register(layout: &Layout, name: &str, auto: &Path) -> Result<()> {
     let target = layout.path().join(Place::Roots.name()).join(name);
     let entry = auto.join(format!("larder-{name}"));
-    let link = || rustix::fs::symlink(&target, &entry);
+    let link = || rustix::fs::symlink(&target, &entry).inspect(|()| point("root: registered"));
     match link() {
         // A store on which nothing was ever rooted has no such directory yet.
         Err(Errno::NOENT) => match rustix::fs::mkdir(auto, Mode::from_raw_mode(0o755)) {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
+use crate::fault::point;
 use crate::{Failure, Result};
 
 /// The directories below the state directory.
@@ -56,6 +57,11 @@ impl Place {
 
 /// The file in `state/` that tells when the queue was made, in seconds since 1970.
 pub const SINCE: &str = "since";
+
+/// How the names of files begin that are being written.
+const DRAFT: &str = ".new-";
+/// A draft that nobody has touched for so long, in seconds, is left over from a process that was killed.
+const ABANDONED: u64 = 24 * 3600;
 
 /// The user that the agent runs as, where it is not the one who makes the directories.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +176,8 @@ impl Layout {
     pub fn write(&self, scratch: Place, place: Place, name: &str, text: &[u8]) -> Result<()> {
         let at = self.path.join(place.name()).join(name);
         let (from, to) = (self.dir(scratch)?, self.dir(place)?);
-        let draft = format!(".new-{name}");
+        let draft = format!("{DRAFT}{name}");
+        point("write: before");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
         let file = match rustix::fs::openat(&from, &*draft, flags, mode) {
@@ -183,16 +190,39 @@ impl Layout {
             other => other,
         }
         .map_err(Failure::at("write", &at))?;
+        point("write: empty draft");
         // Whatever the umask of the caller: root and the agent's user read each other's files.
         let written = rustix::fs::fchmod(&file, mode)
             .and_then(|()| write_all(file.as_fd(), text))
+            .inspect(|()| point("write: draft"))
             .and_then(|()| rustix::fs::fsync(&file))
-            .and_then(|()| rustix::fs::renameat(&from, &*draft, &to, name));
+            .inspect(|()| point("write: synced draft"))
+            .and_then(|()| rustix::fs::renameat(&from, &*draft, &to, name))
+            .inspect(|()| point("write: renamed"));
         if let Err(errno) = written {
             let _ = rustix::fs::unlinkat(&from, &*draft, AtFlags::empty());
             return Err(Failure::at("write", &at)(errno));
         }
         rustix::fs::fsync(&to).map_err(Failure::at("sync the directory of", &at))
+    }
+
+    /// Removes the drafts in `scratch` that nobody has touched for a day: their writers were killed.
+    pub fn sweep_drafts(&self, scratch: Place) -> Result<()> {
+        let at = self.path.join(scratch.name());
+        let handle = self.dir(scratch)?;
+        for entry in rustix::fs::Dir::read_from(&handle).map_err(Failure::at("list", &at))? {
+            let entry = entry.map_err(Failure::at("list", &at))?;
+            if !entry.file_name().to_bytes().starts_with(DRAFT.as_bytes()) {
+                continue;
+            }
+            let touched = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            let touched = touched.ok().and_then(|stat| u64::try_from(stat.st_mtime).ok());
+            if touched.is_some_and(|touched| touched.abs_diff(crate::queue::now()) > ABANDONED) {
+                // Another may have removed it just now.
+                let _ = rustix::fs::unlinkat(&handle, entry.file_name(), AtFlags::empty());
+            }
+        }
+        Ok(())
     }
 
     /// Reads a file and tells its owner's user id; `None` when there is none. Refuses links; of a file above 16 MiB it
@@ -215,8 +245,11 @@ impl Layout {
     /// Moves a file from one place to another under a new name, durably; whether it was still there.
     pub fn rename(&self, from: Place, name: &str, to: Place, new_name: &str) -> Result<bool> {
         let target = self.dir(to)?;
+        point("rename: before");
         match rustix::fs::renameat(self.dir(from)?, name, &target, new_name) {
-            Ok(()) => rustix::fs::fsync(&target)
+            Ok(()) => Ok(())
+                .inspect(|()| point("rename: done"))
+                .and_then(|()| rustix::fs::fsync(&target))
                 .map(|()| true)
                 .map_err(Failure::at("sync the directory of", &self.path.join(to.name()).join(new_name))),
             Err(Errno::NOENT) => Ok(false),
@@ -237,8 +270,12 @@ impl Layout {
 
     /// Removes a file or link; whether there was one.
     pub fn remove(&self, place: Place, name: &str) -> Result<bool> {
+        point("remove: before");
         match rustix::fs::unlinkat(self.dir(place)?, name, AtFlags::empty()) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                point("remove: done");
+                Ok(true)
+            }
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(Failure::at("remove", &self.path.join(place.name()).join(name))(errno)),
         }

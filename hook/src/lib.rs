@@ -5,6 +5,7 @@
 
 pub mod drv;
 pub mod environment;
+pub mod fault;
 pub mod gcroot;
 pub mod job;
 pub mod layout;

@@ -88,6 +88,8 @@ impl Queue {
         let id = new_id()?;
         let unprotected = self.protect(&id, job, auto).err();
         let written = self.layout.write(scratch, Place::Incoming, &id, job.to_text().as_bytes());
+        // What hooks before this one have left, if they were killed.
+        let _ = self.layout.sweep_drafts(scratch);
         if written.is_err() {
             // Links without a job would be swept later; but a full disk wants them gone now.
             let _ = gcroot::release(&self.layout, &id, job.paths.len().max(1));

@@ -61,6 +61,25 @@ fn a_job_goes_its_way_and_its_roots_with_it() {
 }
 
 #[test]
+fn drafts_of_killed_writers_go_after_a_day_and_those_of_others_stay() {
+    let Scratch { dir, queue } = scratch();
+    let tmp = dir.path().join("q/tmp");
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let now = std::time::SystemTime::now();
+    let times = [("young", now), ("old", now - 2 * day), ("ahead", now + 2 * day)];
+    for (name, time) in times {
+        let file = std::fs::File::create(tmp.join(format!(".new-{name}"))).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    std::fs::File::create(tmp.join("other")).unwrap().set_modified(now - 2 * day).unwrap();
+    queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap();
+    let mut left: Vec<_> =
+        std::fs::read_dir(&tmp).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".new-young", "other"]);
+}
+
+#[test]
 fn several_at_once_are_all_kept() {
     let Scratch { dir: _dir, queue } = scratch();
     std::thread::scope(|scope| {

@@ -33,6 +33,16 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A binary that was built with fail points, as `tests/faults --build` leaves it in `faulty/` beside the others.
+pub fn faulty_binary(name: &str) -> Result<PathBuf> {
+    let path = binary(name)?;
+    let path = path.parent().unwrap_or(Path::new("/")).join("faulty").join(name);
+    if !path.is_file() {
+        bail!("no {}: run `tests/faults --build` first", path.display());
+    }
+    Ok(path)
+}
+
 /// A configuration of larder for a store, in a temporary directory, with a queue of its own. What its commands print is
 /// searched for secrets, and so is all that was written there when it is dropped.
 #[derive(Debug)]
@@ -177,6 +187,13 @@ impl LarderHome {
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = clean_command(binary("larder")?);
         command.envs(&self.env).current_dir(self.dir.path()).args(args);
+        Ok(command)
+    }
+
+    /// [`LarderHome::command`] of the build with fail points, and what `LARDER_FAULT` tells it.
+    pub fn faulty_command(&self, args: &[&str], fault: &str) -> Result<Command> {
+        let mut command = clean_command(faulty_binary("larder")?);
+        command.envs(&self.env).current_dir(self.dir.path()).args(args).env("LARDER_FAULT", fault);
         Ok(command)
     }
 

@@ -11,7 +11,8 @@
 //! | [`servers`] | S3 servers and a static file server |
 //! | [`http`], [`s3`] | a small client of our own, so that larder is not tested with itself |
 //! | [`secrets`] | planted secrets, searched for in all that larder prints and writes |
-//! | [`proxy`], [`order`] | a recording, faulty network; the checker of the order of publication |
+//! | [`proxy`], [`fault`], [`order`] | a recording, faulty network; what it does to requests; the checker of the order of publication |
+//! | [`socket`] | a faulty way to the daemon |
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
@@ -19,6 +20,7 @@
 
 pub mod bigstore;
 pub mod cache;
+pub mod fault;
 pub mod http;
 pub mod larder;
 pub mod need;
@@ -30,5 +32,6 @@ pub mod proxy;
 pub mod s3;
 pub mod secrets;
 pub mod servers;
+pub mod socket;
 pub mod synthetic;
 pub mod wire;

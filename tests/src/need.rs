@@ -28,6 +28,8 @@ pub enum Requirement {
     Garage,
     /// Ceph's radosgw and its daemons (by flag).
     Ceph,
+    /// larder with fail points.
+    FaultyBuild,
     /// Being root.
     Root,
 }
@@ -51,6 +53,7 @@ impl Requirement {
                 .iter()
                 .all(|p| cache::program(p).is_some())
                 .then(|| cache::program("radosgw"))?,
+            Self::FaultyBuild => crate::larder::faulty_binary("larder").ok(),
             Self::Root => rustix::process::geteuid().is_root().then(|| "/".into()),
         }
     }
@@ -65,7 +68,7 @@ impl Requirement {
             Self::MinIo => "minio",
             Self::Garage => "garage",
             Self::Ceph => "ceph",
-            Self::Root => "",
+            Self::Root | Self::FaultyBuild => "",
         }
     }
 
@@ -79,6 +82,9 @@ impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => write!(f, "needs root"),
+            Self::FaultyBuild => {
+                write!(f, "no build of larder with fail points is here (`tests/faults --build` makes one)")
+            }
             _ => write!(f, "{self:?} is not here (`tests/provision {}` brings it)", self.item()),
         }
     }

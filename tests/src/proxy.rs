@@ -5,6 +5,7 @@
 //! come) and the end (the server's **complete** response has come, noted before the client gets the last of it). So
 //! when a client begins a request because another has been answered, the log says so too.
 
+pub use crate::fault::Fault;
 use crate::http::{Framing, Head, decode, read_body};
 use crate::ports;
 use anyhow::{Context, Result};
@@ -25,6 +26,12 @@ pub struct Record {
     pub start: u64,
     /// The same for the end; `None` while it runs and when it was cut off.
     pub end: Option<u64>,
+    /// When it started, from the start of the proxy.
+    pub began: Duration,
+    /// When it ended; as `end`.
+    pub ended: Option<Duration>,
+    /// What was done to it.
+    pub fault: Option<Fault>,
     /// The method.
     pub method: String,
     /// The path, decoded, without the query.
@@ -57,22 +64,11 @@ impl Record {
     }
 }
 
-/// What to do to a request instead of forwarding it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Answer with this status.
-    Status(u16),
-    /// Close the connection without a response.
-    Drop,
-    /// Forward it, but close the connection instead of passing the response on: done, and the client does not know.
-    LoseResponse,
-}
-
 type FaultRule = Box<dyn FnMut(&Record) -> Option<Fault> + Send>;
 
-#[derive(Default)]
 struct State {
     upstream: String,
+    started: Instant,
     log: Mutex<Vec<Record>>,
     sequence: AtomicU64,
     stopping: AtomicBool,
@@ -98,7 +94,16 @@ impl Proxy {
     /// Starts one in front of `http://HOST:PORT`.
     pub fn start(endpoint: &str) -> Result<Self> {
         let (host, _) = crate::http::split_url(endpoint)?;
-        let state = Arc::new(State { upstream: host.to_owned(), ..State::default() });
+        let state = Arc::new(State {
+            upstream: host.to_owned(),
+            started: Instant::now(),
+            log: Mutex::default(),
+            sequence: AtomicU64::default(),
+            stopping: AtomicBool::default(),
+            latency_us: AtomicU64::default(),
+            fault: Mutex::default(),
+            streams: Mutex::default(),
+        });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
         let mut proxy = Self { state, address, acceptor: None };
         proxy.switch_on()?;
@@ -224,6 +229,7 @@ fn exchange(
         let mut log = lock(&state.log);
         log.push(Record {
             start: state.sequence.fetch_add(1, Ordering::SeqCst),
+            began: state.started.elapsed(),
             method: head.word(0).to_owned(),
             path: decode(path),
             query: query.to_owned(),
@@ -240,15 +246,39 @@ fn exchange(
     std::thread::sleep(Duration::from_micros(state.latency_us.load(Ordering::SeqCst)));
     let record = lock(&state.log).get(index).cloned().unwrap_or_default();
     let fault = lock(&state.fault).as_mut().and_then(|rule| rule(&record));
-    match fault {
-        Some(Fault::Status(status)) => {
-            note(&mut |r| (r.status, r.end) = (status, Some(state.sequence.fetch_add(1, Ordering::SeqCst))));
-            let text = format!("HTTP/1.1 {status} Fault\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-            client.write_all(text.as_bytes())?;
-            return drain(client, from_client).map(|()| false);
-        }
+    note(&mut |r| r.fault = fault);
+    let answer = match fault {
+        Some(Fault::Status(status)) => Some((
+            status,
+            format!("HTTP/1.1 {status} Fault\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+        )),
+        Some(Fault::Refuse(refusal)) => Some((refusal.status, refusal.to_http(head.word(0)))),
         Some(Fault::Drop) => return Ok(false),
-        Some(Fault::LoseResponse) | None => {}
+        Some(Fault::Stall(time)) => {
+            std::thread::sleep(time);
+            None
+        }
+        _ => None,
+    };
+    if let Some((status, text)) = answer {
+        note(&mut |r| {
+            (r.status, r.end) = (status, Some(state.sequence.fetch_add(1, Ordering::SeqCst)));
+            r.ended = Some(state.started.elapsed());
+            // Whatever the status, nothing was done.
+            r.response = b"<Error>".to_vec();
+        });
+        client.write_all(text.as_bytes())?;
+        return drain(client, from_client).map(|()| false);
+    }
+    let cut = (fault == Some(Fault::CutRequest)).then(|| match head.request_framing() {
+        Framing::Length(length) => length / 2,
+        _ => 1,
+    });
+    if cut == Some(0) {
+        // There is no body to cut: the head is forwarded, and nobody waits for what comes of it.
+        let mut to_server = server;
+        to_server.write_all(&head.raw)?;
+        return Ok(false);
     }
 
     // The body goes to the server while its response comes back: it may answer early, or with 100 Continue first.
@@ -258,10 +288,24 @@ fn exchange(
             to_server.write_all(&head.raw)?;
             let (mut length, mut body) = (0, Vec::new());
             let is_small = |n: usize| n <= KEPT;
+            let mut passed = 0;
             let result = read_body(
                 from_client,
                 head.request_framing(),
-                &mut |raw| to_server.write_all(raw),
+                &mut |raw| {
+                    passed += raw.len() as u64;
+                    if let Some(Fault::Slow(rate)) = fault {
+                        std::thread::sleep(Duration::from_secs_f64(raw.len() as f64 / rate as f64));
+                    }
+                    match cut.filter(|cut| passed > *cut) {
+                        Some(cut) => {
+                            let kept = (raw.len() as u64).saturating_sub(passed - cut) as usize;
+                            to_server.write_all(&raw[..kept])?;
+                            Err(io::Error::other("cut off"))
+                        }
+                        None => to_server.write_all(raw),
+                    }
+                },
                 &mut |block| {
                     length += block.len() as u64;
                     if is_small(body.len() + block.len()) {
@@ -282,8 +326,7 @@ fn exchange(
             }
             result
         });
-        let download =
-            respond(head, client, from_server, &upload, fault == Some(Fault::LoseResponse), &note, state);
+        let download = respond(head, client, from_server, &upload, fault, &note, state);
         if !matches!(download, Ok(true)) {
             // Wakes an upload that still waits for the client or the server.
             let _ = client.shutdown(Shutdown::Read);
@@ -303,7 +346,7 @@ fn respond<T>(
     mut client: &TcpStream,
     from_server: &mut BufReader<TcpStream>,
     upload: &std::thread::ScopedJoinHandle<'_, T>,
-    lose: bool,
+    fault: Option<Fault>,
     note: &Note<'_>,
     state: &State,
 ) -> io::Result<bool> {
@@ -319,11 +362,15 @@ fn respond<T>(
         let (mut kept, mut gone) = (Vec::new(), false);
         // Each block is held back until the next has come, the last one until the end is in the log.
         let mut held = head.raw.clone();
+        let (lose, half) = (fault == Some(Fault::LoseResponse), fault == Some(Fault::CutResponse));
+        let mut whole = head.raw.clone();
         let result = read_body(
             from_server,
             framing,
             &mut |raw| {
-                if !lose && !gone {
+                if half {
+                    whole.extend_from_slice(raw);
+                } else if !lose && !gone {
                     // A client that is gone does not keep us from seeing how the request ended.
                     gone = client.write_all(&held).is_err();
                 }
@@ -341,11 +388,15 @@ fn respond<T>(
             r.status = head.status();
             if result.is_ok() {
                 r.end = Some(state.sequence.fetch_add(1, Ordering::SeqCst));
+                r.ended = Some(state.started.elapsed());
             }
             r.response = std::mem::take(&mut kept);
         });
         result?;
-        if lose || gone {
+        if half {
+            client.write_all(&whole[..whole.len() - 1 - (whole.len() - head.raw.len()) / 2])?;
+        }
+        if lose || half || gone {
             return Ok(false);
         }
         client.write_all(&held)?;

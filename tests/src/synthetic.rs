@@ -166,7 +166,7 @@ impl SyntheticStore {
             let info = self.path_info(number);
             let body = nar(number);
             let nar = NarObject {
-                key: keys::new_nar(&info.nar_hash, Compression::None),
+                key: keys::new_nar(&info.nar_hash, Compression::None, &keys::new_writer()),
                 compression: Compression::None,
                 file_hash: Some(info.nar_hash),
                 file_size: Some(info.nar_size),

@@ -83,6 +83,24 @@ pub fn big(tag: &str, mib: u32) -> String {
         .replace("@MIB@", &mib.to_string())
 }
 
+/// Six paths: `base`, `left` and `right` that refer to it, `top` that refers to all, to itself and to `large`, a file of so
+/// many MiB that does not compress; and `alike`, whose contents are those of `base`. `nix-build` gives `top`.
+pub fn layered(tag: &str, mib: u32) -> String {
+    with_head(
+        tag,
+        r#"
+  base = mk "base" "echo base of $tag > $out" { };
+  alike = mk "alike" "echo base of $tag > $out" { };
+  left = mk "left" "echo ${base} left > $out" { };
+  right = mk "right" "mkdir $out; echo ${base} right > $out/file" { };
+  large = mk "large" "head -c ${toString (@MIB@ * 1024 * 1024)} /dev/urandom > $out" { };
+  top = mk "top" "echo ${left} ${right} ${alike} ${large} $out > $out" { };
+in top
+"#,
+    )
+    .replace("@MIB@", &mib.to_string())
+}
+
 /// So many tiny outputs without references.
 pub fn tiny(tag: &str, count: u32) -> String {
     with_head(

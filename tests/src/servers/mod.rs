@@ -21,7 +21,7 @@ pub const ACCESS_KEY: &str = "AKAKAKAKAKAKAKAKAKAK";
 pub const SECRET_KEY: &str = "SKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSK";
 
 /// A running S3 server that checks signatures (SigV4).
-pub trait S3Server: fmt::Debug + Send {
+pub trait S3Server: fmt::Debug + Send + Sync {
     /// Which it is.
     fn kind(&self) -> Kind;
 

@@ -153,13 +153,15 @@ impl Inbox {
         known.extend(self.queue.list(Place::Work).map_err(in_queue)?);
         for (id, rooted) in self.queue.rooted().map_err(in_queue)? {
             let since = id.split('-').next().and_then(|since| since.parse::<u64>().ok());
-            let old = since.is_some_and(|since| now().saturating_sub(since) > ORPHAN_AGE);
+            // From a time that is far ahead they come of a clock that was set back.
+            let old = since.is_some_and(|since| now().abs_diff(since) > ORPHAN_AGE);
             if let (true, false, Some(job)) = (old, known.contains(&id), from_roots(rooted)) {
                 self.queue.rewrite(&id, &job).map_err(in_queue)?;
                 self.hold(&id, job);
             }
         }
         self.queue.sweep_parked_roots().map_err(in_queue)?;
+        self.queue.layout().sweep_drafts(Place::State).map_err(in_queue)?;
         // The daemon may have been away when they were parked.
         let parked = self.queue.parked().map_err(in_queue)?.0;
         if let (false, Ok(mut daemon)) = (parked.is_empty(), Daemon::connect(&self.store)) {

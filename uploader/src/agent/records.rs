@@ -1,9 +1,13 @@
-//! What the agent remembers for `larder status`: `state/summary.json`. Nothing depends on it.
+//! What the agent remembers: `state/summary.json` for `larder status`, and its session with the bucket in
+//! `state/session`. Nothing depends on them.
 
 use larder_hook::layout::{Layout, Place};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::keys;
+
 const NAME: &str = "summary.json";
+const SESSION: &str = "session";
 /// So many of the paths that were gone are kept by name.
 const GONE: usize = 50;
 
@@ -32,6 +36,19 @@ pub struct Gone {
     pub path: String,
     /// When that was noticed, in seconds since 1970.
     pub at: u64,
+}
+
+/// Notes the id of the agent's session with the bucket; hands back the one that was noted before, which is over. Where
+/// it cannot be written, what a killed agent leaves in the bucket stays there for longer.
+pub(super) fn note_session(layout: &Layout, id: &str) -> Option<String> {
+    let former = layout.read(Place::State, SESSION).ok().flatten();
+    let _ = layout.write(Place::State, Place::State, SESSION, format!("{id}\n").as_bytes());
+    former.and_then(|(text, _)| Some(String::from_utf8(text).ok()?.trim().to_owned())).filter(|id| is_id(id))
+}
+
+/// What stands in the file becomes part of a key.
+fn is_id(text: &str) -> bool {
+    keys::lease_id(&keys::lease(text)).is_some() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 impl Summary {

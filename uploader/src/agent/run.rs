@@ -14,7 +14,7 @@ use larder_hook::parked::Parked;
 use larder_hook::queue::{Lock, Queue, now};
 
 use super::inbox::{Inbox, from_queued, in_queue};
-use super::records::Summary;
+use super::records::{self, Summary};
 use super::settle::{put_off, settle, suspicion, with_hint};
 use super::wait::{POLL, backoff, watch};
 use crate::cache::signing::public_keys;
@@ -254,7 +254,12 @@ impl Agent {
         }
         let pusher = match &self.pusher {
             Some(pusher) => pusher.clone(),
-            None => self.pusher.insert(Arc::new((self.connect)().await?)).clone(),
+            None => {
+                let pusher = self.pusher.insert(Arc::new((self.connect)().await?)).clone();
+                // This queue has one agent: whose session is noted, it is dead.
+                pusher.tidy(records::note_session(self.queue.layout(), pusher.id()));
+                pusher
+            }
         };
         self.resolve(ids)?;
         let mut request = Request::default();

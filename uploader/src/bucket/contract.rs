@@ -50,6 +50,17 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// Begins an object that is sent in parts; nothing is visible before [`Multipart::complete`].
     async fn start_multipart(&self, key: &str, kind: ContentType) -> Result<Box<dyn Multipart>>;
 
+    /// Uploads in parts below `prefix` that were begun and not ended: some of many, and none where the bucket removes
+    /// by itself what is left behind.
+    async fn unfinished(&self, _prefix: &str) -> Result<Vec<Unfinished>> {
+        Ok(Vec::new())
+    }
+
+    /// Removes what was sent of such an upload; one that is gone already is no error.
+    async fn discard(&self, _upload: &Unfinished) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether the bucket itself exists.
     async fn exists(&self) -> Result<bool>;
 
@@ -85,6 +96,15 @@ pub trait Multipart: Send + Sync {
 
     /// Gives up and removes what was sent.
     async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// An upload in parts that was begun and not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The key that it is for, relative to the prefix of the address.
+    pub key: String,
+    /// What the server knows it by.
+    pub id: String,
 }
 
 /// Bytes to be written.

@@ -24,6 +24,7 @@ mod s3_request;
 mod s3_retry;
 mod s3_sender;
 mod s3_signer;
+mod s3_throttle;
 mod s3_xml;
 #[cfg(test)]
 mod scripted;
@@ -31,7 +32,7 @@ mod scripted;
 pub use address::{Address, AddressingStyle, S3Address};
 pub use contract::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
-    Object, ObjectMeta, Put,
+    Object, ObjectMeta, Put, Unfinished,
 };
 pub use directory::DirectoryBucket;
 pub use open::open;

@@ -11,13 +11,14 @@ use percent_encoding::percent_decode_str;
 use super::address::S3Address;
 use super::contract::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart, Object,
-    ObjectMeta, Position, Put,
+    ObjectMeta, Position, Put, Unfinished,
 };
 use super::s3_client::{self, Options};
 use super::s3_error::{Access, answer, explain, failure, not_understood, refusal};
 use super::s3_multipart::S3Multipart;
 use super::s3_request::Request;
-use super::s3_sender::{Reply, Sender};
+use super::s3_sender::{Failure, Reply, Sender};
+use super::s3_throttle::Turn;
 use super::s3_xml::{self, Listing};
 use super::{key, s3_policy};
 use crate::error::{Area, Error, Result, Retry};
@@ -60,6 +61,11 @@ impl S3Bucket {
         self.sender.send(&request).await.map_err(|error| failure(self.what(verb, key), &error))
     }
 
+    /// Leave to send a request by the SDK's client.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, Failure> {
+        self.sender.turn().await
+    }
+
     async fn write(&self, key: &str, body: &Body, kind: ContentType, condition: &Condition) -> Result<Sent> {
         let request = self.request("PUT", key).header("content-type", kind.as_str()).body(body.clone());
         let request = match condition {
@@ -69,7 +75,7 @@ impl S3Bucket {
         };
         let reply = self.send(request, "write", key).await?;
         match (condition, reply.answer()) {
-            (_, (200..=299, _)) => Ok(Sent::Done(Put::Written)),
+            (_, (200..=299, "")) => Ok(Sent::Done(Put::Written)),
             (Condition::IfAbsent | Condition::IfMatch(_), (412, _) | (_, "PreconditionFailed")) => {
                 Ok(Sent::Done(Put::Refused))
             }
@@ -234,6 +240,36 @@ impl Bucket for S3Bucket {
     async fn start_multipart(&self, key: &str, kind: ContentType) -> Result<Box<dyn Multipart>> {
         key::check(key)?;
         Ok(Box::new(S3Multipart::start(self.clone(), key, kind).await?))
+    }
+
+    async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {
+        // Without a prefix where the whole bucket is ours: MinIO finds nothing by one.
+        let whole = self.address.full_key("");
+        let request = Request::new("GET", "").query("uploads", "").limit(MAX_PAGE);
+        let request = match whole.is_empty() {
+            true => request,
+            false => request.query("prefix", format!("{whole}{prefix}")),
+        };
+        let reply = self.send(request, "list the uploads of", prefix).await?;
+        if !reply.is_success() {
+            return Err(refusal(self.what("list the uploads of", prefix), Access::List, &reply));
+        }
+        let uploads = s3_xml::uploads(&reply.body)
+            .map_err(|cause| not_understood(self.what("list the uploads of", prefix), &reply, &cause))?;
+        let relative = |(key, id): (String, String)| {
+            let key = key.strip_prefix(&whole).filter(|key| key.starts_with(prefix))?.to_owned();
+            Some(Unfinished { key, id })
+        };
+        Ok(uploads.into_iter().filter_map(relative).collect())
+    }
+
+    async fn discard(&self, upload: &Unfinished) -> Result<()> {
+        let request = self.request("DELETE", &upload.key).query("uploadId", &upload.id);
+        let reply = self.send(request, "give up the upload of", &upload.key).await?;
+        if reply.is_success() || reply.status == 404 {
+            return Ok(());
+        }
+        Err(refusal(self.what("give up the upload of", &upload.key), Access::Write, &reply))
     }
 
     async fn exists(&self) -> Result<bool> {

@@ -18,6 +18,7 @@ use super::http::{CONNECT_TIMEOUT, Http, Trust};
 use super::s3_credentials;
 use super::s3_sender::{ATTEMPT, Sender};
 use super::s3_signer::Signer;
+use super::s3_throttle::Throttle;
 use crate::error::{Area, Error, Result, chain};
 
 /// Assembling thousands of parts takes some servers minutes.
@@ -67,6 +68,7 @@ pub(super) async fn build(address: &S3Address, options: &Options) -> Result<(Cli
         signer: Signer::new(credentials.clone(), region_to_sign, service),
         bucket: place.url().trim_end_matches('/').to_owned(),
         attempts,
+        throttle: Throttle::default(),
     };
     // No checksums that the protocol leaves to choice: some servers refuse them.
     let mut config = aws_sdk_s3::Config::builder()

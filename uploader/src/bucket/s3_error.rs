@@ -103,6 +103,8 @@ pub(super) fn failure(what: impl Into<String>, failure: &Failure) -> Error {
         Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause),
         Failure::NoAnswer(error) => network::explain(what, error.as_ref()),
         Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause),
+        Failure::SlowedDown => Error::transient(Area::Bucket, what)
+            .because("the server asks for fewer requests, again and again"),
         Failure::TooLarge => Error::permanent(Area::Bucket, what)
             .because(format!("it is larger than {MAX_SMALL} bytes, which no object of its kind is")),
     }

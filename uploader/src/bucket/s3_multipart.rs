@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use larder_hook::fault::point;
 
 use super::contract::{Body, Bucket, ContentType, Multipart};
 use super::s3::S3Bucket;
 use super::s3_client::for_assembly;
-use super::s3_error::{Access, answer, explain, refusal};
+use super::s3_error::{Access, answer, explain, failure, refusal};
+use super::s3_retry::{asked_for, asks_for_less};
+use super::s3_throttle::Turn;
 use crate::error::{Area, Error, Result, Retry};
 
 /// The most parts that S3 takes.
@@ -33,6 +36,8 @@ struct Sent {
 impl S3Multipart {
     pub(super) async fn start(bucket: S3Bucket, key: &str, kind: ContentType) -> Result<Self> {
         let what = || bucket.what("start the upload of", key);
+        let turn = bucket.turn().await.map_err(|error| failure(what(), &error))?;
+        point("multipart: before its start");
         let output = bucket
             .client
             .create_multipart_upload()
@@ -40,8 +45,10 @@ impl S3Multipart {
             .key(bucket.address.full_key(key))
             .content_type(kind.as_str())
             .send()
-            .await
-            .map_err(|error| explain(what(), Access::Write, &error))?;
+            .await;
+        point("multipart: started");
+        end(turn, &output);
+        let output = output.map_err(|error| explain(what(), Access::Write, &error))?;
         let Some(id) = output.upload_id else {
             return Err(
                 Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no upload id")
@@ -57,6 +64,19 @@ impl S3Multipart {
     /// Whether an object of the right size stands: what a lost answer to the last request leaves behind.
     async fn stands(&self, size: u64) -> bool {
         matches!(self.bucket.head(&self.key).await, Ok(Some(found)) if found.size == size)
+    }
+}
+
+/// Ends the turn of a request of the SDK's client, with what its answer says of the server.
+fn end<T, E: ProvideErrorMetadata>(turn: Turn<'_>, output: &Result<T, SdkError<E>>) {
+    match output {
+        Ok(_) => turn.answered(),
+        Err(error) => {
+            let (status, code) = answer(error);
+            if asks_for_less(status.unwrap_or_default(), code.unwrap_or_default()) {
+                turn.refused(error.raw_response().and_then(|response| asked_for(response.headers())));
+            }
+        }
     }
 }
 
@@ -108,7 +128,12 @@ impl Multipart for S3Multipart {
             .key(self.bucket.address.full_key(&self.key))
             .upload_id(&self.id)
             .multipart_upload(upload);
-        match request.customize().config_override(for_assembly()).send().await {
+        let turn = self.bucket.turn().await.map_err(|error| failure(what(), &error))?;
+        point("multipart: before its end");
+        let output = request.customize().config_override(for_assembly()).send().await;
+        point("multipart: ended");
+        end(turn, &output);
+        match output {
             // The status of this answer is sent before the work is done: only its body tells.
             Ok(output)
                 if output.e_tag().is_some() || output.key().is_some() || output.location().is_some() =>
@@ -135,10 +160,14 @@ impl Multipart for S3Multipart {
             .bucket(&self.bucket.address.bucket)
             .key(self.bucket.address.full_key(&self.key))
             .upload_id(&self.id);
-        match request.send().await {
+        let what = || self.what("give up the upload of");
+        let turn = self.bucket.turn().await.map_err(|error| failure(what(), &error))?;
+        let output = request.send().await;
+        end(turn, &output);
+        match output {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
-            Err(error) => Err(explain(self.what("give up the upload of"), Access::Write, &error)),
+            Err(error) => Err(explain(what(), Access::Write, &error)),
         }
     }
 }

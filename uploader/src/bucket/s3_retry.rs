@@ -33,7 +33,7 @@ impl Attempts {
         if !passes(status, code) {
             return None;
         }
-        self.next(asked_for(headers, SystemTime::now()))
+        self.next(asked_for(headers))
     }
 
     /// After an attempt without a whole answer.
@@ -72,16 +72,12 @@ impl Attempts {
     }
 }
 
-/// Whether the same request may succeed a little later.
-fn passes(status: u16, code: &str) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+/// Whether the server asks for fewer requests.
+pub(super) fn asks_for_less(status: u16, code: &str) -> bool {
+    matches!(status, 429 | 503)
         || matches!(
             code,
             "SlowDown"
-                | "InternalError"
-                | "ServiceUnavailable"
-                | "RequestTimeout"
-                | "RequestTimeoutException"
                 | "Throttling"
                 | "ThrottlingException"
                 | "RequestThrottled"
@@ -90,12 +86,29 @@ fn passes(status: u16, code: &str) -> bool {
                 | "BandwidthLimitExceeded"
                 | "TooManyRequests"
                 | "TooManyRequestsException"
+        )
+}
+
+/// Whether the same request may succeed a little later.
+fn passes(status: u16, code: &str) -> bool {
+    asks_for_less(status, code)
+        || matches!(status, 408 | 500 | 502 | 504)
+        || matches!(
+            code,
+            "InternalError"
+                | "ServiceUnavailable"
+                | "RequestTimeout"
+                | "RequestTimeoutException"
                 | "PriorRequestNotComplete"
         )
 }
 
 /// What the server asks for: seconds or a date, or AWS's milliseconds.
-fn asked_for(headers: &Headers, now: SystemTime) -> Option<Duration> {
+pub(super) fn asked_for(headers: &Headers) -> Option<Duration> {
+    asked_at(headers, SystemTime::now())
+}
+
+fn asked_at(headers: &Headers, now: SystemTime) -> Option<Duration> {
     if let Some(millis) = headers.get("x-amz-retry-after").and_then(|text| text.trim().parse().ok()) {
         return Some(Duration::from_millis(millis));
     }
@@ -172,7 +185,7 @@ mod tests {
             ("retry-after", "soon", None),
             ("x-amz-retry-after", "1500", Some(1500)),
         ] {
-            assert_eq!(asked_for(&headers(name, value), now), wait.map(Duration::from_millis), "{value}");
+            assert_eq!(asked_at(&headers(name, value), now), wait.map(Duration::from_millis), "{value}");
         }
         let mut attempts = Attempts::at_most(3);
         let wait = attempts.after_refusal(503, "", &headers("retry-after", "2")).expect("another");

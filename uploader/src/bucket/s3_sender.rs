@@ -16,12 +16,14 @@ use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::{Bytes, BytesMut};
+use larder_hook::fault::point;
 
 use super::network;
 use super::s3_body::{self, Progress};
 use super::s3_request::Request;
-use super::s3_retry::Attempts;
+use super::s3_retry::{Attempts, asked_for, asks_for_less};
 use super::s3_signer::Signer;
+use super::s3_throttle::{GivenUp, Throttle, Turn};
 use super::s3_xml::{self, Fault};
 use crate::error::chain;
 
@@ -45,6 +47,8 @@ pub(super) struct Sender {
     pub(super) bucket: String,
     /// How often a request is sent before its failure is reported.
     pub(super) attempts: u32,
+    /// How many requests are on their way where the server wants few.
+    pub(super) throttle: Throttle,
 }
 
 /// What the server answered, whatever its status.
@@ -54,14 +58,15 @@ pub(super) struct Reply {
     pub(super) headers: Headers,
     /// Empty for a HEAD, and for refusals.
     pub(super) body: Bytes,
-    /// Empty for what is no refusal.
+    /// Empty for what is no refusal, whatever its status.
     pub(super) fault: Fault,
 }
 
 impl Reply {
-    /// Whether the server did what it was asked.
+    /// Whether the server did what it was asked. An error may stand in the body of a 200: a server that has begun to
+    /// answer cannot take its status back.
     pub(super) fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
+        (200..300).contains(&self.status) && self.fault.code.is_empty()
     }
 
     /// Status and code, for `match`.
@@ -96,6 +101,8 @@ pub(super) enum Failure {
     Broken(String),
     /// It is longer than the limit of the request.
     TooLarge,
+    /// It was not sent: the server has refused others again and again, because they are too many.
+    SlowedDown,
 }
 
 impl Sender {
@@ -104,7 +111,7 @@ impl Sender {
         let url = request.url(&self.bucket);
         let mut attempts = Attempts::at_most(self.attempts);
         loop {
-            let outcome = self.attempt(request, &url).await;
+            let outcome = self.throttled(request, &url).await;
             let wait = match &outcome {
                 Ok(reply) if reply.is_success() => None,
                 Ok(reply) if self.signer.heed(&reply.fault.code, &reply.headers) => attempts.at_once(),
@@ -119,6 +126,27 @@ impl Sender {
                 Some(wait) => tokio::time::sleep(wait).await,
             }
         }
+    }
+
+    /// Waits until the server wants another request.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, Failure> {
+        self.throttle.turn().await.map_err(|GivenUp| Failure::SlowedDown)
+    }
+
+    /// One attempt, when the server wants it.
+    async fn throttled(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
+        let turn = self.turn().await?;
+        point("request: before");
+        let outcome = self.attempt(request, url).await;
+        point("request: answered");
+        match &outcome {
+            Ok(reply) if asks_for_less(reply.status, &reply.fault.code) => {
+                turn.refused(asked_for(&reply.headers));
+            }
+            Ok(reply) if reply.status < 500 => turn.answered(),
+            _ => drop(turn),
+        }
+        outcome
     }
 
     async fn attempt(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
@@ -177,6 +205,9 @@ async fn reply(mut response: HttpResponse, request: &Request<'_>) -> Result<Repl
     }
     if reply.is_success() {
         reply.body = read(body, reply.size(), request.limit).await?;
+        if request.method != "GET" && !reply.body.is_empty() {
+            reply.fault = s3_xml::fault(&reply.body);
+        }
     } else if let Ok(body) = read(body, None, MAX_FAULT).await {
         // Where the reason broke off, the status still says something.
         reply.fault = s3_xml::fault(&body);

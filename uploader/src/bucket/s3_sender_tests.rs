@@ -33,6 +33,39 @@ async fn a_hash_that_is_known_is_not_computed() {
 }
 
 #[tokio::test]
+async fn an_error_in_the_body_of_a_success_is_an_error() {
+    let broken = fault("200 OK", "InternalError");
+    let (_dir, server, bucket) = scripted(vec![broken.clone(), reply("200 OK", "", "")]).await;
+    bucket.put("a", body("x"), ContentType::Nar, Condition::None).await.expect("the second time");
+    assert_eq!(server.seen().len(), 2);
+
+    let (_dir, _server, bucket) = scripted(vec![broken]).await;
+    let error =
+        bucket.put("a", body("x"), ContentType::NarInfo, Condition::IfAbsent).await.expect_err("error");
+    assert_eq!(error.retry(), Retry::Transient, "{error:?}");
+    assert!(bucket.delete("a").await.is_err());
+}
+
+#[tokio::test]
+async fn unfinished_uploads_are_listed_and_discarded() {
+    let listing = "<ListMultipartUploadsResult><Upload><Key>pre fix+/nar/a</Key><UploadId>u+1</UploadId></Upload>\
+        <Upload><Key>nar/of somebody else</Key><UploadId>2</UploadId></Upload></ListMultipartUploadsResult>";
+    let gone = fault("404 Not Found", "NoSuchUpload");
+    let (_dir, server, bucket) = scripted(vec![reply("200 OK", "", listing), gone]).await;
+    let uploads = bucket.unfinished("nar/").await.expect("listing");
+    assert_eq!(uploads, [Unfinished { key: "nar/a".into(), id: "u+1".into() }]);
+    bucket.discard(&uploads[0]).await.expect("gone already");
+    assert!(
+        server.seen()[1].starts_with("DELETE /cache/pre%20fix%2B/nar/a?uploadId=u%2B1 "),
+        "{:?}",
+        server.seen()
+    );
+
+    let (_dir, _server, bucket) = scripted(vec![fault("501 Not Implemented", "NotImplemented")]).await;
+    assert!(bucket.unfinished("nar/").await.is_err());
+}
+
+#[tokio::test]
 async fn the_servers_clock_counts() {
     let skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
     let skewed = reply("403 Forbidden", "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", skewed);
@@ -100,6 +133,7 @@ async fn connections_are_kept_and_used_again() {
         let all = futures::future::join_all((0..200).map(|_| bucket.get("a"))).await;
         assert!(all.into_iter().all(|got| got.is_ok_and(|got| got.is_some())));
     }
+    // One that has just given its answer may not be back yet when the next request wants one.
     let made = connections.load(Ordering::Relaxed);
-    assert!(made <= 200, "{made} connections");
+    assert!(made <= 250, "{made} connections");
 }

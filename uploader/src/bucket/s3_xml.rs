@@ -63,6 +63,19 @@ pub(super) fn listing(body: &[u8]) -> Result<Listing, String> {
     if whole { Ok(page) } else { Err("it is no listing".into()) }
 }
 
+/// Reads the answer to a `ListMultipartUploads`: keys and upload ids.
+pub(super) fn uploads(body: &[u8]) -> Result<Vec<(String, String)>, String> {
+    let (mut uploads, mut one, mut whole) = (Vec::new(), (String::new(), String::new()), false);
+    walk(body, |path, text| match path {
+        "ListMultipartUploadsResult/Upload/Key" => one.0.push_str(text),
+        "ListMultipartUploadsResult/Upload/UploadId" => one.1.push_str(text.trim()),
+        "ListMultipartUploadsResult/Upload" => uploads.push(std::mem::take(&mut one)),
+        "ListMultipartUploadsResult" => whole = true,
+        _ => {}
+    })?;
+    if whole { Ok(uploads) } else { Err("it is no listing of uploads".into()) }
+}
+
 /// Calls `end` at the end of each element, with the names that lead to it, joined by `/`, and the text since the last
 /// tag.
 fn walk(body: &[u8], mut end: impl FnMut(&str, &str)) -> Result<(), String> {
@@ -140,6 +153,16 @@ mod tests {
         }
         assert!(listing(b"<ListBucketResult>\xff</ListBucketResult>").is_err());
         assert_eq!(listing(b"<ListBucketResult/>"), Err("it is no listing".into()));
+    }
+
+    #[test]
+    fn uploads_are_read() {
+        let xml = "<?xml version=\"1.0\"?>\n<ListMultipartUploadsResult><Bucket>b</Bucket><Upload>\
+            <Key>nar/a&amp;b</Key><UploadId>1</UploadId><Owner><ID>o</ID></Owner></Upload>\
+            <Upload><UploadId>2</UploadId><Key>c</Key></Upload></ListMultipartUploadsResult>";
+        let both = [("nar/a&b", "1"), ("c", "2")].map(|(key, id)| (key.to_owned(), id.to_owned()));
+        assert_eq!(uploads(xml.as_bytes()), Ok(both.to_vec()));
+        assert!(uploads(b"<ListBucketResult/>").is_err());
     }
 
     #[test]

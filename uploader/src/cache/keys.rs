@@ -16,7 +16,15 @@ pub const WRITERS: &str = "larder/writers/";
 pub const RESERVATIONS: &str = "larder/reservations/";
 
 const NARINFO_SUFFIX: &str = ".narinfo";
-const NONCE_BYTES: usize = 10;
+/// The random bytes of a NAR's key, beside the name of its writer.
+const NONCE_BYTES: usize = 5;
+/// The random bytes of a writer's id.
+const WRITER_BYTES: usize = 15;
+/// Length of the beginning of that id that is the name of the writer in the keys of its NARs.
+const WRITER: usize = 8;
+const LEASE_SUFFIX: &str = ".json";
+/// Length of the part of a NAR's key that is used once.
+const NONCE: usize = 16;
 /// Length of the hash part of a store path.
 pub const HASH_PART: usize = 32;
 
@@ -85,14 +93,47 @@ pub fn nar_prefix(nar_hash: &[u8; 32]) -> String {
 
 /// Length of the keys of NARs that are compressed so.
 pub fn nar_length(compression: Compression) -> usize {
-    nar_prefix(&[0; 32]).len() + nixbase32::encoded_len(NONCE_BYTES) + compression.suffix().len()
+    nar_prefix(&[0; 32]).len() + NONCE + compression.suffix().len()
 }
 
-/// A key for a NAR that no other upload has or will have.
-pub fn new_nar(nar_hash: &[u8; 32], compression: Compression) -> String {
-    let mut nonce = [0; NONCE_BYTES];
-    OsRng.fill_bytes(&mut nonce);
-    format!("{}{}{}", nar_prefix(nar_hash), nixbase32::encode(&nonce), compression.suffix())
+/// A key for a NAR that no other upload has or will have. It tells that the writer with this id began it.
+pub fn new_nar(nar_hash: &[u8; 32], compression: Compression, id: &str) -> String {
+    let (prefix, suffix) = (nar_prefix(nar_hash), compression.suffix());
+    format!("{prefix}{}{}{suffix}", writer(id), random::<NONCE_BYTES>())
+}
+
+/// An id for a writer that no other has or will have.
+pub fn new_writer() -> String {
+    random::<WRITER_BYTES>()
+}
+
+/// What the keys of its NARs tell of a writer's id.
+pub fn writer(id: &str) -> &str {
+    id.get(..WRITER).unwrap_or(id)
+}
+
+/// What the key of a NAR of ours tells of the id of its writer.
+pub fn nar_writer(key: &str) -> Option<&str> {
+    parse_nar(key)?;
+    let (_, rest) = key.split_once('-')?;
+    rest.get(..WRITER)
+}
+
+/// Key of a writer's lease.
+pub fn lease(id: &str) -> String {
+    format!("{WRITERS}{id}{LEASE_SUFFIX}")
+}
+
+/// The writer's id that a lease's key stands for; `None` for any other object.
+pub fn lease_id(key: &str) -> Option<&str> {
+    let id = key.strip_prefix(WRITERS)?.strip_suffix(LEASE_SUFFIX)?;
+    (id.len() == nixbase32::encoded_len(WRITER_BYTES)).then_some(id)
+}
+
+fn random<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
+    OsRng.fill_bytes(&mut bytes);
+    nixbase32::encode(&bytes)
 }
 
 /// The NAR hash and compression that a NAR's key of ours tells; `None` for keys of another make.
@@ -100,7 +141,7 @@ pub fn parse_nar(key: &str) -> Option<([u8; 32], Compression)> {
     let (hash, rest) = key.strip_prefix(NARS)?.split_once('-')?;
     let (nonce, suffix) = rest.split_at_checked(rest.find('.')?)?;
     let compression = Compression::ALL.into_iter().find(|compression| compression.suffix() == suffix)?;
-    if nonce.len() != nixbase32::encoded_len(NONCE_BYTES) {
+    if nonce.len() != NONCE {
         return None;
     }
     Some((nixbase32::decode(hash.as_bytes()).ok()?.try_into().ok()?, compression))
@@ -113,11 +154,14 @@ mod tests {
     #[test]
     fn nar_keys_tell_what_they_hold_and_are_never_the_same_twice() {
         for compression in Compression::ALL {
-            let (one, other) = (new_nar(&[7; 32], compression), new_nar(&[7; 32], compression));
+            let id = new_writer();
+            let (one, other) = (new_nar(&[7; 32], compression, &id), new_nar(&[7; 32], compression, &id));
             assert_ne!(one, other);
             assert!(one.starts_with(&nar_prefix(&[7; 32])));
             assert_eq!(one.len(), nar_length(compression));
             assert_eq!(parse_nar(&one), Some(([7; 32], compression)));
+            assert_eq!(nar_writer(&one), Some(writer(&id)));
+            assert_eq!(lease_id(&lease(&id)), Some(&*id));
         }
     }
 
@@ -129,8 +173,9 @@ mod tests {
             "x",
             "nar/a-b.nar.zst",
         ] {
-            assert_eq!(parse_nar(key), None, "{key}");
+            assert_eq!((parse_nar(key), nar_writer(key)), (None, None), "{key}");
         }
+        assert_eq!(lease_id("larder/writers/probe-x.json"), None);
         assert_eq!(narinfo_hash("nar/0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo"), None);
         assert!(narinfo_hash("0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo").is_some());
     }

@@ -67,7 +67,7 @@ impl Lease {
 /// The contents of a reservation of a NAR.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Reservation {
-    /// The key of the writer's lease.
+    /// The writer's id, as in the key of its lease.
     pub writer: String,
 }
 

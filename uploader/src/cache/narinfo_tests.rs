@@ -133,7 +133,7 @@ fn assorted() -> impl Iterator<Item = (PathInfo, NarObject, Vec<SecretKey>)> {
         let ours = keys.iter().filter(|_| random(2) == 0).cloned().collect();
         let compression = Compression::ALL[random(3) as usize];
         let nar = NarObject {
-            key: keys::new_nar(&info.nar_hash, compression),
+            key: keys::new_nar(&info.nar_hash, compression, &keys::new_writer()),
             compression,
             file_hash: (random(2) == 0).then_some([4; 32]),
             file_size: Some(1 + random(info.nar_size + 500)),

@@ -74,6 +74,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         (Err(error), _) => return Err(error),
     };
     pusher.lend(daemon);
+    if !args.dry_run {
+        pusher.tidy(None);
+    }
     let request = Request {
         roots: roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,

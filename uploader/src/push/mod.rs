@@ -22,6 +22,7 @@ pub mod pusher;
 mod reservation;
 mod run;
 pub mod session;
+mod sweep;
 pub mod upload;
 
 pub use outcome::{Outcome, Report};

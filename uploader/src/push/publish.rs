@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_hook::fault::point;
 use nix_derivation::StorePath;
 
 use super::clock::Moment;
@@ -32,6 +33,7 @@ impl Pusher {
             return Err(vanished(&object.key));
         }
         self.session.check()?;
+        point("publish: before");
         let bytes = compose(&self.store.store_dir, info, object, &self.keys)?;
         let key = keys::narinfo(&info.path);
         // A standing narinfo is not replaced. Where the server does not see to that itself, what is left of the time

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix_derivation::StorePath;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::budget::Budget;
 use super::clock::Moment;
@@ -21,7 +22,7 @@ use super::progress::Progress;
 use super::publish::FACT_AGE;
 use super::reservation::Reservations;
 use super::run::Run;
-use super::session::Session;
+use super::session::{GOODBYE, Session};
 use super::upload::Uploader;
 use crate::bucket::Bucket;
 use crate::cache::signing::SecretKey;
@@ -66,6 +67,8 @@ pub struct Pusher {
     pub(super) claims: Mutex<HashMap<Arc<StorePath>, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
     pub(super) nars: Mutex<HashMap<[u8; 32], Remembered>>,
+    /// Removes what dead writers have left.
+    pub(super) tidying: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Pusher {
@@ -81,11 +84,11 @@ impl Pusher {
         policy.trusted_keys.extend(keys.iter().map(SecretKey::public));
         let jobs = options.jobs.clamp(1, MOST_LARGE);
         let lanes = Lanes::new(jobs);
-        let reservations =
-            Reservations::new(bucket.clone(), session.lease(), session.has_conditional_writes());
+        let reservations = Reservations::new(bucket.clone(), session.id(), session.has_conditional_writes());
         let budget = Budget::new(PART * jobs as u64, SENDING);
         let uploader = Uploader {
             bucket: bucket.clone(),
+            writer: session.id().to_owned(),
             store: store.clone(),
             pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs, budget.clone())),
             contexts: Arc::default(),
@@ -106,12 +109,18 @@ impl Pusher {
             facts: Mutex::default(),
             claims: Mutex::default(),
             nars: Mutex::default(),
+            tidying: Mutex::default(),
         })
     }
 
     /// Takes over a connection to the daemon, to ask it about closures. Its temporary roots stay until the session ends.
     pub fn lend(&self, daemon: Daemon) {
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(daemon);
+    }
+
+    /// What tells this session from all others.
+    pub fn id(&self) -> &str {
+        self.session.id()
     }
 
     /// Whether the session goes on; a pusher whose session is over is of no more use.
@@ -129,6 +138,10 @@ impl Pusher {
         // A daemon that was started for this takes a moment to end.
         let daemon = self.daemon.clone();
         let end = tokio::task::spawn_blocking(move || daemon.lock().map(|mut daemon| daemon.take()).is_ok());
+        let tidying = self.tidying.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tidying) = tidying {
+            let _ = tokio::time::timeout(GOODBYE, tidying).await;
+        }
         self.session.close().await;
         let _ = end.await;
     }

@@ -40,9 +40,9 @@ pub(super) enum Reserved {
 }
 
 impl Reservations {
-    /// For the session with this lease.
-    pub(super) fn new(bucket: Arc<dyn Bucket>, lease: &str, conditional_writes: bool) -> Self {
-        let contents = Contents { writer: lease.into() }.to_json();
+    /// For the session with this id.
+    pub(super) fn new(bucket: Arc<dyn Bucket>, id: &str, conditional_writes: bool) -> Self {
+        let contents = Contents { writer: id.into() }.to_json();
         Self { bucket, contents, on: AtomicBool::new(conditional_writes) }
     }
 

@@ -1,5 +1,6 @@
 //! One push being carried out: NARs are sent in parallel, narinfos published in order.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, PoisonError};
@@ -7,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use larder_hook::fault;
 use nix_derivation::StorePath;
 use tokio::sync::watch;
 
@@ -66,7 +68,7 @@ impl<'a> Run<'a> {
     ) -> Self {
         Self {
             pusher,
-            order: Order::new(references),
+            order: Order::new(&in_order(references)),
             uploaded: (0..todo.len()).map(|_| None).collect(),
             senders: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -272,6 +274,19 @@ impl Pusher {
         claims.insert(path.clone(), receiver);
         Ok(sender)
     }
+}
+
+/// What each node has to come after. A build with fail points can be told to do it the other way round, so that tests
+/// see what finds that out.
+fn in_order(references: &[Vec<usize>]) -> Cow<'_, [Vec<usize>]> {
+    if !fault::is("reversed-order") {
+        return references.into();
+    }
+    let mut reversed = vec![Vec::new(); references.len()];
+    for (node, targets) in references.iter().enumerate() {
+        targets.iter().for_each(|target| reversed[*target].push(node));
+    }
+    reversed.into()
 }
 
 /// Which of a run's lanes a node is in.

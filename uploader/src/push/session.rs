@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use larder_hook::fault::point;
 use larder_hook::queue::now;
-use nix_derivation::nixbase32;
-use rand_core::{OsRng, RngCore};
 use tokio::task::JoinHandle;
 
 use crate::bucket::{Bucket, Condition, ContentType};
@@ -25,7 +24,7 @@ const RENEWAL_AGAIN: Duration = Duration::from_secs(30);
 /// A session whose lease was not renewed for so long is over; a collector waits longer than that.
 const LEASE: Duration = Duration::from_secs(20 * 60);
 /// How long giving the lease back may take.
-const GOODBYE: Duration = Duration::from_secs(5);
+pub(super) const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Whether a session may go on: when its lease was last renewed; `None` when it is over for good.
 #[derive(Debug)]
@@ -51,6 +50,7 @@ impl Life {
 #[derive(Debug)]
 pub struct Session {
     bucket: Arc<dyn Bucket>,
+    id: String,
     lease_key: String,
     since: u64,
     conditional_writes: bool,
@@ -66,14 +66,19 @@ impl Session {
         // Of a bucket that is not ready, the format is what is said first.
         let conditional_writes = format?.conditional_writes;
         info?;
-        let mut id = [0; 15];
-        OsRng.fill_bytes(&mut id);
-        let lease_key = format!("{}{}.json", keys::WRITERS, nixbase32::encode(&id));
+        let id = keys::new_writer();
+        let lease_key = keys::lease(&id);
         let (since, at) = (now(), Moment::now());
         write_lease(&*bucket, &lease_key, since).await?;
+        point("session: begun");
         let life = Arc::new(Life(Mutex::new(Some(at))));
         let renewal = tokio::spawn(renew(bucket.clone(), lease_key.clone(), since, life.clone()));
-        Ok(Self { bucket, lease_key, since, conditional_writes, life, renewal })
+        Ok(Self { bucket, id, lease_key, since, conditional_writes, life, renewal })
+    }
+
+    /// What tells this writer from all others.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Whether anything may be written still; asked before every narinfo.
@@ -83,11 +88,6 @@ impl Session {
         }
         Err(Error::transient(Area::Bucket, format!("the session with `{}` has ended", self.bucket.address()))
             .because("its lease could not be renewed, or the bucket's format has changed"))
-    }
-
-    /// The key of the lease, which names this session.
-    pub fn lease(&self) -> &str {
-        &self.lease_key
     }
 
     /// Whether the server is known to refuse a conditional write whose condition does not hold.
@@ -104,6 +104,7 @@ impl Session {
     /// Ends the session.
     pub async fn close(self) {
         self.renewal.abort();
+        point("session: before its end");
         // A lease that stays runs out by itself.
         let _ = tokio::time::timeout(GOODBYE, self.bucket.delete(&self.lease_key)).await;
     }

@@ -31,6 +31,8 @@ const IN_FLIGHT: usize = 6;
 pub struct Uploader {
     /// Where it goes.
     pub bucket: Arc<dyn Bucket>,
+    /// The id of the session that it belongs to.
+    pub writer: String,
     /// Where it comes from.
     pub store: Arc<StoreLocation>,
     /// The format that it is compressed in, and how hard.
@@ -69,7 +71,7 @@ impl Uploader {
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
         let compression = self.pace.settings().compression;
-        let key = keys::new_nar(&info.nar_hash, compression);
+        let key = keys::new_nar(&info.nar_hash, compression, &self.writer);
         let (sender, mut parts) = mpsc::channel::<Part>(1);
         let producer = {
             let (this, info, progress) = (self.clone(), info.clone(), progress.clone());

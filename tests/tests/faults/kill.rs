@@ -1,0 +1,269 @@
+//! Killed at every step: hook and agent die at fail points, and what is started after them finishes.
+
+use anyhow::{Context, Result, ensure};
+use larder_tests::fault::Chance;
+use larder_tests::larder::faulty_binary;
+use larder_tests::need::{Requirement, need};
+use larder_tests::process::{clean_command, run};
+use larder_tests::servers::Kind;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::common::{Cases, Ground, Site, assert_ordered, attempt};
+use super::compare::Contents;
+
+const LONG: Duration = Duration::from_secs(90);
+const KILLED: i32 = 9;
+
+/// The fail points that an agent comes by.
+const POINTS: [&str; 18] = [
+    "multipart: before its end",
+    "multipart: before its start",
+    "multipart: ended",
+    "multipart: started",
+    "publish: before",
+    "remove: before",
+    "remove: done",
+    "rename: before",
+    "rename: done",
+    "request: answered",
+    "request: before",
+    "session: before its end",
+    "session: begun",
+    "write: before",
+    "write: draft",
+    "write: empty draft",
+    "write: renamed",
+    "write: synced draft",
+];
+
+/// How often each fail point was the end of a process.
+type Deaths = BTreeMap<String, usize>;
+
+#[test]
+fn a_hook_and_an_agent_that_are_killed_anywhere_lose_nothing_and_leave_nothing() -> Result<()> {
+    if need(Requirement::FaultyBuild).is_none() {
+        return Ok(());
+    }
+    let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
+    let top = ground.closure("killed")?.remove(0);
+    let paths: Vec<_> = ground.nix.closure(std::slice::from_ref(&top))?.into_iter().map(|i| i.path).collect();
+    let undisturbed = ground.site("undisturbed")?;
+    undisturbed.larder.run(&["push", &top])?;
+    let wanted = Contents::read(&ground, "undisturbed")?;
+    let (mut deaths, mut cases) = (Deaths::new(), Cases::new("kill", 12, None));
+    while let Some((case, mut chance)) = cases.next() {
+        let replay = cases.replay(case);
+        attempt(&replay, &format!("case {case}"), || {
+            one(&ground, &paths, case, &mut chance, &wanted, &mut deaths)
+        })?;
+    }
+    let kills: usize = deaths.values().sum();
+    cases.report(&format!("{kills} kills: {deaths:?}"));
+    let spared: Vec<_> =
+        POINTS.iter().filter(|point| !deaths.contains_key(&format!("agent, {point}"))).collect();
+    ensure!(kills < 500 || spared.is_empty(), "in {kills} kills, no agent died at {spared:?}");
+    ensure!(kills >= cases_least(kills), "only {kills} kills");
+    Ok(())
+}
+
+/// What an upload leaves that is killed: the agent's next session takes it away. A `larder push` has no memory, so there
+/// it is the first session a day after the last sign of life.
+#[test]
+fn uploads_of_killed_writers_are_taken_away() -> Result<()> {
+    if need(Requirement::FaultyBuild).is_none() {
+        return Ok(());
+    }
+    for kind in [Kind::MinIo, Kind::SeaweedFs] {
+        let Some(ground) = Ground::new(kind)? else { continue };
+        let top = ground.closure("uploads")?.remove(0);
+        let mut none = Deaths::new();
+
+        let site = ground.site("agents")?;
+        hook(&ground, &site, &top, "", &mut none)?;
+        agent(&site, "multipart: before its end:1", &mut none)?;
+        ensure!(ground.unfinished("agents")?.len() == 1, "{kind:?}: nothing was left to take away: {none:?}");
+        agent(&site, "", &mut none)?;
+        ensure!(ground.unfinished("agents")?.is_empty(), "{kind:?}: an agent's upload is left");
+        ensure!(leases(&ground, "agents")?.is_empty(), "{kind:?}: an agent's lease is left");
+
+        let site = ground.site("pushes")?;
+        let mut push = site.larder.faulty_command(&["push", &top], "multipart: started:1")?;
+        run(&mut push, LONG)?;
+        // It may be at work still, for all that others know.
+        site.larder.run(&["push", &top])?;
+        ensure!(
+            ground.unfinished("pushes")?.len() == 1,
+            "{kind:?}: an upload was taken away from under its writer"
+        );
+        age(&ground, "pushes")?;
+        site.larder.run(&["push", "--dry-run", &top])?;
+        ensure!(ground.unfinished("pushes")?.len() == 1, "{kind:?}: a dry run takes something away");
+        site.larder.run(&["push", &top])?;
+        ensure!(ground.unfinished("pushes")?.is_empty(), "{kind:?}: an upload is left after a day");
+        ensure!(leases(&ground, "pushes")?.is_empty(), "{kind:?}: a lease is left after a day");
+    }
+    Ok(())
+}
+
+/// The leases in a bucket.
+fn leases(ground: &Ground, bucket: &str) -> Result<Vec<String>> {
+    Ok(ground.objects(bucket)?.into_keys().filter(|key| key.starts_with("larder/writers/")).collect())
+}
+
+/// Lets the leases in a bucket be old.
+fn age(ground: &Ground, bucket: &str) -> Result<()> {
+    let text = br#"{"since": 1, "renewed": 1, "version": "0"}"#;
+    leases(ground, bucket)?.iter().try_for_each(|lease| ground.server.client().put(bucket, lease, text))
+}
+
+/// In a run that repeats one case there may be as few as there are.
+fn cases_least(kills: usize) -> usize {
+    if super::common::only_case().is_some() { kills } else { 24 }
+}
+
+fn one(
+    ground: &Ground,
+    paths: &[String],
+    case: usize,
+    chance: &mut Chance,
+    wanted: &Contents,
+    deaths: &mut Deaths,
+) -> Result<()> {
+    let bucket = format!("case-{case}");
+    let site = ground.site(&bucket)?;
+    site.larder.run(&["queue", "create"])?;
+    // Each path is a build of its own, whose hook may be killed; then it is run again, as the next build does.
+    for path in paths {
+        let fault = match chance.below(3) {
+            0 => format!("*:{}", 1 + chance.below(12)),
+            _ => String::new(),
+        };
+        hook(ground, &site, path, &fault, deaths)?;
+        if !fault.is_empty() {
+            hook(ground, &site, path, "", deaths)?;
+        }
+    }
+    readable(&site)?;
+    // Agents, one after the other; the steps of a whole one are about as many as the range here.
+    let most = [15, 60, 150][chance.below(3)];
+    for round in 0..4 {
+        let fault = match round % 2 {
+            0 => format!("*:{}", 1 + chance.below(most)),
+            _ => format!("{}:{}", POINTS[chance.below(POINTS.len())], 1 + chance.below(3)),
+        };
+        agent(&site, &fault, deaths)?;
+        readable(&site)?;
+        assert_ordered(&site.proxy.log(), &bucket, &ground.given(), &HashSet::new());
+    }
+    agent(&site, "", deaths)?;
+    assert_ordered(&site.proxy.log(), &bucket, &ground.given(), &HashSet::new());
+    let contents = Contents::read(ground, &bucket)?;
+    ensure!(contents == *wanted, "the bucket differs:\n{contents:#?}\nfrom\n{wanted:#?}");
+    nothing_is_left(ground, &site, &paths[0])
+}
+
+/// Runs the hook, and notes where it died.
+fn hook(ground: &Ground, site: &Site, path: &str, fault: &str, deaths: &mut Deaths) -> Result<()> {
+    let log = site.larder.dir().join("points");
+    let _ = fs::remove_file(&log);
+    let mut command = clean_command(faulty_binary("larder-hook")?);
+    command.envs(ground.nix.client_env()).env("LARDER_CONFIG", site.larder.config_file());
+    command.env("OUT_PATHS", path).env("LARDER_FAULT", fault).env("LARDER_FAULT_LOG", &log);
+    let output = run(&mut command, LONG)?;
+    if output.status.signal() == Some(KILLED) {
+        died("hook", &log, deaths)
+    } else {
+        let output = output.ok()?;
+        ensure!(output.stderr.is_empty(), "the hook says {}", output.stderr);
+        Ok(())
+    }
+}
+
+/// Runs an agent until its queue is empty, and notes where it died.
+fn agent(site: &Site, fault: &str, deaths: &mut Deaths) -> Result<()> {
+    let log = site.larder.dir().join("points");
+    let _ = fs::remove_file(&log);
+    let mut command = site.larder.faulty_command(&["agent", "--exit-when-idle"], fault)?;
+    let output = run(command.env("LARDER_FAULT_LOG", &log), LONG)?;
+    if output.status.signal() == Some(KILLED) && !output.timed_out {
+        return died("agent", &log, deaths);
+    }
+    output.ok().map(drop)
+}
+
+fn died(who: &str, log: &Path, deaths: &mut Deaths) -> Result<()> {
+    let text = fs::read_to_string(log)?;
+    let last = text.lines().last().context("no point was passed")?;
+    *deaths.entry(format!("{who}, {last}")).or_default() += 1;
+    Ok(())
+}
+
+/// Whoever looks at the queue now can read all of it.
+fn readable(site: &Site) -> Result<()> {
+    let status = site.larder.run(&["status", "--json"])?.stdout;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    ensure!(status["parked"].as_array().is_some_and(Vec::is_empty), "something is parked: {status:#}");
+    ensure!(
+        status["queued"]["unreadable"].as_array().is_none_or(Vec::is_empty),
+        "something is unreadable: {status:#}"
+    );
+    for place in ["incoming", "work"] {
+        for entry in fs::read_dir(site.larder.state_dir().join(place))?.flatten() {
+            let text = fs::read_to_string(entry.path())?;
+            ensure!(text.ends_with("End: \n"), "{place}/ holds half a job: {text:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What killed processes leave is taken away by those after them; some of it a day later, so time is helped on.
+fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
+    let state = site.larder.state_dir();
+    let names = |place: &str| -> Result<Vec<String>> {
+        let entries = fs::read_dir(state.join(place))?.flatten();
+        Ok(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    };
+    for place in ["incoming", "work", "parked"] {
+        ensure!(names(place)?.is_empty(), "something is left in {place}/: {:?}", names(place)?);
+    }
+    // Roots whose job never came, and drafts, are two days old now.
+    let old = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    let seconds = old.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    for name in names("roots")? {
+        let aged = format!("{seconds:010}{}", &name[10..]);
+        fs::rename(state.join("roots").join(&name), state.join("roots").join(aged))?;
+    }
+    for place in ["tmp", "state"] {
+        for name in names(place)?.iter().filter(|name| name.starts_with(".new-")) {
+            fs::File::options().write(true).open(state.join(place).join(name))?.set_modified(old)?;
+        }
+    }
+    let mut none = Deaths::new();
+    hook(ground, site, path, "", &mut none)?;
+    agent(site, "", &mut none)?;
+    ensure!(names("tmp")?.is_empty(), "drafts are left in tmp/: {:?}", names("tmp")?);
+    ensure!(names("roots")?.is_empty(), "roots are left: {:?}", names("roots")?);
+    let mut left = names("state")?;
+    left.sort();
+    ensure!(left == ["session", "since", "summary.json"], "state/ holds {left:?}");
+    // In the bucket: a lease may be left of an agent that was killed before it had noted it; its uploads with it.
+    let writers = leases(ground, &site.bucket)?;
+    for upload in ground.unfinished(&site.bucket)? {
+        let writer =
+            larder::cache::keys::nar_writer(&upload).context("an upload of somebody else")?.to_owned();
+        ensure!(
+            writers.iter().any(|lease| lease.contains(&format!("/{writer}"))),
+            "{upload} is left and has no lease"
+        );
+    }
+    // A day later those are gone, too.
+    age(ground, &site.bucket)?;
+    site.larder.run(&["push", path])?;
+    let left = ground.unfinished(&site.bucket)?;
+    ensure!(left.is_empty(), "uploads are left unfinished: {left:?}");
+    Ok(())
+}
