@@ -1,7 +1,7 @@
 //! Several writers, one bucket: what one of them is sending, the others do not send.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use larder_tests::larder::LarderHome;
@@ -12,6 +12,8 @@ use super::order::behind_proxy;
 use super::world::{BUCKET, Target, World, field};
 
 const RESERVATIONS: &str = "larder/reservations/";
+/// The id of a writer that no longer runs.
+const KILLED: &str = "0123456789abcdfghijklmnp";
 
 fn keys(world: &World, prefix: &str) -> Result<Vec<String>> {
     Ok(world.target.list()?.into_keys().filter(|key| key.starts_with(prefix)).collect())
@@ -62,16 +64,30 @@ fn hosts_that_push_the_same_at_the_same_time_send_a_large_nar_once() -> Result<(
 #[test]
 fn the_reservation_of_a_killed_writer_delays_and_hinders_nobody() -> Result<()> {
     let Some(world) = World::minio()? else { return Ok(()) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let lease = format!("{{\"since\":{now},\"renewed\":{now},\"version\":\"0\"}}");
+    world.target.put(&format!("larder/writers/{KILLED}.json"), lease.as_bytes())?;
     let paths = world.nix.build(&samples::big("reserved", 24))?;
     let hash = world.nix.nix_store(&["-q", "--hash", &paths[0]])?.ok()?.stdout;
     let key = format!("{RESERVATIONS}{}", hash.trim().trim_start_matches("sha256:"));
-    world.target.put(&key, b"{\"writer\":\"killed\"}")?;
+    world.target.put(&key, format!("{{\"writer\":\"{KILLED}\"}}").as_bytes())?;
     let begun = Instant::now();
     world.larder.run(&["push", &paths[0]])?;
     assert!(begun.elapsed() > Duration::from_secs(3), "it was not noticed");
     assert!(world.narinfo(&paths[0])?.is_some());
     assert_eq!(keys(&world, "nar/")?.len(), 1);
     assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "it is gone");
+    Ok(())
+}
+
+#[test]
+fn reservations_of_writers_without_a_lease_are_taken_away() -> Result<()> {
+    let Some(world) = World::minio()? else { return Ok(()) };
+    let key = format!("{RESERVATIONS}{}", "0".repeat(52));
+    world.target.put(&key, format!("{{\"writer\":\"{KILLED}\"}}").as_bytes())?;
+    let paths = world.nix.build(&samples::single("another"))?;
+    world.larder.run(&["push", &paths[0]])?;
+    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0]);
     Ok(())
 }
 
