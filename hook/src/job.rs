@@ -181,7 +181,7 @@ impl Job {
                         count: part()?.parse().map_err(|_| damaged("a count is no number"))?,
                         next: part()?.parse().map_err(|_| damaged("a time is no number"))?,
                         path: path(part()?)?,
-                        reason: part()?.to_owned(),
+                        reason: one_line(part()?),
                     });
                 }
                 _ => {}
