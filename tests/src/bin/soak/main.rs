@@ -53,7 +53,8 @@ fn soak(paths: usize) -> Result<()> {
     store.write_files(0..paths)?;
     std::fs::create_dir_all(store.state_dir().join("gcroots/auto"))?;
     let version = *versions().first().context("no Nix here to make a key with")?;
-    let key = NixHome::new(version)?.key_pair("soak-1")?;
+    let nix = NixHome::new(version)?;
+    let key = nix.key_pair("soak-1")?;
     let mut larder = store.larder()?;
     larder.use_keys(&[&key])?;
     larder.use_server(&*server, BUCKET)?;
@@ -63,7 +64,10 @@ fn soak(paths: usize) -> Result<()> {
     larder.use_server_at(&*server, &proxy.endpoint(), BUCKET)?;
 
     let mut agent = larder.agent(&[])?;
-    let watch = Watch::of(&larder, agent.pid())?;
+    agent.wait_until(Duration::from_secs(30), || {
+        larder.run(&["status", "--json"]).is_ok_and(|status| status.stdout.contains("\"agentRunning\": true"))
+    })?;
+    let watch = Watch::of(&larder, agent.pid());
     let (queued, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let all: Vec<_> = store.paths().collect();
     let begun = Instant::now();

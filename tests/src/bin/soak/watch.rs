@@ -23,8 +23,8 @@ pub(crate) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Watches the agent in this process group.
-    pub(crate) fn of(larder: &'a LarderHome, pid: u32) -> Result<Self> {
-        Ok(Self { larder, pid, memory: Mutex::default(), looks: AtomicUsize::new(0) })
+    pub(crate) fn of(larder: &'a LarderHome, pid: u32) -> Self {
+        Self { larder, pid, memory: Mutex::default(), looks: AtomicUsize::new(0) }
     }
 
     /// Compares `larder status` with what was `queued` before it was asked and after. The number of paths that wait.
