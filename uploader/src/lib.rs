@@ -7,5 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod exit;
+pub mod nixconf;
 pub mod push;
+pub mod setup;
 pub mod store;
