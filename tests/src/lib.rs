@@ -13,6 +13,7 @@
 //! | [`proxy`], [`order`] | a recording, faulty network; the checker of the order of publication |
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
+//! | [`machine`] | a machine with a systemd of its own |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
 //! | [`synthetic`] | a store of any number of paths that nobody built, behind a daemon of our own |
 
@@ -20,6 +21,7 @@ pub mod bigstore;
 pub mod cache;
 pub mod http;
 pub mod larder;
+pub mod machine;
 pub mod need;
 pub mod nix;
 pub mod order;

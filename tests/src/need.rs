@@ -28,6 +28,8 @@ pub enum Requirement {
     Garage,
     /// Ceph's radosgw and its daemons (by flag).
     Ceph,
+    /// The units and the configuration of Debian's nix-daemon, unpacked.
+    NixSetup,
     /// Being root.
     Root,
 }
@@ -51,6 +53,9 @@ impl Requirement {
                 .iter()
                 .all(|p| cache::program(p).is_some())
                 .then(|| cache::program("radosgw"))?,
+            Self::NixSetup => {
+                cache::file("nix-setup/etc/nix/nix.conf").map(|_| cache::dir().join("nix-setup"))
+            }
             Self::Root => rustix::process::geteuid().is_root().then(|| "/".into()),
         }
     }
@@ -58,7 +63,7 @@ impl Requirement {
     /// What `tests/provision` is to be called with.
     pub fn item(self) -> &'static str {
         match self {
-            Self::Nix28 => "nix",
+            Self::Nix28 | Self::NixSetup => "nix",
             Self::Nix226 | Self::Nix234 => "nix-new",
             Self::Packages => "store",
             Self::SeaweedFs => "seaweedfs",
