@@ -9,13 +9,35 @@
     { self, nixpkgs }:
     let
       # As far as the nixpkgs in use has them.
-      systems = builtins.filter (system: nixpkgs.legacyPackages ? ${system}) [
-        "x86_64-linux"
-        "aarch64-linux"
-        "x86_64-darwin"
-        "aarch64-darwin"
-      ];
+      systems = builtins.filter (
+        system: nixpkgs.legacyPackages ? ${system}
+      ) (import ./nix/lib.nix).systems;
       forAllSystems = f: nixpkgs.lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
+      larder = pkgs: self.packages.${pkgs.stdenv.hostPlatform.system}.larder;
+      # The modules take the package from here, where the machine's nixpkgs has no overlay.
+      withPackage = module: {
+        imports = [
+          module
+          (
+            { lib, pkgs, ... }:
+            {
+              services.larder.package = lib.mkDefault (larder pkgs);
+            }
+          )
+        ];
+      };
+      # Each module by itself, too: a machine that only substitutes needs nothing of the rest.
+      client = {
+        imports = [
+          ./nix/modules/client.nix
+          (
+            { lib, pkgs, ... }:
+            {
+              services.larder.client.guard.package = lib.mkDefault (larder pkgs);
+            }
+          )
+        ];
+      };
     in
     {
       packages = forAllSystems (pkgs: rec {
@@ -27,14 +49,37 @@
         larder = final.callPackage ./nix/package.nix { };
       };
 
-      # Building the package runs its unit tests.
-      checks = forAllSystems (pkgs: {
-        package = self.packages.${pkgs.stdenv.hostPlatform.system}.larder;
-      });
+      nixosModules = {
+        larder = withPackage ./nix/modules/nixos.nix;
+        inherit client;
+        bucket = ./nix/modules/bucket.nix;
+        default = {
+          imports = [
+            self.nixosModules.larder
+            client
+            ./nix/modules/bucket.nix
+          ];
+        };
+      };
+
+      darwinModules.default = withPackage ./nix/modules/darwin.nix;
+
+      homeModules.default = withPackage ./nix/modules/home.nix;
+
+      # Building the package runs its unit tests. The machines are virtual ones, for Linux.
+      checks = forAllSystems (
+        pkgs:
+        {
+          package = larder pkgs;
+        }
+        // nixpkgs.lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          machines = import ./nix/tests/machines.nix { inherit pkgs self; };
+        }
+      );
 
       devShells = forAllSystems (pkgs: {
         default = pkgs.mkShell {
-          inputsFrom = [ self.packages.${pkgs.stdenv.hostPlatform.system}.larder ];
+          inputsFrom = [ (larder pkgs) ];
           packages = [
             pkgs.clippy
             pkgs.rust-analyzer

@@ -15,6 +15,7 @@
 //! | [`socket`] | a faulty way to the daemon |
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
+//! | [`machine`] | a machine with a systemd of its own |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
 //! | [`synthetic`] | a store of any number of paths that nobody built, behind a daemon of our own |
 
@@ -23,6 +24,7 @@ pub mod cache;
 pub mod fault;
 pub mod http;
 pub mod larder;
+pub mod machine;
 pub mod need;
 pub mod nix;
 pub mod order;

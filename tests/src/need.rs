@@ -30,6 +30,8 @@ pub enum Requirement {
     Ceph,
     /// larder with fail points.
     FaultyBuild,
+    /// The units and the configuration of Debian's nix-daemon, unpacked.
+    NixSetup,
     /// Being root.
     Root,
 }
@@ -54,6 +56,9 @@ impl Requirement {
                 .all(|p| cache::program(p).is_some())
                 .then(|| cache::program("radosgw"))?,
             Self::FaultyBuild => crate::larder::faulty_binary("larder").ok(),
+            Self::NixSetup => {
+                cache::file("nix-setup/etc/nix/nix.conf").map(|_| cache::dir().join("nix-setup"))
+            }
             Self::Root => rustix::process::geteuid().is_root().then(|| "/".into()),
         }
     }
@@ -61,7 +66,7 @@ impl Requirement {
     /// What `tests/provision` is to be called with.
     pub fn item(self) -> &'static str {
         match self {
-            Self::Nix28 => "nix",
+            Self::Nix28 | Self::NixSetup => "nix",
             Self::Nix226 | Self::Nix234 => "nix-new",
             Self::Packages => "store",
             Self::SeaweedFs => "seaweedfs",

@@ -10,5 +10,7 @@ pub mod exit;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod nixconf;
 pub mod push;
+pub mod setup;
 pub mod store;

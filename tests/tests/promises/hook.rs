@@ -204,3 +204,92 @@ fn roots_writing_is_safe_against_links_of_the_agents_user() -> Result<()> {
     assert_eq!(mode & 0o777, 0o700);
     Ok(())
 }
+
+/// A hook of somebody else's, which writes down what it is given and ends with `code`.
+fn other_hook(dir: &std::path::Path, code: i32) -> Result<std::path::PathBuf> {
+    let file = dir.join("other-hook");
+    let notes = dir.join("notes");
+    std::fs::write(
+        &file,
+        format!(
+            "#!/bin/sh\necho \"$# $OUT_PATHS|$DRV_PATH|$ODD\" >> {}\necho from the other hook\nexit {code}\n",
+            notes.display()
+        ),
+    )?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    Ok(file)
+}
+
+#[test]
+fn the_hook_that_was_there_before_runs_after_ours_and_its_word_counts() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let path = world.nix.build(&samples::single("chained"))?.remove(0);
+    let dir = world.larder.dir().to_owned();
+    let run_then = |program: &str, out_paths: &str| -> Result<_> {
+        let mut command = hook(&world.larder)?;
+        command.args(["--then", program]).env("OUT_PATHS", out_paths).env("ODD", "a b=c");
+        run(&mut command, SOON)
+    };
+    for code in [0, 3] {
+        let other = other_hook(&dir, code)?;
+        let output = run_then(&other.display().to_string(), &path)?;
+        assert_eq!((output.code(), output.stdout.as_str()), (code, "from the other hook\n"));
+    }
+    assert_eq!(world.status()?["queued"]["jobs"], 2, "queued first, whatever the other says");
+    let notes = std::fs::read_to_string(dir.join("notes"))?;
+    assert_eq!(notes.lines().next(), Some(format!("0 {path}||a b=c").as_str()), "the same environment");
+    // It runs although nothing could be queued.
+    let output = run_then(&other_hook(&dir, 0)?.display().to_string(), "rubbish")?.ok()?;
+    assert!(output.stderr.contains("larder: ") && output.stdout.contains("from the other hook"));
+    // A signal is passed on, and one that is missing fails, as it did when Nix ran it.
+    std::fs::write(dir.join("other-hook"), "#!/bin/sh\nkill -TERM $$\n")?;
+    assert!(!run_then(&dir.join("other-hook").display().to_string(), &path)?.status.success());
+    let output = run_then("/nowhere/other-hook", &path)?;
+    assert_ne!(output.code(), 0);
+    assert!(output.stderr.contains("/nowhere/other-hook") && output.stderr.contains("--then"));
+    assert_eq!(world.status()?["queued"]["jobs"], 4);
+    Ok(())
+}
+
+#[test]
+fn strictness_holds_with_another_hook_behind() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    world.larder.set("hook-strict", "true")?;
+    let dir = world.larder.dir().to_owned();
+    for (code, expected) in [(0, 1), (3, 3)] {
+        let other = other_hook(&dir, code)?;
+        let mut command = hook(&world.larder)?;
+        command.args(["--then", &other.display().to_string()]).env("OUT_PATHS", "rubbish");
+        let output = run(&mut command, SOON)?;
+        assert_eq!(output.code(), expected, "the other ended with {code}");
+        assert!(output.stdout.contains("from the other hook"));
+    }
+    Ok(())
+}
+
+#[test]
+fn nix_runs_both_hooks_through_a_script_of_one_line() -> Result<()> {
+    for version in versions() {
+        let mut nix = NixHome::new(version)?;
+        let larder = LarderHome::new(&nix)?;
+        larder.install_hook(&mut nix)?;
+        let dir = larder.dir().to_owned();
+        let script = dir.join("hook");
+        let write = |code: i32| -> Result<()> {
+            let other = other_hook(&dir, code)?;
+            let line =
+                format!("#!/bin/sh\nexec {} --then {}\n", binary("larder-hook")?.display(), other.display());
+            std::fs::write(&script, line)?;
+            Ok(std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?)
+        };
+        write(0)?;
+        nix.set_conf("post-build-hook", &script.display().to_string())?;
+        let output = nix.try_build(&samples::single("both"))?.ok()?;
+        assert!(output.stderr.contains("from the other hook"), "{version}: {}", output.stderr);
+        write(1)?;
+        assert!(!nix.try_build(&samples::single("the other fails"))?.status.success(), "{version}");
+        let incoming = std::fs::read_dir(larder.state_dir().join("incoming"))?.count();
+        assert_eq!(incoming, 2, "{version}");
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@ mod inbox;
 mod records;
 mod requeue;
 mod run;
+mod service;
 mod settle;
 mod wait;
 
@@ -12,3 +13,4 @@ pub(crate) use inbox::{from_queued, in_queue, to_queued};
 pub use records::{Gone, Summary};
 pub(crate) use requeue::{enqueue, requeue};
 pub use run::{Agent, Connect, NUDGE, Until};
+pub use service::Service;

@@ -15,6 +15,7 @@ use larder_hook::queue::{Lock, Queue, now};
 
 use super::inbox::{Inbox, from_queued, in_queue};
 use super::records::{self, Summary};
+use super::service::Service;
 use super::settle::{put_off, settle, suspicion, with_hint};
 use super::wait::{POLL, backoff, watch};
 use crate::cache::signing::public_keys;
@@ -56,6 +57,7 @@ pub struct Agent {
     progress: Arc<dyn Progress>,
     inbox: Inbox,
     summary: Summary,
+    service: Service,
     pusher: Option<Arc<Pusher>>,
     /// General failures in a row, and until when to wait because of them.
     failures: u32,
@@ -94,6 +96,7 @@ impl Agent {
             progress,
             inbox,
             summary,
+            service: Service::default(),
             pusher: None,
             failures: 0,
             wait_until: None,
@@ -101,6 +104,12 @@ impl Agent {
             recheck: true,
             _lock: lock,
         }))
+    }
+
+    /// Tells a service manager how it is.
+    pub fn told_to(mut self, service: Service) -> Self {
+        self.service = service;
+        self
     }
 
     /// Works until `until` holds or `stop` resolves; then what is on its way gets `drain` to finish. Nothing is lost
@@ -114,7 +123,9 @@ impl Agent {
         let mut idle_since = Instant::now();
         let mut reconcile_at = Instant::now();
         let mut stop = std::pin::pin!(stop);
+        self.service.ready();
         loop {
+            let sign_of_life = self.service.alive(self.inbox.jobs().len());
             if let Err(error) = self.look(&mut reconcile_at) {
                 // A disk that is full, too many open files: it passes, and nothing is lost meanwhile.
                 self.wait(error);
@@ -135,6 +146,7 @@ impl Agent {
             if !running.is_empty() || !self.inbox.jobs().is_empty() {
                 idle_since = Instant::now();
             } else if matches!(until, Until::Idle(linger) if idle_since.elapsed() >= linger) {
+                self.service.stopping();
                 break;
             }
             if running.is_empty() && idle_since.elapsed() >= SESSION_LINGER {
@@ -153,7 +165,7 @@ impl Agent {
                     }
                 }
                 () = news.notified() => {}
-                () = tokio::time::sleep(self.longest_sleep(&until, idle_since)) => {}
+                () = tokio::time::sleep(self.longest_sleep(&until, idle_since).min(sign_of_life.unwrap_or(POLL))) => {}
                 () = &mut stop => {
                     self.drain(running, drain).await;
                     break;
@@ -427,6 +439,7 @@ impl Agent {
 
     /// Lets what is on its way finish.
     async fn drain(&mut self, mut running: FuturesUnordered<BoxFuture<'static, Ended>>, limit: Duration) {
+        self.service.stopping();
         let finish = async {
             while let Some(ended) = running.next().await {
                 let _ = self.end(ended).await;

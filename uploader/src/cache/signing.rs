@@ -15,6 +15,7 @@ use nix_narinfo::{NixSignature, TrustedPublicKey};
 
 use crate::config::exposure;
 use crate::error::{Area, Error, Result};
+use crate::nixconf::{key_fault, label};
 
 /// A named signing key. Its `Debug` shows the name alone.
 #[derive(Clone)]
@@ -122,14 +123,16 @@ fn check_name(name: &str) -> Result<()> {
         .hint("by custom it is the cache's domain and a number: `cache.example.org-1`"))
 }
 
-/// Reads public keys; the error names the first that is malformed.
+/// Reads public keys; the error names the first that is malformed, and does not repeat it: it may be a secret key.
 pub fn public_keys<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<TrustedPublicKey>> {
     let parse = |text: &str| {
-        TrustedPublicKey::parse(text).map_err(|error| {
-            Error::permanent(Area::Config, format!("`{text}` is no public key"))
-                .because(error)
+        let wrong = |cause: String| {
+            Error::permanent(Area::Config, format!("`{}…` is no public key", label(text)))
+                .because(cause)
                 .hint("a public key is `name:base64` with 32 bytes behind the colon")
-        })
+        };
+        key_fault(text).map_err(|fault| wrong(format!("it {fault}")))?;
+        TrustedPublicKey::parse(text).map_err(|error| wrong(error.to_string()))
     };
     texts.into_iter().map(parse).collect()
 }

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::Context;
 use super::output::Human;
-use crate::agent::{Agent, Until};
+use crate::agent::{Agent, Service, Until};
 use crate::error::{Area, Error, Result};
 use crate::exit::Exit;
 
@@ -38,6 +38,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     } else {
         Until::Stopped
     };
+    let agent = agent.told_to(Service::from_environment());
     agent.run(until, stopped()?, Duration::from_secs(args.drain)).await?;
     Ok(Exit::Ok)
 }

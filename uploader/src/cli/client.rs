@@ -1,5 +1,8 @@
 //! `larder client`: what makes a machine use the cache, and whether it would work.
 
+mod guard;
+mod machine;
+
 use std::path::PathBuf;
 
 use nix_narinfo::{NarInfo, TrustedPublicKey};
@@ -15,25 +18,52 @@ use crate::store::StoreLocation;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Try the cache as a client would, and say what is wrong
+    /// Look at this machine's configuration of Nix, try the cache as a client would, and say what is wrong
     #[arg(long)]
     check: bool,
+    /// Tell how to take the cache out of this machine, in the order in which nothing breaks
+    #[arg(long, conflicts_with = "check")]
+    remove: bool,
+    /// Write the caches of --url that can be reached into FILE, which nix.conf includes; for machines that travel
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "remove"])]
+    guard: Option<PathBuf>,
+    /// With --guard: the unit to restart when FILE has changed
+    #[arg(long, value_name = "UNIT", requires = "guard")]
+    restart: Option<String>,
     /// With --check: paths that should be there
     #[arg(requires = "check")]
     paths: Vec<PathBuf>,
-    /// The cache's URL; default: the bucket's public one
+    /// The cache's URL; default: the bucket's public one. With --guard, any number of them
     #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    url: Vec<String>,
     /// The cache's public key; default: those of the configured signing keys
     #[arg(long, value_name = "NAME:BASE64")]
     public_key: Vec<String>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
-    let url = match &args.url {
+    if let Some(file) = &args.guard {
+        return guard::run(file, &args.url, args.restart.as_deref()).await;
+    }
+    if args.url.len() > 1 {
+        return Err(
+            Error::permanent(Area::Usage, "`--url` is given more than once").hint("one cache at a time")
+        );
+    }
+    if args.check {
+        machine::check(&machine::read()?)?;
+        if args.url.is_empty() && context.config.bucket().is_err() && args.paths.is_empty() {
+            // A machine that only substitutes has no configuration of larder's.
+            return check_substituters(context).await;
+        }
+    }
+    let url = match args.url.first() {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => init::public_url(context, &context.bucket().await?),
     };
+    if args.remove {
+        return Ok(machine::removal(&machine::read()?, &url));
+    }
     let texts = if args.public_key.is_empty() {
         context.keys()?.iter().map(|key| key.public_text()).collect()
     } else {
@@ -58,6 +88,8 @@ extra-trusted-public-keys = {joined}
 # and do not wait long for a connection.
 fallback = true
 connect-timeout = 3
+stalled-download-timeout = 15
+download-attempts = 3
 # A path that was asked for before it was pushed counts as absent for this many seconds (default 3600). Lower means
 # that fresh paths are seen sooner, at the price of more questions. To forget at once:
 # rm ~/.cache/nix/binary-cache-v*.sqlite* (root's, for the daemon).
@@ -69,9 +101,34 @@ nix.settings = {{
   extra-trusted-public-keys = [ {quoted} ];
   fallback = true;
   connect-timeout = 3;
+  stalled-download-timeout = 15;
+  download-attempts = 3;
   narinfo-cache-negative-ttl = 600;
 }};"#
     )
+}
+
+/// Tries all caches that Nix has.
+async fn check_substituters(context: &Context) -> Result<Exit> {
+    let store = context.store()?;
+    let mut exit = Exit::Ok;
+    for url in machine::substituters(&machine::read()?) {
+        let base = url.split('?').next().unwrap_or_default().trim_end_matches('/');
+        if !base.starts_with("http") && !base.starts_with("file") {
+            output::say(&format!("{url}: not looked at, it needs credentials or another store"));
+            continue;
+        }
+        match init::read_back(base, context, store.store_dir.as_str()).await {
+            Ok(()) => {
+                output::say(&format!("{url}: nix-cache-info is right, a missing path is answered as missing"))
+            }
+            Err(error) => {
+                output::warn(&error.to_string());
+                exit = Exit::Partial;
+            }
+        }
+    }
+    Ok(exit)
 }
 
 async fn check(args: &Args, context: &Context, url: &str, keys: &[TrustedPublicKey]) -> Result<Exit> {

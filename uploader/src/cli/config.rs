@@ -16,11 +16,16 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Check the configuration and print every value with its source; secrets are in files and not shown
-    Check,
+    Check {
+        /// Look at the values alone, neither at the files that they name nor at this machine's store: for where the
+        /// configuration is made
+        #[arg(long)]
+        values_only: bool,
+    },
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
-    let Command::Check = args.command;
+    let Command::Check { values_only } = args.command;
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in Config::unknown_variables(variables) {
         output::warn(&format!("`{name}` is no variable of larder's and changes nothing"));
@@ -38,6 +43,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     address?;
     context.options(false)?;
+    if values_only {
+        return Ok(Exit::Ok);
+    }
     context.store()?;
     for key in context.keys()? {
         output::data(&format!("# public key: {}", key.public_text()));

@@ -35,6 +35,23 @@ pub(super) struct Global {
     set: Vec<String>,
 }
 
+impl Global {
+    /// Keys of the configuration that flags set.
+    pub(super) fn flags(&self) -> Result<Vec<(&str, String)>> {
+        let mut flags: Vec<(&str, String)> = Vec::new();
+        for set in &self.set {
+            let (key, value) = set.split_once('=').ok_or_else(|| {
+                Error::permanent(Area::Usage, format!("`--set {set}` has no `=`"))
+                    .hint("write `--set key=value`")
+            })?;
+            flags.push((key, value.to_owned()));
+        }
+        flags.extend(self.bucket.iter().map(|bucket| ("bucket", bucket.clone())));
+        flags.extend(self.state_dir.iter().map(|dir| ("state-dir", dir.display().to_string())));
+        Ok(flags)
+    }
+}
+
 /// The configuration and what is made of it.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -47,16 +64,7 @@ impl Context {
             ("LARDER_CONFIG", Some(file)) => Some(file.display().to_string()),
             _ => settings::process_environment(name),
         };
-        let mut flags: Vec<(&str, String)> = Vec::new();
-        for set in &global.set {
-            let (key, value) = set.split_once('=').ok_or_else(|| {
-                Error::permanent(Area::Usage, format!("`--set {set}` has no `=`"))
-                    .hint("write `--set key=value`")
-            })?;
-            flags.push((key, value.to_owned()));
-        }
-        flags.extend(global.bucket.iter().map(|bucket| ("bucket", bucket.clone())));
-        flags.extend(global.state_dir.iter().map(|dir| ("state-dir", dir.display().to_string())));
+        let flags = global.flags()?;
         Ok(Self { config: Config::load(&variable, &flags)? })
     }
 

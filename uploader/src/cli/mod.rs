@@ -12,6 +12,7 @@ mod output;
 mod push;
 mod queue;
 mod retry;
+mod setup;
 mod status;
 
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ enum Command {
     Config(config::Args),
     /// Make the queue's directories
     Queue(queue::Args),
+    /// Install hook, units and user on a Linux with systemd, or take that back
+    Setup(setup::Args),
 }
 
 /// Runs the command that the arguments name.
@@ -85,6 +88,10 @@ fn run(cli: Cli) -> Result<Exit> {
     if let Command::Key(args) = cli.command {
         return key::run(args);
     }
+    // Has the configuration of the machine that is set up.
+    if let Command::Setup(args) = cli.command {
+        return setup::run(args, &cli.global);
+    }
     let context = Context::load(&cli.global)?;
     match cli.command {
         Command::Config(args) => config::run(args, &context),
@@ -97,7 +104,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Agent(args) => block_on(agent::run(args, &context)),
         Command::Flush(args) => block_on(flush::run(args, &context)),
         Command::Client(args) => block_on(client::run(args, &context)),
-        Command::Key(_) => Ok(Exit::Ok),
+        Command::Key(_) | Command::Setup(_) => Ok(Exit::Ok),
     }
 }
 

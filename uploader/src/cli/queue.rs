@@ -33,7 +33,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
 }
 
 /// The ids of a user, as numbers `uid:gid` or by name from /etc/passwd.
-fn look_up(name: &str) -> Result<Owner> {
+pub(super) fn look_up(name: &str) -> Result<Owner> {
     if let Some((uid, gid)) = name.split_once(':')
         && let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse())
     {

@@ -1,0 +1,184 @@
+# What the modules share, without nixpkgs: checks of public keys and of caches' addresses, and the configuration file.
+# `nix/tests/keys.json` and `urls.json` are the cases; larder's own checks pass the same.
+let
+  inherit (builtins)
+    attrNames
+    concatStringsSep
+    filter
+    isString
+    length
+    match
+    replaceStrings
+    stringLength
+    toJSON
+    ;
+
+  # `null`, or why a text is no public key. The text itself is not repeated: it may be a secret key.
+  keyFault =
+    text:
+    let
+      parts = match "([^:]*):(.*)" text;
+      name = builtins.elemAt parts 0;
+      encoded = builtins.elemAt parts 1;
+      size = stringLength encoded;
+    in
+    if parts == null then
+      "has no colon between name and key"
+    else if name == "" then
+      "has no name before the colon"
+    else if match "[^[:space:]]+" name == null then
+      "has white space in its name"
+    else if match "[A-Za-z0-9+/]*=*" encoded == null then
+      "is not base64 behind the colon"
+    else if size == 88 then
+      "is a secret key, which belongs into a file that nobody else reads: give its public half (`larder key public FILE`), and replace the key if it has been published by this"
+    else if size != 44 then
+      "has not 32 bytes behind the colon (44 characters of base64)"
+    # 32 bytes leave two bits of the last digit unused.
+    else if match ".{42}[AEIMQUYcgkosw048]=" encoded == null then
+      "is not base64 of 32 bytes behind the colon"
+    else
+      null;
+
+  keyName =
+    text:
+    let
+      parts = match "([^:]*):.*" text;
+    in
+    if parts == null then "" else builtins.head parts;
+
+  # Its name, or else its beginning: enough to find it by.
+  keyLabel =
+    text: if keyName text == "" then builtins.substring 0 8 text else "${keyName text}:";
+
+  # What is wrong with a list of public keys, one message for each fault.
+  keyFaults =
+    keys:
+    let
+      single = filter isString (
+        map (
+          key:
+          let
+            fault = keyFault key;
+          in
+          if fault == null then null else "the public key `${keyLabel key}…` ${fault}"
+        ) keys
+      );
+      names = attrNames (
+        builtins.listToAttrs (
+          map (key: {
+            name = keyName key;
+            value = null;
+          }) keys
+        )
+      );
+      values = name: attrNames (builtins.listToAttrs (
+        map (key: {
+          name = key;
+          value = null;
+        }) (filter (key: keyName key == name) keys)
+      ));
+      twice = filter (name: length (values name) > 1) names;
+    in
+    single
+    ++ map (
+      name:
+      "two different public keys are named `${name}`: Nix uses the first and ignores the other; give a new key a new name"
+    ) twice;
+
+  # `null`, or why an address cannot be a substituter.
+  urlFault =
+    text:
+    let
+      parts = match "([a-z0-9+.-]+)://([^/?#]*)([^?#]*)([?].*)?" text;
+      scheme = builtins.elemAt parts 0;
+      host = builtins.elemAt parts 1;
+      path = builtins.elemAt parts 2;
+    in
+    if match ".*[[:space:]].*" text != null then
+      "has white space in it"
+    else if parts == null then
+      "is no URL: write `http://HOST:PORT/BUCKET`, `https://…`, `s3://BUCKET?endpoint=…` or `file:///DIRECTORY`"
+    else if match ".*@.*" host != null then
+      "has credentials in it, which everybody on the machine could read: use `netrc-file` for them"
+    else if scheme == "file" then
+      if host == "" && match "/.+" path != null then null else "needs an absolute directory: `file:///DIRECTORY`"
+    else if scheme == "s3" then
+      if host == "" then "names no bucket" else null
+    else if scheme == "http" || scheme == "https" then
+      if match "\\[[0-9a-fA-F:.]+](:[0-9]+)?|[^:]+(:[0-9]+)?" host == null then
+        "names no host, or a port that is no number"
+      else
+        null
+    else
+      "has the scheme `${scheme}`, which is no binary cache's: http, https, s3 or file";
+
+  urlFaults =
+    urls:
+    filter isString (
+      map (
+        url:
+        let
+          fault = urlFault url;
+        in
+        if fault == null then null else "the cache `${url}` ${fault}"
+      ) urls
+    );
+
+  # Secrets in the store can be read by everybody.
+  inStore = path: match "${builtins.storeDir}/.*" (toString path) != null;
+
+  # An address with a parameter more.
+  withParameter = url: parameter: url + (if match ".*[?].*" url == null then "?" else "&") + parameter;
+
+  # A file of larder's configuration. Its values are strings, numbers, switches and lists of strings, which TOML writes
+  # as JSON does; keys that are null are left out.
+  toToml =
+    settings:
+    concatStringsSep "" (
+      map (name: "${name} = ${toJSON settings.${name}}\n") (
+        filter (name: settings.${name} != null) (attrNames settings)
+      )
+    );
+
+  # A unit of units.json, with the places of the programs.
+  unit =
+    { bin }:
+    let
+      place =
+        value:
+        if isString value then
+          replaceStrings [ "@bin@" ] [ bin ] value
+        else if builtins.isList value then
+          map place value
+        else if builtins.isAttrs value then
+          builtins.mapAttrs (_: place) value
+        else
+          value;
+      file = builtins.fromJSON (builtins.readFile ./units.json);
+      # The sandbox is the same for all; a unit's own lines win over it.
+      whole =
+        body: body // (if body ? Service then { Service = file.sandbox // body.Service; } else { });
+    in
+    builtins.mapAttrs (_: body: place (whole body)) file.units;
+
+  systems = [
+    "x86_64-linux"
+    "aarch64-linux"
+    "x86_64-darwin"
+    "aarch64-darwin"
+  ];
+in
+{
+  inherit
+    inStore
+    keyFault
+    keyFaults
+    systems
+    toToml
+    unit
+    urlFault
+    urlFaults
+    withParameter
+    ;
+}

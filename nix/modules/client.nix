@@ -1,0 +1,163 @@
+# services.larder.client: a machine that takes paths from caches, and works on when they are away.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    mkDefault
+    mkEnableOption
+    mkIf
+    mkMerge
+    mkOption
+    types
+    ;
+  larder = import ../lib.nix;
+  cfg = config.services.larder.client;
+  caches = builtins.attrValues cfg.caches;
+  keys = lib.concatMap (cache: cache.publicKeys) caches;
+  address =
+    cache:
+    if cache.priority == null then
+      cache.url
+    else
+      larder.withParameter cache.url "priority=${toString cache.priority}";
+  urls = map address caches;
+  faults = larder.keyFaults keys ++ larder.urlFaults (map (cache: cache.url) caches);
+  fragment = "/run/larder/substituters.conf";
+in
+{
+  options.services.larder.client = {
+    enable = mkEnableOption "substituting from caches that may be away";
+
+    caches = mkOption {
+      default = { };
+      example = {
+        lan = {
+          url = "http://cache.lan:8333/nix-cache";
+          publicKeys = [ "cache.lan-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
+        };
+      };
+      description = "The caches, by names of your choice.";
+      type = types.attrsOf (
+        types.submodule {
+          options = {
+            url = mkOption {
+              type = types.str;
+              description = "Where it is read: `http://…`, `https://…`, `s3://…` or `file:///…`.";
+            };
+            publicKeys = mkOption {
+              type = types.listOf types.str;
+              description = "The keys that sign it, as `larder key public FILE` prints them.";
+            };
+            priority = mkOption {
+              type = types.nullOr types.int;
+              default = null;
+              description = "Its place in the order of caches, lower first; cache.nixos.org has 40. Default: what the cache itself says.";
+            };
+          };
+        }
+      );
+    };
+
+    connectTimeout = mkOption {
+      type = types.int;
+      default = 3;
+      description = "Seconds to wait for a connection, to any cache.";
+    };
+
+    stalledTimeout = mkOption {
+      type = types.int;
+      default = 15;
+      description = "Seconds for which a download may stand still, from any cache; Nix's own default is 300.";
+    };
+
+    downloadAttempts = mkOption {
+      type = types.int;
+      default = 3;
+      description = "How often a download is tried, from any cache; Nix's own default is 5. Between the attempts Nix waits, longer each time.";
+    };
+
+    negativeTtl = mkOption {
+      type = types.int;
+      default = 600;
+      description = "Seconds for which Nix remembers that a path was absent; its own default is 3600.";
+    };
+
+    guard = {
+      enable = mkEnableOption "taking caches that cannot be reached out of Nix's configuration until they can be reached again, for machines that travel. The daemon reads its configuration when it starts, so it is restarted when that changes; builds that are running go on";
+      interval = mkOption {
+        type = types.str;
+        default = "1min";
+        description = "How often to look, as `systemd.time(7)` has spans.";
+      };
+      package = mkOption {
+        type = types.package;
+        default = pkgs.larder or (pkgs.callPackage ../package.nix { });
+        defaultText = lib.literalExpression "pkgs.larder";
+        description = "The package with `larder`.";
+      };
+    };
+  };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = [
+        {
+          assertion = config.nix.enable;
+          message = "services.larder.client needs Nix on this machine: set nix.enable, or remove services.larder.client.enable.";
+        }
+        {
+          # One malformed key makes every operation fail that checks a signature, and with it the next rebuild.
+          assertion = faults == [ ];
+          message = "services.larder.client.caches: ${builtins.concatStringsSep "; " faults}.";
+        }
+        {
+          assertion = builtins.all (cache: cache.publicKeys != [ ]) caches;
+          message = "services.larder.client.caches has a cache without publicKeys: Nix takes nothing from it. `larder key public FILE` prints the key where the cache is signed.";
+        }
+      ];
+      nix.settings = {
+        trusted-public-keys = keys;
+        # A cache that is away makes builds slower, and fails none.
+        fallback = mkDefault true;
+        connect-timeout = mkDefault cfg.connectTimeout;
+        stalled-download-timeout = mkDefault cfg.stalledTimeout;
+        download-attempts = mkDefault cfg.downloadAttempts;
+        narinfo-cache-negative-ttl = mkDefault cfg.negativeTtl;
+      };
+    }
+    (mkIf (!cfg.guard.enable) {
+      nix.settings.substituters = urls;
+    })
+    (mkIf cfg.guard.enable {
+      # Absent until the first look; then it names the caches that answer.
+      nix.extraOptions = "!include ${fragment}\n";
+      systemd.services.larder-guard = {
+        description = "Take caches that cannot be reached out of Nix's configuration";
+        after = [ "network.target" ];
+        wantedBy = [ "multi-user.target" ];
+        # Where Nix's daemon is run from, its restart included.
+        path = [ config.systemd.package ];
+        serviceConfig = {
+          Type = "oneshot";
+          RuntimeDirectory = "larder";
+          RuntimeDirectoryPreserve = "yes";
+          ExecStart =
+            "${cfg.guard.package}/bin/larder client --guard ${fragment} --restart nix-daemon.service "
+            + lib.concatMapStringsSep " " (url: "--url ${lib.escapeShellArg url}") urls;
+        };
+      };
+      systemd.timers.larder-guard = {
+        wantedBy = [ "timers.target" ];
+        timerConfig = {
+          OnBootSec = "10s";
+          OnUnitInactiveSec = cfg.guard.interval;
+          AccuracySec = "5s";
+        };
+      };
+    })
+  ]);
+}

@@ -1,0 +1,106 @@
+# services.larder for nix-darwin: launchd watches the queue as a systemd path unit does.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    mkEnableOption
+    mkIf
+    mkMerge
+    mkOption
+    types
+    ;
+  larder = import ../lib.nix;
+  cfg = config.services.larder;
+  shared = import ./settings.nix { inherit lib; };
+  checks = import ./checks.nix { inherit larder; };
+  stateDir = "/var/lib/larder";
+  file = pkgs.writeText "larder-config.toml" (
+    larder.toToml (
+      cfg.settings
+      // {
+        state-dir = stateDir;
+        signing-key-files = cfg.signingKeyFiles;
+        credentials-file = cfg.credentialsFile;
+      }
+    )
+  );
+  hook =
+    if cfg.chainedHook == null then
+      "${cfg.package}/bin/larder-hook"
+    else
+      "${pkgs.writeShellScript "larder-hook-then" ''
+        exec ${cfg.package}/bin/larder-hook --then ${lib.escapeShellArg cfg.chainedHook}
+      ''}";
+  daemon = arguments: {
+    ProgramArguments = [ "${cfg.package}/bin/larder" ] ++ arguments;
+    ProcessType = "Background";
+    StandardErrorPath = "/var/log/larder.log";
+  };
+in
+{
+  options.services.larder = removeAttrs shared [ "catchUp" ] // {
+    enable = mkEnableOption "pushing what this machine builds with Nix into a binary cache";
+    package = mkOption {
+      type = types.package;
+      default = pkgs.larder or (pkgs.callPackage ../package.nix { });
+      defaultText = lib.literalExpression "pkgs.larder";
+      description = "The package with `larder` and `larder-hook`.";
+    };
+    installHook = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to make larder-hook Nix's `post-build-hook`.";
+    };
+    chainedHook = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      description = "Another program that is to run after each build.";
+    };
+    catchUp.enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to queue, once a day, what was built here and the hook never saw.";
+    };
+  };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = checks.pusher "services.larder" cfg ++ [
+        {
+          assertion = config.nix.enable;
+          message = "services.larder needs nix-darwin to manage Nix: set nix.enable. Where another installer does, set the post-build-hook in /etc/nix/nix.custom.conf by hand and services.larder.installHook = false.";
+        }
+      ];
+      environment.systemPackages = [ cfg.package ];
+      environment.etc."larder/config.toml".source = file;
+      # As root: the agent's sandbox is systemd's affair, and root's own queue needs no other owner.
+      launchd.daemons.larder-agent.serviceConfig = daemon [
+        "agent"
+        "--exit-when-idle"
+      ] // {
+        # Started while there is something in either; what has been taken and not finished lies in the second.
+        QueueDirectories = [ "${stateDir}/incoming" ];
+        RunAtLoad = true;
+        KeepAlive.SuccessfulExit = false;
+        ThrottleInterval = 10;
+        ExitTimeOut = 40;
+      };
+      launchd.daemons.larder-queue.serviceConfig = daemon [
+        "queue"
+        "create"
+      ] // {
+        RunAtLoad = true;
+      };
+    }
+    (mkIf cfg.installHook { nix.settings.post-build-hook = hook; })
+    (mkIf cfg.catchUp.enable {
+      launchd.daemons.larder-catch-up.serviceConfig = daemon [ "catch-up" ] // {
+        StartCalendarInterval = [ { Hour = 4; } ];
+      };
+    })
+  ]);
+}

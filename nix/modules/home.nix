@@ -1,0 +1,100 @@
+# services.larder for home-manager: without root, and so without a hook. What the user's builds add to the store is
+# found by `larder catch-up`, and pushed by an agent of the user's own.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    mkEnableOption
+    mkIf
+    mkMerge
+    mkOption
+    types
+    ;
+  larder = import ../lib.nix;
+  cfg = config.services.larder;
+  shared = import ./settings.nix { inherit lib; };
+  checks = import ./checks.nix { inherit larder; };
+  stateDir = "${config.xdg.stateHome}/larder";
+in
+{
+  options.services.larder = shared // {
+    enable = mkEnableOption "pushing what is built on this machine into a binary cache, as this user";
+    package = mkOption {
+      type = types.package;
+      default = pkgs.larder or (pkgs.callPackage ../package.nix { });
+      defaultText = lib.literalExpression "pkgs.larder";
+      description = "The package with `larder`.";
+    };
+  };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = checks.pusher "services.larder" cfg;
+      home.packages = [ cfg.package ];
+      xdg.configFile."larder/config.toml".source = pkgs.writeText "larder-config.toml" (
+        larder.toToml (
+          cfg.settings
+          // {
+            state-dir = stateDir;
+            signing-key-files = cfg.signingKeyFiles;
+            credentials-file = cfg.credentialsFile;
+          }
+        )
+      );
+      systemd.user.services.larder-agent = {
+        Unit = {
+          Description = "Push queued Nix builds into the binary cache";
+          ConditionDirectoryNotEmpty = [
+            "|${stateDir}/incoming"
+            "|${stateDir}/work"
+          ];
+          StartLimitIntervalSec = 0;
+        };
+        Service = {
+          Type = "notify";
+          ExecStart = "${cfg.package}/bin/larder agent --exit-when-idle";
+          Restart = "on-failure";
+          RestartSec = 10;
+          TimeoutStopSec = 40;
+          WatchdogSec = 900;
+          Nice = 5;
+        };
+        Install.WantedBy = [ "default.target" ];
+      };
+      systemd.user.paths.larder-agent = {
+        Unit.Description = "Start larder's agent when something is queued";
+        Path.DirectoryNotEmpty = "${stateDir}/incoming";
+        Install.WantedBy = [ "default.target" ];
+      };
+      systemd.user.timers.larder-agent = {
+        Unit.Description = "Start larder's agent again while it has left something";
+        Timer = {
+          OnCalendar = "*:0/15";
+          RandomizedDelaySec = 120;
+        };
+        Install.WantedBy = [ "timers.target" ];
+      };
+    }
+    (mkIf cfg.catchUp.enable {
+      systemd.user.services.larder-catch-up = {
+        Unit.Description = "Queue what was built on this machine";
+        Service = {
+          Type = "oneshot";
+          ExecStart = "${cfg.package}/bin/larder catch-up";
+        };
+      };
+      systemd.user.timers.larder-catch-up = {
+        Unit.Description = "Queue what was built on this machine";
+        Timer = {
+          OnCalendar = cfg.catchUp.onCalendar;
+          Persistent = true;
+        };
+        Install.WantedBy = [ "timers.target" ];
+      };
+    })
+  ]);
+}

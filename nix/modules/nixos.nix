@@ -1,0 +1,189 @@
+# services.larder: a machine that pushes what it builds.
+{
+  config,
+  lib,
+  options,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    mkEnableOption
+    mkIf
+    mkMerge
+    mkOption
+    types
+    ;
+  larder = import ../lib.nix;
+  cfg = config.services.larder;
+  shared = import ./settings.nix { inherit lib; };
+  checks = import ./checks.nix { inherit larder; };
+  # The units are made for this one.
+  stateDir = "/var/lib/larder";
+
+  units = larder.unit { bin = "${cfg.package}/bin"; };
+  # As NixOS wants them: sections by other names.
+  systemdUnit =
+    name: extra:
+    let
+      body = units.${name};
+      install = body.Install or { };
+    in
+    mkMerge [
+      {
+        unitConfig = body.Unit;
+        wantedBy = if install ? WantedBy then [ install.WantedBy ] else [ ];
+      }
+      extra
+    ];
+  service =
+    name: extra:
+    systemdUnit name (mkMerge [
+      { serviceConfig = units.${name}.Service; }
+      extra
+    ]);
+
+  file = pkgs.writeText "larder-config.toml" (
+    larder.toToml (
+      removeAttrs cfg.settings [ "state-dir" ]
+      // {
+        state-dir = stateDir;
+        signing-key-files = cfg.signingKeyFiles;
+        credentials-file = cfg.credentialsFile;
+      }
+    )
+  );
+  # Where the builder cannot run the program, the machine itself checks it when the agent starts.
+  canRun = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
+  checked =
+    if canRun then
+      pkgs.runCommand "larder-config.toml" { } ''
+        HOME=$PWD ${cfg.package}/bin/larder --config ${file} config check --values-only
+        cp ${file} $out
+      ''
+    else
+      file;
+
+  # One that queues, and then becomes the other hook. Nix passes its hook no arguments.
+  hook =
+    if cfg.chainedHook == null then
+      "${cfg.package}/bin/larder-hook"
+    else
+      "${pkgs.writeShellScript "larder-hook-then" ''
+        exec ${cfg.package}/bin/larder-hook --then ${lib.escapeShellArg cfg.chainedHook}
+      ''}";
+  # What other modules say about the one slot that Nix has.
+  otherHooks = builtins.filter (value: value != hook) (
+    builtins.concatMap (
+      definition:
+      if builtins.isAttrs definition && definition ? post-build-hook then
+        [ (toString (definition.post-build-hook.content or definition.post-build-hook)) ]
+      else
+        [ ]
+    ) options.nix.settings.definitions
+  );
+
+  # Credentials of the unit: systemd hands them over, so that the files may stay root's.
+  keys = lib.imap0 (index: file: {
+    inherit file;
+    name = "key-${toString index}";
+  }) cfg.signingKeyFiles;
+  directory = builtins.match "file://(/[^?]*).*" (
+    if cfg.settings.bucket == null then "" else cfg.settings.bucket
+  );
+in
+{
+  options.services.larder = shared // {
+    enable = mkEnableOption "pushing what this machine builds with Nix into a binary cache";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.larder or (pkgs.callPackage ../package.nix { });
+      defaultText = lib.literalExpression "pkgs.larder";
+      description = "The package with `larder` and `larder-hook`.";
+    };
+
+    installHook = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to make larder-hook Nix's `post-build-hook`. Without it, what is built is found by `catchUp` alone.";
+    };
+
+    chainedHook = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/run/current-system/sw/bin/my-hook";
+      description = "Another program that is to run after each build. Nix has one `post-build-hook`: larder's queues, and then becomes this one.";
+    };
+  };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = checks.pusher "services.larder" cfg ++ [
+        {
+          assertion = config.nix.enable;
+          message = "services.larder needs Nix on this machine: set nix.enable, or remove services.larder.enable.";
+        }
+        {
+          assertion = (cfg.settings.state-dir or stateDir) == stateDir;
+          message = "services.larder.settings.state-dir cannot be changed, since the units watch ${stateDir}: mount another file system there.";
+        }
+        {
+          assertion = !cfg.installHook || otherHooks == [ ];
+          message = "Nix has one post-build-hook, and another module sets it to ${builtins.concatStringsSep ", " otherHooks}: take that definition of nix.settings.post-build-hook out and name the program in services.larder.chainedHook, which is run after larder's; or set services.larder.installHook = false.";
+        }
+        {
+          assertion =
+            !cfg.installHook || builtins.match ".*post-build-hook[[:space:]]*=.*" config.nix.extraOptions == null;
+          message = "nix.extraOptions sets post-build-hook, and Nix has one: take it out there and name the program in services.larder.chainedHook.";
+        }
+      ];
+
+      environment.systemPackages = [ cfg.package ];
+      environment.etc."larder/config.toml".source = checked;
+
+      users.users.larder = {
+        isSystemUser = true;
+        group = "larder";
+        home = stateDir;
+        description = "larder's agent";
+      };
+      users.groups.larder = { };
+      # Added to whatever stands there: a plain definition would replace the default, which is everybody.
+      nix.settings.extra-allowed-users = [ "larder" ];
+
+      systemd.services.larder-queue = service "larder-queue.service" { };
+      systemd.services.larder-agent = service "larder-agent.service" {
+        restartTriggers = [ checked ];
+        serviceConfig = {
+          LoadCredential =
+            map (key: "${key.name}:${key.file}") keys
+            ++ lib.optional (cfg.credentialsFile != null) "credentials:${cfg.credentialsFile}";
+          Environment =
+            [ "\"LARDER_SIGNING_KEY_FILES=${builtins.concatStringsSep " " (map (key: "%d/${key.name}") keys)}\"" ]
+            ++ lib.optional (cfg.credentialsFile != null) "LARDER_CREDENTIALS_FILE=%d/credentials";
+        };
+      };
+      systemd.paths.larder-agent = systemdUnit "larder-agent.path" {
+        pathConfig = units."larder-agent.path".Path;
+      };
+      systemd.timers.larder-agent = systemdUnit "larder-agent.timer" {
+        timerConfig = units."larder-agent.timer".Timer;
+      };
+    }
+    (mkIf (directory != null) {
+      systemd.services.larder-agent.serviceConfig.ReadWritePaths = [ (builtins.head directory) ];
+    })
+    (mkIf cfg.installHook {
+      nix.settings.post-build-hook = hook;
+    })
+    (mkIf cfg.catchUp.enable {
+      systemd.services.larder-catch-up = service "larder-catch-up.service" { };
+      systemd.timers.larder-catch-up = systemdUnit "larder-catch-up.timer" {
+        timerConfig = units."larder-catch-up.timer".Timer // {
+          OnCalendar = cfg.catchUp.onCalendar;
+        };
+      };
+    })
+  ]);
+}

@@ -1,0 +1,79 @@
+# Options of larder's configuration, the same for every kind of machine.
+{ lib }:
+let
+  inherit (lib) mkOption types;
+  atom = types.oneOf [
+    types.str
+    types.int
+    types.bool
+    (types.listOf types.str)
+  ];
+  text =
+    description: example:
+    mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      inherit description example;
+    };
+in
+{
+  # Free-form: what `larder config check` knows. The keys that every set-up has are typed.
+  settings = mkOption {
+    default = { };
+    description = "larder's configuration; `larder config check` lists all keys. It is checked when the system is built.";
+    example = {
+      bucket = "s3://nix-cache?endpoint=https://s3.example.org";
+      exclude = [ "nixos-system-*" ];
+    };
+    type = types.submodule {
+      freeformType = types.attrsOf atom;
+      options = {
+        bucket = text "Where to push: `s3://BUCKET/PREFIX?endpoint=…&region=…` or `file:///DIRECTORY`." "s3://nix-cache?endpoint=https://s3.example.org";
+        public-url = text "Where clients read, if not at the bucket's own address." "https://cache.example.org";
+        ca-file = text "PEM file with a certificate authority to trust besides the system's." "/etc/ssl/lan-ca.pem";
+        linger = mkOption {
+          type = types.addCheck types.int (seconds: seconds >= 60);
+          default = 60;
+          description = "Seconds for which the agent waits for more before it ends; 60 at least, so that a burst of builds does not start it for each.";
+        };
+        upstream-keys = mkOption {
+          type = types.nullOr (types.listOf types.str);
+          default = null;
+          description = "Public keys; what they have signed is upstream's and not pushed. Default: cache.nixos.org's.";
+        };
+        trusted-keys = mkOption {
+          type = types.nullOr (types.listOf types.str);
+          default = null;
+          description = "Public keys; what they have signed may be signed here too.";
+        };
+      };
+    };
+  };
+
+  signingKeyFiles = mkOption {
+    type = types.listOf types.str;
+    default = [ ];
+    example = [ "/etc/larder/key.sec" ];
+    description = "Files with secret signing keys, as `larder key generate NAME` writes them. Paths as text, outside of the store. Every path is signed with each.";
+  };
+
+  credentialsFile = mkOption {
+    type = types.nullOr types.str;
+    default = null;
+    example = "/etc/larder/credentials";
+    description = "File with the bucket's credentials: `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, a line each. Outside of the store.";
+  };
+
+  catchUp = {
+    enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to queue, from time to time, what was built here and the hook never saw.";
+    };
+    onCalendar = mkOption {
+      type = types.str;
+      default = "daily";
+      description = "When, as `systemd.time(7)` has it.";
+    };
+  };
+}

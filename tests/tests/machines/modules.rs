@@ -1,0 +1,264 @@
+//! The modules evaluate, set what they are to set, and refuse what would hurt.
+//!
+//! With `NIXPKGS_LIB`, the path of nixpkgs' `lib`, they are evaluated with that; in any case with the small evaluator
+//! in `nix/tests/mini-lib.nix`.
+
+use anyhow::{Context, Result, ensure};
+use larder_tests::larder::binary;
+use larder_tests::nix::{NixVersion, versions};
+use larder_tests::process::{Output, clean_command, run};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A file of the project.
+pub(crate) fn project(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)
+}
+
+/// Evaluates strictly to JSON, with a home and a state of its own.
+fn evaluate(version: NixVersion, args: &[&str]) -> Result<Output> {
+    let dir = tempfile::tempdir()?;
+    let mut command = clean_command(version.bin_dir().join("nix-instantiate"));
+    command.env("HOME", dir.path()).env("NIX_STATE_DIR", dir.path()).env("NIX_CONF_DIR", dir.path());
+    command.args(["--eval", "--strict", "--json", "--show-trace"]).args(args);
+    run(&mut command, SOON)
+}
+
+/// All cases of `nix/tests/cases.nix`, by each evaluator that is here; the name of the evaluator with them.
+fn evaluated(version: NixVersion) -> Result<Vec<Value>> {
+    let mut libs = vec!["null".to_owned()];
+    match std::env::var("NIXPKGS_LIB") {
+        Ok(path) if !path.is_empty() => libs.push(format!("\"{path}\"")),
+        _ => larder_tests::need::skip(
+            "the modules were evaluated by the tests' own evaluator alone: NIXPKGS_LIB is not set",
+        ),
+    }
+    let file = project("nix/tests/evaluate.nix").display().to_string();
+    libs.iter()
+        .map(|lib| {
+            let output = evaluate(version, &[&file, "--arg", "nixpkgsLib", lib])?.ok()?;
+            let value: Value = serde_json::from_str(&output.stdout)?;
+            eprintln!("evaluated by Nix {version} with {}", value["lib"]);
+            Ok(value)
+        })
+        .collect()
+}
+
+/// One case's configuration, by the small evaluator.
+pub(crate) fn case(name: &str) -> Result<Option<Value>> {
+    let Some(version) = versions().last().copied() else { return Ok(None) };
+    let file = project("nix/tests/evaluate.nix").display().to_string();
+    let output = evaluate(version, &[&file, "--arg", "nixpkgsLib", "null"])?.ok()?;
+    let value: Value = serde_json::from_str(&output.stdout)?;
+    Ok(Some(value["cases"][name]["config"].clone()))
+}
+
+/// A module in a file, by the small evaluator, under `document`.
+pub(crate) fn evaluate_with(version: NixVersion, document: &str) -> Result<Value> {
+    let file = project("nix/tests/evaluate.nix").display().to_string();
+    let output = evaluate(version, &[&file, "--arg", "document", document])?.ok()?;
+    Ok(serde_json::from_str(&output.stdout)?)
+}
+
+/// The text of larder's configuration in a case: of the file itself, or of the derivation that checks it.
+pub(crate) fn config_text(source: &Value) -> String {
+    let source = source.as_str().unwrap_or_default();
+    let text = source.split_once("text:larder-config.toml:").map_or(source, |(_, text)| text);
+    text.split(" config check").next().unwrap_or_default().to_owned()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn every_machine_is_what_it_is_to_be_and_every_mistake_has_its_remedy() -> Result<()> {
+    // Case, JSON pointer into its configuration, what is there.
+    const HOLDS: &[(&str, &str, &str)] = &[
+        ("nothing", "/systemd/services", "{}"),
+        ("nothing", "/nix/settings/substituters", "[]"),
+        ("pushes", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
+        ("pushes", "/nix/settings/extra-allowed-users", r#"["larder"]"#),
+        // The default is left alone: everybody may.
+        ("pushes", "/nix/settings/allowed-users", r#"["*"]"#),
+        ("pushes", "/systemd/services/larder-agent/serviceConfig/Type", "notify"),
+        ("pushes", "/systemd/services/larder-agent/unitConfig/StartLimitIntervalSec", "0"),
+        ("pushes", "/systemd/paths/larder-agent/pathConfig/DirectoryNotEmpty", "/var/lib/larder/incoming"),
+        (
+            "pushes",
+            "/systemd/services/larder-agent/serviceConfig/LoadCredential/0",
+            "key-0:/etc/larder/key.sec",
+        ),
+        ("pushes", "/systemd/timers/larder-catch-up/timerConfig/OnCalendar", "daily"),
+        ("pushes", "/users/users/larder/isSystemUser", "true"),
+        ("directory", "/systemd/services/larder-agent/serviceConfig/Environment/1", "null"),
+        ("no-hook", "/nix/settings/post-build-hook", "/some/other-hook"),
+        ("no-hook", "/systemd/services/larder-catch-up", "null"),
+        ("substitutes", "/nix/settings/substituters", r#"["http://cache.lan:8333/nix-cache"]"#),
+        ("substitutes", "/nix/settings/fallback", "true"),
+        ("substitutes", "/nix/settings/connect-timeout", "3"),
+        ("substitutes", "/nix/extraOptions", ""),
+        // What the machine's owner says counts more.
+        ("first", "/nix/settings/connect-timeout", "7"),
+        (
+            "first",
+            "/nix/settings/substituters/0",
+            "s3://nix-cache?endpoint=http://cache.lan:8333&priority=10",
+        ),
+        ("travels", "/nix/settings/substituters", "[]"),
+        ("travels", "/nix/extraOptions", "!include /run/larder/substituters.conf\n"),
+        ("seaweedfs", "/networking/firewall/interfaces/eth0/allowedTCPPorts", "[8333]"),
+        ("garage", "/garage/settings/replication_factor", "3"),
+        ("garage", "/garage/settings/s3_web/bind_addr", "192.168.1.10:8334"),
+        ("mac", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
+        (
+            "mac",
+            "/launchd/daemons/larder-agent/serviceConfig/QueueDirectories",
+            r#"["/var/lib/larder/incoming"]"#,
+        ),
+        (
+            "user",
+            "/systemd/user/paths/larder-agent/Path/DirectoryNotEmpty",
+            "/home/u/.local/state/larder/incoming",
+        ),
+    ];
+    // Case, words of the one message.
+    const REFUSED: &[(&str, &[&str])] = &[
+        ("no-bucket", &["settings.bucket is not set", "s3://"]),
+        ("no-key", &["signingKeyFiles is empty", "larder key generate"]),
+        ("key-in-store", &["signingKeyFiles", "store", "only root reads"]),
+        ("credentials-in-store", &["credentialsFile", "store"]),
+        ("other-state-dir", &["state-dir", "mount"]),
+        ("bad-upstream-key", &["unusable public keys", "`nonsense…`"]),
+        ("no-nix", &["nix.enable"]),
+        ("other-hook", &["/some/other-hook", "chainedHook", "installHook = false"]),
+        ("other-hook-in-text", &["nix.extraOptions", "chainedHook"]),
+        ("bad-key", &["`cache.lan-1:…`", "32 bytes"]),
+        ("two-values", &["two different public keys are named `cache.lan-1`"]),
+        ("bad-url", &["`cache.lan:8333/nix-cache` is no URL"]),
+        ("no-public-key", &["publicKeys"]),
+        ("mac-without-bucket", &["settings.bucket is not set"]),
+    ];
+    for version in versions() {
+        for all in evaluated(version)? {
+            let by = format!("Nix {version}, {}", all["lib"]);
+            for (case, pointer, expected) in HOLDS {
+                let config = &all["cases"][case]["config"];
+                ensure!(config.is_object(), "{by}: `{case}` was refused: {}", all["cases"][case]["failed"]);
+                let found = config.pointer(pointer).map_or_else(|| "null".to_owned(), text);
+                assert_eq!(found, *expected, "{by}: {case}{pointer}");
+            }
+            for (case, words) in REFUSED {
+                let failed = all["cases"][case]["failed"].as_array().cloned().unwrap_or_default();
+                assert_eq!(failed.len(), 1, "{by}: {case}: {failed:?}");
+                let message = text(&failed[0]);
+                for word in *words {
+                    assert!(message.contains(word), "{by}: {case}: no `{word}` in: {message}");
+                }
+            }
+            let named = HOLDS.iter().map(|(case, ..)| *case).chain(REFUSED.iter().map(|(case, _)| *case));
+            let named: std::collections::BTreeSet<_> = named.chain(["chained"]).collect();
+            for case in all["cases"].as_object().context("no cases")?.keys() {
+                assert!(named.contains(case.as_str()), "nobody looks at the case `{case}`");
+            }
+            let hook = text(&all["cases"]["chained"]["config"]["nix"]["settings"]["post-build-hook"]);
+            assert!(
+                hook.contains("exec /package/bin/larder-hook --then '/run/current-system/sw/bin/my hook'"),
+                "{by}: {hook}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn keys_and_urls_are_judged_in_nix_as_the_table_says() -> Result<()> {
+    for version in versions() {
+        for all in evaluated(version)? {
+            for (index, faults) in all["keys"]["good"].as_array().context("no table")?.iter().enumerate() {
+                assert_eq!(faults.as_array().map(Vec::len), Some(0), "good keys {index}: {faults}");
+            }
+            for case in all["keys"]["bad"].as_array().context("no table")? {
+                let says = case["says"].as_str().unwrap_or_default();
+                let faults = case["faults"].as_array().cloned().unwrap_or_default();
+                assert!(faults.len() == 1 && text(&faults[0]).contains(says), "{case}");
+                // A secret key must not be repeated.
+                assert!(!text(&faults[0]).contains("AAAAAAAAAA"), "{case}");
+            }
+            for fault in all["urls"]["good"].as_array().context("no table")? {
+                assert!(fault.is_null(), "{fault}");
+            }
+            for case in all["urls"]["bad"].as_array().context("no table")? {
+                let says = case["says"].as_str().unwrap_or_default();
+                assert!(text(&case["fault"]).contains(says), "{case}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_configuration_that_is_generated_is_one_that_larder_takes() -> Result<()> {
+    for (case_name, pointer) in [
+        ("pushes", "/environment/etc/larder~1config.toml/source"),
+        ("directory", "/environment/etc/larder~1config.toml/source"),
+        ("mac", "/environment/etc/larder~1config.toml/source"),
+        ("user", "/xdg/configFile/larder~1config.toml/source"),
+    ] {
+        let Some(config) = case(case_name)? else { return Ok(()) };
+        let source = config.pointer(pointer).context("no configuration")?;
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("config.toml");
+        let check = |text: &str| -> Result<Output> {
+            std::fs::write(&file, text)?;
+            let mut command = clean_command(binary("larder")?);
+            command.arg("--config").arg(&file).args(["config", "check", "--values-only"]);
+            run(&mut command, SOON)
+        };
+        let text = config_text(source);
+        let shown = check(&text)?.ok()?.stdout;
+        assert!(shown.contains(r#"signing-key-files = ["/etc/larder/key.sec"]"#), "{case_name}: {shown}");
+        // What the build refuses: a key with a slip, a value of the wrong kind.
+        let refused = check(&format!("{text}max-nar-sise = \"1 GiB\"\n"))?;
+        assert_eq!(refused.code(), 4, "{}", refused.stderr);
+        assert!(refused.stderr.contains("max-nar-size"), "no remedy: {}", refused.stderr);
+        assert_eq!(check(&format!("{text}priority = \"high\"\n"))?.code(), 4);
+    }
+    Ok(())
+}
+
+#[test]
+fn flake_package_and_virtual_machines_evaluate_with_stubs() -> Result<()> {
+    let file = project("nix/tests/outputs.nix").display().to_string();
+    for version in versions() {
+        let output = evaluate(version, &[&file])?.ok()?;
+        let value: Value = serde_json::from_str(&output.stdout)?;
+        let systems = ["aarch64-darwin", "aarch64-linux", "x86_64-darwin", "x86_64-linux"];
+        for output in ["packages", "checks", "devShells", "formatter"] {
+            let found: Vec<_> =
+                value["flake"][output].as_object().context("no systems")?.keys().cloned().collect();
+            assert_eq!(found, systems, "{output}");
+        }
+        assert_eq!(text(&value["flake"]["nixosModules"]), r#"["bucket","client","default","larder"]"#);
+        assert_eq!(value["package"]["pname"], "larder");
+        assert_eq!(value["package"]["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(value["package"]["mainProgram"], "larder");
+        assert_eq!(value["package"]["missing"], serde_json::json!([]), "files that the package names");
+        assert_eq!(value["machines"]["nodes"], serde_json::json!(["bucket", "builder", "other"]));
+        // The machines' script is Python.
+        let script = text(&value["machines"]["script"]);
+        let mut python = clean_command("python3");
+        python.args(["-c", "import ast, sys; ast.parse(sys.argv[1])", &script]);
+        match run(&mut python, SOON) {
+            Ok(output) => drop(output.ok()?),
+            Err(_) => larder_tests::need::skip("no python3 to parse the machines' script with"),
+        }
+    }
+    Ok(())
+}
