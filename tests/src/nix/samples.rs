@@ -101,6 +101,16 @@ in top
     .replace("@MIB@", &mib.to_string())
 }
 
+/// Two outputs of equal contents: a file of so many MiB.
+pub fn equal(tag: &str, mib: u32) -> String {
+    with_head(
+        tag,
+        r#"same = name: mk name "mkdir $out; yes equal contents of $tag | head -c ${toString (@MIB@ * 1024 * 1024)} > $out/file" { };
+in { same1 = same "same1"; same2 = same "same2"; }"#,
+    )
+    .replace("@MIB@", &mib.to_string())
+}
+
 /// So many tiny outputs without references.
 pub fn tiny(tag: &str, count: u32) -> String {
     with_head(

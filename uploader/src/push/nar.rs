@@ -82,7 +82,10 @@ impl Pusher {
 
     async fn small_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
         let request = self.flow.turn().await;
-        if let Some(found) = self.shared(todo, nars).await? {
+        // To ask for each costs as much as to send it, and far more on a server that looks through all NARs to answer.
+        if nars.knows(&todo.info.nar_hash)
+            && let Some(found) = self.shared(todo, nars).await?
+        {
             return Ok(found);
         }
         let turn = self.turn(&self.lanes.readers).await?;
