@@ -54,7 +54,7 @@ fn builds(context: &Context, version: NixVersion) -> Result<Vec<Row>> {
     ];
     // The hook of Nix 2.8.0 is told no outputs: there is nothing for `nix copy` to copy.
     let contestants = if version == NixVersion::V2_8 { 4 } else { 5 };
-    let costs = in_turns(context.rounds(5), contestants, |round, who| {
+    let costs = in_turns(context.rounds(3), contestants, |round, who| {
         match hooks[who].1.as_os_str().is_empty() {
             true => nix.unset_conf("post-build-hook")?,
             false => nix.set_conf("post-build-hook", &hooks[who].1.display().to_string())?,
@@ -65,7 +65,7 @@ fn builds(context: &Context, version: NixVersion) -> Result<Vec<Row>> {
         Ok(Cost::wall(begun.elapsed().as_secs_f64()))
     })?;
     // The warm-up round is one more.
-    all_queued(&larder.state_dir(), 100 * (context.rounds(5) + 1))?;
+    all_queued(&larder.state_dir(), 100 * (context.rounds(3) + 1))?;
     let case = format!("100 builds, Nix {}", version.full().unwrap_or_else(|| version.to_string()));
     let mut sides =
         hooks.iter().zip(costs).map(|((name, _, reach), costs)| (Side::new(*name, costs), *reach));

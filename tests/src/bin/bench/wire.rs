@@ -56,7 +56,7 @@ pub(crate) fn run_latency(context: &Context) -> Result<Vec<Row>> {
     let [far, near] =
         [50, 0].map(|ms| Wire::start(&arena.server.endpoint(), None, Duration::from_millis(ms)));
     let wires = [far?, near?];
-    let mut costs = in_turns(context.rounds(5), 2, |_, who| {
+    let mut costs = in_turns(context.rounds(3), 2, |_, who| {
         push(&arena, &wires[who], &arena.bucket("larder")?, &store.tiny)
     })?;
     let near = Side::new("larder, nothing added", costs.remove(1));
