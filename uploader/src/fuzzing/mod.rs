@@ -42,8 +42,8 @@ mod tests {
 
     use super::*;
 
-    /// Mutations of each file of a corpus.
-    const MUTATIONS: u32 = 2000;
+    /// Mutations for each target, of all files of its corpus together.
+    const MUTATIONS: usize = 20_000;
 
     fn corpus(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name)
@@ -86,8 +86,8 @@ mod tests {
             for (number, file) in files.iter().enumerate() {
                 let bytes = fs::read(file).unwrap();
                 target(&bytes);
-                for mutation in 0..MUTATIONS {
-                    target(&mutate(&bytes, u64::from(mutation) << 32 | number as u64));
+                for mutation in 0..MUTATIONS.div_ceil(files.len()) {
+                    target(&mutate(&bytes, (mutation as u64) << 32 | number as u64));
                 }
             }
         }
