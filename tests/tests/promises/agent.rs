@@ -239,7 +239,8 @@ fn a_store_whose_files_cannot_be_seen_makes_nothing_gone() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     let built = world.nix.build(&samples::app("unmounted"))?;
-    world.larder.set_string("real-store-dir", "/nonexistent/store")?;
+    let elsewhere = world.larder.dir().join("elsewhere/store").display().to_string();
+    world.larder.set_string("real-store-dir", &elsewhere)?;
     // The hook has queued by then; what cannot see the files is the agent.
     let flushed = world.larder.try_run(&["flush", "--wait", "--timeout", "3"])?;
     assert_said(&flushed, 1, &["real-store-dir", "stay queued"]);

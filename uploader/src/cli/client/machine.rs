@@ -83,17 +83,21 @@ pub(super) fn removal(conf: &NixConf, url: &str) -> Exit {
     let named = [lines("substituters"), lines("trusted-substituters")].concat();
     let mut steps = Vec::new();
     if named.is_empty() {
-        steps.push(format!(
-            "`{url}` is in none of {}; look into users' ~/.config/nix/nix.conf and flakes' nixConfig, too",
-            conf.files().iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
-        ));
+        let files = conf.files().iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+        let looked = match files.is_empty() {
+            true => "this machine has no nix.conf".to_owned(),
+            false => format!("`{url}` is not in {}", files.join(", ")),
+        };
+        steps.push(format!("{looked}; look into users' ~/.config/nix/nix.conf and flakes' nixConfig, too"));
     } else {
         steps.push(format!("take `{url}` out of {}; on NixOS out of services.larder.client.caches, and rebuild (while the cache answers or with `--option substituters {UPSTREAM}`)", named.join(", ")));
     }
     steps.push(
         "restart nix-daemon, which reads its configuration only then: systemctl restart nix-daemon".into(),
     );
-    steps.push(format!("take its public key out of trusted-public-keys ({}), if no other cache is signed with it; paths that came from it stay valid, but `nix store verify` no longer knows who signed them", conf.origins("trusted-public-keys").map(place).collect::<Vec<_>>().join(", ")));
+    let keys = conf.origins("trusted-public-keys").map(place).collect::<Vec<_>>().join(", ");
+    let keys = if keys.is_empty() { keys } else { format!(" ({keys})") };
+    steps.push(format!("take its public key out of trusted-public-keys{keys}, if no other cache is signed with it; paths that came from it stay valid, but `nix store verify` no longer knows who signed them"));
     steps.push("have Nix forget what it knows of it: rm ~/.cache/nix/binary-cache-v*.sqlite* (root's, for the daemon)".into());
     steps.push("when all clients have done this, switch the bucket off. Until then a bucket that is gone makes them slower; with `fallback = true` it fails no build".into());
     for (index, step) in steps.iter().enumerate() {
