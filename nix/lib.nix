@@ -141,6 +141,18 @@ let
       )
     );
 
+  # The file of a machine that pushes.
+  configuration =
+    stateDir: cfg:
+    toToml (
+      cfg.settings
+      // {
+        state-dir = stateDir;
+        signing-key-files = cfg.signingKeyFiles;
+        credentials-file = cfg.credentialsFile;
+      }
+    );
+
   # A unit of units.json, with the places of the programs.
   unit =
     { bin }:
@@ -171,6 +183,7 @@ let
 in
 {
   inherit
+    configuration
     inStore
     keyFault
     keyFaults

@@ -93,12 +93,7 @@ in
         default = "1min";
         description = "How often to look, as `systemd.time(7)` has spans.";
       };
-      package = mkOption {
-        type = types.package;
-        default = pkgs.larder or (pkgs.callPackage ../package.nix { });
-        defaultText = lib.literalExpression "pkgs.larder";
-        description = "The package with `larder`.";
-      };
+      inherit (import ./settings.nix { inherit lib pkgs; }) package;
     };
   };
 

@@ -15,26 +15,11 @@ let
     ;
   larder = import ../lib.nix;
   cfg = config.services.larder;
-  shared = import ./settings.nix { inherit lib; };
+  shared = import ./settings.nix { inherit lib pkgs; };
   checks = import ./checks.nix { inherit larder; };
   stateDir = "/var/lib/larder";
-  file = pkgs.writeText "larder-config.toml" (
-    larder.toToml (
-      cfg.settings
-      // {
-        state-dir = stateDir;
-        signing-key-files = cfg.signingKeyFiles;
-        credentials-file = cfg.credentialsFile;
-      }
-    )
-  );
-  hook =
-    if cfg.chainedHook == null then
-      "${cfg.package}/bin/larder-hook"
-    else
-      "${pkgs.writeShellScript "larder-hook-then" ''
-        exec ${cfg.package}/bin/larder-hook --then ${lib.escapeShellArg cfg.chainedHook}
-      ''}";
+  file = pkgs.writeText "larder-config.toml" (larder.configuration stateDir cfg);
+  nixHook = import ./hook.nix { inherit lib pkgs cfg; };
   daemon = arguments: {
     ProgramArguments = [ "${cfg.package}/bin/larder" ] ++ arguments;
     ProcessType = "Background";
@@ -42,24 +27,8 @@ let
   };
 in
 {
-  options.services.larder = removeAttrs shared [ "catchUp" ] // {
+  options.services.larder = removeAttrs shared [ "catchUp" ] // nixHook.options // {
     enable = mkEnableOption "pushing what this machine builds with Nix into a binary cache";
-    package = mkOption {
-      type = types.package;
-      default = pkgs.larder or (pkgs.callPackage ../package.nix { });
-      defaultText = lib.literalExpression "pkgs.larder";
-      description = "The package with `larder` and `larder-hook`.";
-    };
-    installHook = mkOption {
-      type = types.bool;
-      default = true;
-      description = "Whether to make larder-hook Nix's `post-build-hook`.";
-    };
-    chainedHook = mkOption {
-      type = types.nullOr types.str;
-      default = null;
-      description = "Another program that is to run after each build.";
-    };
     catchUp.enable = mkOption {
       type = types.bool;
       default = true;
@@ -96,7 +65,7 @@ in
         RunAtLoad = true;
       };
     }
-    (mkIf cfg.installHook { nix.settings.post-build-hook = hook; })
+    (mkIf cfg.installHook { nix.settings.post-build-hook = nixHook.program; })
     (mkIf cfg.catchUp.enable {
       launchd.daemons.larder-catch-up.serviceConfig = daemon [ "catch-up" ] // {
         StartCalendarInterval = [ { Hour = 4; } ];

@@ -11,24 +11,16 @@ let
     mkEnableOption
     mkIf
     mkMerge
-    mkOption
-    types
     ;
   larder = import ../lib.nix;
   cfg = config.services.larder;
-  shared = import ./settings.nix { inherit lib; };
+  shared = import ./settings.nix { inherit lib pkgs; };
   checks = import ./checks.nix { inherit larder; };
   stateDir = "${config.xdg.stateHome}/larder";
 in
 {
   options.services.larder = shared // {
     enable = mkEnableOption "pushing what is built on this machine into a binary cache, as this user";
-    package = mkOption {
-      type = types.package;
-      default = pkgs.larder or (pkgs.callPackage ../package.nix { });
-      defaultText = lib.literalExpression "pkgs.larder";
-      description = "The package with `larder`.";
-    };
   };
 
   config = mkIf cfg.enable (mkMerge [
@@ -36,14 +28,7 @@ in
       assertions = checks.pusher "services.larder" cfg;
       home.packages = [ cfg.package ];
       xdg.configFile."larder/config.toml".source = pkgs.writeText "larder-config.toml" (
-        larder.toToml (
-          cfg.settings
-          // {
-            state-dir = stateDir;
-            signing-key-files = cfg.signingKeyFiles;
-            credentials-file = cfg.credentialsFile;
-          }
-        )
+        larder.configuration stateDir cfg
       );
       systemd.user.services.larder-agent = {
         Unit = {

@@ -11,12 +11,10 @@ let
     mkEnableOption
     mkIf
     mkMerge
-    mkOption
-    types
     ;
   larder = import ../lib.nix;
   cfg = config.services.larder;
-  shared = import ./settings.nix { inherit lib; };
+  shared = import ./settings.nix { inherit lib pkgs; };
   checks = import ./checks.nix { inherit larder; };
   # The units are made for this one.
   stateDir = "/var/lib/larder";
@@ -43,16 +41,7 @@ let
       extra
     ]);
 
-  file = pkgs.writeText "larder-config.toml" (
-    larder.toToml (
-      removeAttrs cfg.settings [ "state-dir" ]
-      // {
-        state-dir = stateDir;
-        signing-key-files = cfg.signingKeyFiles;
-        credentials-file = cfg.credentialsFile;
-      }
-    )
-  );
+  file = pkgs.writeText "larder-config.toml" (larder.configuration stateDir cfg);
   # Where the builder cannot run the program, the machine itself checks it when the agent starts.
   canRun = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
   checked =
@@ -64,14 +53,8 @@ let
     else
       file;
 
-  # One that queues, and then becomes the other hook. Nix passes its hook no arguments.
-  hook =
-    if cfg.chainedHook == null then
-      "${cfg.package}/bin/larder-hook"
-    else
-      "${pkgs.writeShellScript "larder-hook-then" ''
-        exec ${cfg.package}/bin/larder-hook --then ${lib.escapeShellArg cfg.chainedHook}
-      ''}";
+  nixHook = import ./hook.nix { inherit lib pkgs cfg; };
+  hook = nixHook.program;
   # What other modules say about the one slot that Nix has.
   otherHooks = builtins.filter (value: value != hook) (
     builtins.concatMap (
@@ -93,28 +76,8 @@ let
   );
 in
 {
-  options.services.larder = shared // {
+  options.services.larder = shared // nixHook.options // {
     enable = mkEnableOption "pushing what this machine builds with Nix into a binary cache";
-
-    package = mkOption {
-      type = types.package;
-      default = pkgs.larder or (pkgs.callPackage ../package.nix { });
-      defaultText = lib.literalExpression "pkgs.larder";
-      description = "The package with `larder` and `larder-hook`.";
-    };
-
-    installHook = mkOption {
-      type = types.bool;
-      default = true;
-      description = "Whether to make larder-hook Nix's `post-build-hook`. Without it, what is built is found by `catchUp` alone.";
-    };
-
-    chainedHook = mkOption {
-      type = types.nullOr types.str;
-      default = null;
-      example = "/run/current-system/sw/bin/my-hook";
-      description = "Another program that is to run after each build. Nix has one `post-build-hook`: larder's queues, and then becomes this one.";
-    };
   };
 
   config = mkIf cfg.enable (mkMerge [

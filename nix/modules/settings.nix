@@ -1,5 +1,5 @@
-# Options of larder's configuration, the same for every kind of machine.
-{ lib }:
+# Options that are the same for every kind of machine: the package, and larder's configuration.
+{ lib, pkgs }:
 let
   inherit (lib) mkOption types;
   atom = types.oneOf [
@@ -17,6 +17,13 @@ let
     };
 in
 {
+  package = mkOption {
+    type = types.package;
+    default = pkgs.larder or (pkgs.callPackage ../package.nix { });
+    defaultText = lib.literalExpression "pkgs.larder";
+    description = "The package with `larder` and `larder-hook`.";
+  };
+
   # Free-form: what `larder config check` knows. The keys that every set-up has are typed.
   settings = mkOption {
     default = { };

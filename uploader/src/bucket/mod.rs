@@ -44,5 +44,6 @@ pub use s3_client::Options;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_answer(body: &[u8]) {
     let _ = s3_xml::listing(body);
+    let _ = s3_xml::uploads(body);
     let _ = s3_xml::fault(body);
 }

@@ -7,11 +7,12 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::clock::Moment;
 use super::plan::Todo;
-use super::presence::Nars;
+use super::presence::{Nars, find_nar};
 use super::progress::Progress;
 use super::pusher::Pusher;
 use super::reservation::Patience;
 use super::upload::Uploaded;
+use crate::cache::narinfo::NarObject;
 use crate::error::{Area, Error, Result};
 use crate::store::PathInfo;
 
@@ -63,9 +64,12 @@ impl Pusher {
         let uploaded = cell
             .get_or_try_init(|| async {
                 own = true;
+                if let Some(found) = nars.listed(&hash) {
+                    return Ok(shared(found));
+                }
                 match is_small(&todo.info) {
-                    true => self.small_nar(todo, nars, progress).await,
-                    false => self.large_nar(todo, nars, progress).await,
+                    true => self.small_nar(todo, progress).await,
+                    false => self.large_nar(todo, progress).await,
                 }
             })
             .await;
@@ -80,27 +84,19 @@ impl Pusher {
         Ok(uploaded)
     }
 
-    async fn small_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
+    /// Sends a NAR without a question whether another path has brought the same: that would cost as much as sending it,
+    /// and far more on a server that looks through all NARs to answer.
+    async fn small_nar(&self, todo: &Todo, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
         let request = self.flow.turn().await;
-        // To ask for each costs as much as to send it, and far more on a server that looks through all NARs to answer.
-        if nars.knows(&todo.info.nar_hash)
-            && let Some(found) = self.shared(todo, nars).await?
-        {
-            return Ok(found);
-        }
         let turn = self.turn(&self.lanes.readers).await?;
         let uploaded = self.send(todo, turn, progress).await?;
         request.answered();
         Ok(uploaded)
     }
 
-    async fn large_nar(&self, todo: &Todo, nars: &Nars, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
+    /// Sends a NAR unless another writer has sent it, or does so in time.
+    async fn large_nar(&self, todo: &Todo, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
         let hash = &todo.info.nar_hash;
-        if nars.knows(hash)
-            && let Some(found) = self.shared(todo, nars).await?
-        {
-            return Ok(found);
-        }
         let mut patience = Patience::new(todo.info.nar_size);
         loop {
             let next = self.lanes.large.acquire().await;
@@ -108,10 +104,10 @@ impl Pusher {
                 let _turn = self.flow.turn().await;
                 let reserved = self.reservations.take(hash).await;
                 // It is worth a question whether another writer has sent it since the listing.
-                let found = self.shared(todo, &Nars::unknown()).await;
+                let found = find_nar(&*self.bucket, hash).await;
                 if let Some(found) = found.transpose() {
                     self.reservations.give_back(reserved).await;
-                    return found;
+                    return found.map(shared);
                 }
                 reserved
             };
@@ -129,12 +125,6 @@ impl Pusher {
         }
     }
 
-    /// A NAR of equal contents that is in the bucket.
-    async fn shared(&self, todo: &Todo, nars: &Nars) -> Result<Option<Uploaded>> {
-        let found = nars.find(&*self.bucket, &todo.info.nar_hash).await?;
-        Ok(found.map(|(object, at)| Uploaded { object, sent: 0, listing: None, at }))
-    }
-
     async fn turn(&self, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let turn = turns.clone().acquire_owned().await;
         turn.map_err(|_| over())
@@ -149,6 +139,11 @@ impl Pusher {
         progress.started(&todo.info.path, todo.info.nar_size);
         self.uploader.upload(&todo.info, turn, progress).await
     }
+}
+
+/// A NAR of equal contents that is in the bucket.
+fn shared((object, at): (NarObject, Moment)) -> Uploaded {
+    Uploaded { object, sent: 0, listing: None, at }
 }
 
 /// Whether latency costs more for a NAR than its bytes.

@@ -158,16 +158,11 @@ impl Question<'_> {
 pub struct Nars(Listed<[u8; 32], NarObject>);
 
 impl Nars {
-    /// Knows of none and of no absence.
-    pub fn unknown() -> Self {
-        Self(Listed::nothing(keys::NARS, Depth::Flat))
-    }
-
     /// Lists them when many are to be uploaded; those that none of `todo` needs are not kept.
     pub async fn list(bucket: &dyn Bucket, todo: &[Todo]) -> Result<Self> {
         let uploads = todo.iter().filter(|todo| todo.action == Action::Upload);
         let wanted: HashSet<_> = uploads.map(|todo| todo.info.nar_hash).collect();
-        let mut nars = Self::unknown();
+        let mut nars = Self(Listed::nothing(keys::NARS, Depth::Flat));
         if wanted.len() > FEW {
             let read = |meta: ObjectMeta| object(meta).filter(|(hash, _)| wanted.contains(hash));
             nars.0.list(bucket, worth(wanted.len()), read).await?;
@@ -175,29 +170,17 @@ impl Nars {
         Ok(nars)
     }
 
-    /// Whether a listing has shown an object with these contents.
-    pub fn knows(&self, nar_hash: &[u8; 32]) -> bool {
-        self.0.found.contains_key(nar_hash)
+    /// An object with these contents that the listing has shown, and when it was there.
+    pub fn listed(&self, nar_hash: &[u8; 32]) -> Option<(NarObject, Moment)> {
+        self.0.found.get(nar_hash).map(|object| (object.clone(), self.0.at))
     }
+}
 
-    /// An object with these contents, if there is one; the bucket is asked where the listing does not tell.
-    /// With it comes when it was there.
-    pub async fn find(
-        &self,
-        bucket: &dyn Bucket,
-        nar_hash: &[u8; 32],
-    ) -> Result<Option<(NarObject, Moment)>> {
-        if let Some(object) = self.0.found.get(nar_hash) {
-            return Ok(Some((object.clone(), self.0.at)));
-        }
-        let prefix = keys::nar_prefix(nar_hash);
-        if self.0.covers(&prefix) {
-            return Ok(None);
-        }
-        let at = Moment::now();
-        let page = bucket.list(&prefix, None, Depth::Flat).await?;
-        Ok(page.objects.into_iter().find_map(object).map(|(_, object)| (object, at)))
-    }
+/// Asks the bucket for an object with these contents; with it comes when it was there.
+pub async fn find_nar(bucket: &dyn Bucket, nar_hash: &[u8; 32]) -> Result<Option<(NarObject, Moment)>> {
+    let at = Moment::now();
+    let page = bucket.list(&keys::nar_prefix(nar_hash), None, Depth::Flat).await?;
+    Ok(page.objects.into_iter().find_map(object).map(|(_, object)| (object, at)))
 }
 
 fn object(meta: ObjectMeta) -> Option<([u8; 32], NarObject)> {

@@ -87,7 +87,7 @@ impl<'a> Run<'a> {
         while let Some(step) = self.running.next().await {
             self.step(step);
         }
-        std::mem::take(&mut self.settled)
+        self.settled
     }
 
     /// Claims everything and sets the first of it going. Largest first, since what takes longest should not be begun
