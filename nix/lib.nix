@@ -153,14 +153,18 @@ let
       }
     );
 
-  # A unit of units.json, with the places of the programs.
+  # The units of units.json: those of a machine that pushes, or its `client-units`, with the places of the programs.
   unit =
-    { bin }:
+    {
+      bin,
+      of ? "units",
+      caches ? "",
+    }:
     let
       place =
         value:
         if isString value then
-          replaceStrings [ "@bin@" ] [ bin ] value
+          replaceStrings [ "@bin@" "@caches@" ] [ bin caches ] value
         else if builtins.isList value then
           map place value
         else if builtins.isAttrs value then
@@ -172,7 +176,7 @@ let
       whole =
         body: body // (if body ? Service then { Service = file.sandbox // body.Service; } else { });
     in
-    builtins.mapAttrs (_: body: place (whole body)) file.units;
+    builtins.mapAttrs (_: body: place (whole body)) file.${of};
 
   systems = [
     "x86_64-linux"

@@ -24,7 +24,23 @@ let
       cache.url
     else
       larder.withParameter cache.url "priority=${toString cache.priority}";
-  urls = map address caches;
+  # Where Nix reads: through the relay, or there.
+  urls =
+    if cfg.relay.enable then
+      lib.mapAttrsToList (name: cache: address (cache // { url = "http://${cfg.relay.address}/${name}"; })) cfg.caches
+    else
+      map address caches;
+  relayed = builtins.attrNames cfg.caches;
+  units = larder.unit {
+    bin = "${cfg.relay.package}/bin";
+    of = "client-units";
+    caches = builtins.concatStringsSep " " (
+      # A per cent sign stands for something else in units.
+      lib.mapAttrsToList (
+        name: cache: builtins.replaceStrings [ "%" ] [ "%%" ] (lib.escapeShellArg "${name}=${cache.url}")
+      ) cfg.caches
+    );
+  };
   faults = larder.keyFaults keys ++ larder.urlFaults (map (cache: cache.url) caches);
   fragment = "/run/larder/substituters.conf";
 in
@@ -86,6 +102,16 @@ in
       description = "Seconds for which Nix remembers that a path was absent; its own default is 3600.";
     };
 
+    relay = {
+      enable = mkEnableOption "reading the caches through a relay on this machine. It says of a cache that is away that it has nothing, after seconds and once for all of Nix's processes. Needed with Nix 2.8.0, which fails builds otherwise; it runs while it is used";
+      address = mkOption {
+        type = types.str;
+        default = "127.0.0.1:8390";
+        description = "Where it listens.";
+      };
+      inherit (import ./settings.nix { inherit lib pkgs; }) package;
+    };
+
     guard = {
       enable = mkEnableOption "taking caches that cannot be reached out of Nix's configuration until they can be reached again, for machines that travel. The daemon reads its configuration when it starts, so it is restarted when that changes; builds that are running go on";
       interval = mkOption {
@@ -113,6 +139,20 @@ in
           assertion = builtins.all (cache: cache.publicKeys != [ ]) caches;
           message = "services.larder.client.caches has a cache without publicKeys: Nix takes nothing from it. `larder key public FILE` prints the key where the cache is signed.";
         }
+        {
+          assertion = !(cfg.relay.enable && cfg.guard.enable);
+          message = "services.larder.client has relay.enable and guard.enable, and one of them is enough: the relay tells Nix that a cache which is away has nothing, the guard takes it out of Nix's configuration.";
+        }
+        {
+          assertion =
+            !cfg.relay.enable || builtins.all (name: builtins.match "[A-Za-z0-9_-]+" name != null) relayed;
+          message = "services.larder.client.caches has a name that cannot be part of a URL, which the relay makes of it: use letters, digits, `-` and `_`.";
+        }
+        {
+          assertion =
+            !cfg.relay.enable || builtins.all (cache: builtins.match "https?://.*" cache.url != null) caches;
+          message = "services.larder.client.relay passes on requests to http:// and https:// caches, and another one is in services.larder.client.caches: give its HTTP address, or set relay.enable = false.";
+        }
       ];
       nix.settings = {
         trusted-public-keys = keys;
@@ -126,6 +166,19 @@ in
     }
     (mkIf (!cfg.guard.enable) {
       nix.settings.substituters = urls;
+    })
+    (mkIf cfg.relay.enable {
+      systemd.sockets.larder-relay = {
+        unitConfig = units."larder-relay.socket".Unit;
+        socketConfig = units."larder-relay.socket".Socket // {
+          ListenStream = cfg.relay.address;
+        };
+        wantedBy = [ units."larder-relay.socket".Install.WantedBy ];
+      };
+      systemd.services.larder-relay = {
+        unitConfig = units."larder-relay.service".Unit;
+        serviceConfig = units."larder-relay.service".Service;
+      };
     })
     (mkIf cfg.guard.enable {
       # Absent until the first look; then it names the caches that answer.

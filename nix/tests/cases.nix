@@ -115,6 +115,33 @@ in
     };
     guard.enable = true;
   };
+  relayed = client {
+    caches.lan = {
+      url = "http://cache.lan:8333/nix%20cache?x=y";
+      publicKeys = [ key ];
+      priority = 10;
+    };
+    relay.enable = true;
+    relay.address = "127.0.0.1:8391";
+  };
+  relayed-and-guarded = client {
+    relay.enable = true;
+    guard.enable = true;
+  };
+  relayed-by-a-bad-name = client {
+    caches."lan/1" = {
+      url = "http://cache.lan:8333/nix-cache";
+      publicKeys = [ key ];
+    };
+    relay.enable = true;
+  };
+  relayed-from-s3 = client {
+    caches.lan = {
+      url = "s3://nix-cache?endpoint=http://cache.lan:8333";
+      publicKeys = [ key ];
+    };
+    relay.enable = true;
+  };
   seaweedfs = nixos {
     services.larder.bucket = {
       enable = true;

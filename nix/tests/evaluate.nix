@@ -66,6 +66,9 @@ let
       systemd.timers = option (types.attrsOf (unit {
         timerConfig = option section { };
       })) { };
+      systemd.sockets = option (types.attrsOf (unit {
+        socketConfig = option section { };
+      })) { };
       networking.firewall.allowedTCPPorts = option (types.listOf types.int) [ ];
       networking.firewall.interfaces = option (types.attrsOf types.anything) { };
       services.garage = option (types.attrsOf types.anything) { };

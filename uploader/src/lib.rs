@@ -12,5 +12,6 @@ pub mod exit;
 pub mod fuzzing;
 pub mod nixconf;
 pub mod push;
+pub mod relay;
 pub mod setup;
 pub mod store;

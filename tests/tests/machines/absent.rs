@@ -8,12 +8,14 @@ use larder_tests::larder::LarderHome;
 use larder_tests::nix::{NixHome, NixVersion, samples, versions};
 use larder_tests::process::{Output, clean_command, eventually, run};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use super::relay::{self, Relay};
 
 /// How many derivations are built, each of the one before.
 const LENGTH: u32 = 4;
@@ -21,6 +23,8 @@ const LENGTH: u32 = 4;
 const LIMIT: Duration = Duration::from_secs(120);
 /// What a cache that is away may add to such a build, with the settings that larder gives.
 const SLOWER: Duration = Duration::from_secs(60);
+/// The same where `larder relay` stands between.
+const SLOWER_RELAYED: Duration = Duration::from_secs(25);
 
 /// How a cache is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,7 @@ struct Cache {
     address: SocketAddr,
     mode: Arc<AtomicU8>,
     stop: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -75,24 +80,41 @@ impl Cache {
         let address = listener.local_addr()?;
         let (mode, stop) = (Arc::new(AtomicU8::new(GOOD)), Arc::new(AtomicBool::new(false)));
         let (shared, ended, directory) = (mode.clone(), stop.clone(), directory.to_owned());
+        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let kept = open.clone();
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
                     break;
                 }
+                let Ok(stream) = stream else { continue };
+                kept.lock().unwrap_or_else(PoisonError::into_inner).extend(stream.try_clone());
                 let (mode, directory) = (shared.clone(), directory.clone());
-                std::thread::spawn(move || stream.map(|stream| answer(stream, &mode, &directory)));
+                std::thread::spawn(move || answer(stream, &mode, &directory));
             }
         });
-        Ok(Self { address, mode, stop, thread: Some(thread) })
+        Ok(Self { address, mode, stop, open, thread: Some(thread) })
     }
 
     fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Ends listening.
+    /// Ends listening, and the connections that stand.
     fn refuse(&mut self) {
+        self.deafen();
+        self.cut();
+    }
+
+    /// Ends the connections that stand: one that is kept would go on as before.
+    fn cut(&self) {
+        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Ends listening.
+    fn deafen(&mut self) {
         if let Some(thread) = self.thread.take() {
             self.stop.store(true, Ordering::SeqCst);
             let _ = TcpStream::connect(self.address);
@@ -188,52 +210,106 @@ fn apart(command: &Command, namespace: &str, before: &str) -> Command {
     apart
 }
 
-/// Builds the chain in an empty store with a cache that is away; `known`: the client has used it before.
+/// Where [`NAME`] is known, for a while.
+struct Names {
+    hosts: PathBuf,
+    resolver: PathBuf,
+}
+
+impl Names {
+    fn new(dir: &Path, host: &str) -> Result<Self> {
+        let names = Self { hosts: dir.join("hosts"), resolver: dir.join("resolv.conf") };
+        std::fs::write(&names.hosts, format!("{host} {NAME}\n"))?;
+        // Nobody answers there, and nobody else is asked.
+        std::fs::write(&names.resolver, "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")?;
+        Ok(names)
+    }
+
+    /// The command where the name is known.
+    fn known_to(&self, command: &Command) -> Command {
+        let mount = |file: &Path, to: &str| format!("mount --bind {} {to}", file.display());
+        let mounts = [mount(&self.hosts, "/etc/hosts"), mount(&self.resolver, "/etc/resolv.conf")];
+        apart(command, "--mount", &mounts.join(" && "))
+    }
+
+    /// In place: the file that is mounted is this one.
+    fn forget(&self) -> Result<()> {
+        Ok(std::fs::write(&self.hosts, "")?)
+    }
+}
+
+/// How a client reads the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    /// It never has before.
+    New,
+    /// It has used it before.
+    Known,
+    /// It has, and reads it through `larder relay`.
+    Relayed,
+}
+
+/// Builds the chain in an empty store with a cache that is away.
 fn measure(
     (nix, directory, public): &mut (NixHome, PathBuf, String),
     away: Away,
-    known: bool,
+    client: Client,
     settings: &[(&str, &str)],
 ) -> Result<Output> {
     let host = format!("127.0.0.{}", 10 + away as u8);
     let mut cache = Cache::start(directory, &host)?;
     let nameless = away == Away::Nameless;
     let url = if nameless { cache.url().replace(&host, NAME) } else { cache.url() };
+    let names = Names::new(nix.dir(), &host)?;
+    let relay = match client {
+        Client::Relayed => {
+            let command = relay::command(&[&format!("lan={url}")])?;
+            Some(Relay::spawn(nix.dir(), &if nameless { names.known_to(&command) } else { command })?)
+        }
+        _ => None,
+    };
     nix.retire()?;
-    nix.set_conf("substituters", &url)?;
+    nix.set_conf("substituters", &relay.as_ref().map_or(url, |relay| relay.url("lan")))?;
     nix.set_conf("trusted-public-keys", public)?;
     OURS.iter().try_for_each(|(name, _)| nix.unset_conf(name))?;
     settings.iter().try_for_each(|(name, value)| nix.set_conf(name, value))?;
     let memory = tempfile::tempdir_in(nix.dir())?;
     let memory = memory.path().to_owned();
-    if known {
+    // Whether it is Nix itself that looks for the name.
+    let looks = nameless && relay.is_none();
+    if client != Client::New {
         // What it remembers is nix-cache-info alone: of these paths it has not asked before.
         let mut ask = nix.command("nix-store", &["-r", "--dry-run"]);
         ask.arg(nix.store_dir().join("00000000000000000000000000000000-unknown"));
         ask.env("XDG_CACHE_HOME", &memory);
-        let hosts = nix.dir().join("hosts");
-        std::fs::write(&hosts, format!("{host} {NAME}\n"))?;
-        let named = format!("mount --bind {} /etc/hosts", hosts.display());
-        run(&mut if nameless { apart(&ask, "--mount", &named) } else { ask }, LIMIT)?;
+        run(&mut if looks { names.known_to(&ask) } else { ask }, LIMIT)?;
         anyhow::ensure!(memory.join("nix").exists(), "nothing is remembered");
     }
     let mut held = None;
     match away {
         Away::Refused => cache.refuse(),
         Away::BlackHole => {
-            cache.refuse();
+            // Nor does anything come on a connection that was there before.
+            cache.mode.store(SILENT, Ordering::SeqCst);
+            cache.deafen();
             held = Some(black_hole(cache.address).context("no black hole")?);
         }
         Away::Silent => cache.mode.store(SILENT, Ordering::SeqCst),
         Away::Errors => cache.mode.store(ERRORS, Ordering::SeqCst),
         Away::NoNars => cache.mode.store(NO_NARS, Ordering::SeqCst),
-        Away::Nameless => {}
+        Away::Nameless => {
+            names.forget()?;
+            cache.cut();
+        }
     }
     let mut build = nix.build_command(&samples::chain("absent", LENGTH), &[])?;
     build.env("XDG_CACHE_HOME", &memory);
     // Without a network there is nobody to ask for a name, and nobody is asked.
-    let output = run(&mut if nameless { apart(&build, "--net", "true") } else { build }, LIMIT)?;
+    let output = run(&mut if looks { apart(&build, "--net", "true") } else { build }, LIMIT)?;
     drop(held);
+    if let Some(relay) = relay.filter(|_| away != Away::NoNars) {
+        anyhow::ensure!(relay.said("lan is away"), "{}: the relay has noticed nothing", away.name());
+    }
     Ok(output)
 }
 
@@ -251,25 +327,27 @@ fn shown(output: &Output, base: Duration) -> String {
 
 /// One row of the table, and what is wrong with it.
 fn row(version: NixVersion, away: Away, base: Duration) -> Result<(String, Vec<String>)> {
-    let mut client = pushed(version)?;
-    let new = measure(&mut client, away, false, OURS)?;
-    let known = measure(&mut client, away, true, OURS)?;
+    let mut pusher = pushed(version)?;
+    let mut by = |client| measure(&mut pusher, away, client, OURS);
+    let (new, known, relayed) = (by(Client::New)?, by(Client::Known)?, by(Client::Relayed)?);
     // Unbounded in some versions; it is what the settings are for.
     let endless = matches!(away, Away::BlackHole | Away::Silent | Away::Nameless);
-    let defaults = if endless { None } else { Some(measure(&mut client, away, true, &[])?) };
+    let defaults = if endless { None } else { Some(measure(&mut pusher, away, Client::Known, &[])?) };
     let row = format!(
-        "| {version} | {} | {} | {} | {} |",
+        "| {version} | {} | {} | {} | {} | {} |",
         away.name(),
         shown(&new, base),
         shown(&known, base),
+        shown(&relayed, base),
         defaults.as_ref().map_or_else(|| "–".to_owned(), |output| shown(output, base))
     );
     let mut wrong = Vec::new();
-    for (output, what) in [(&new, "new"), (&known, "known")] {
-        // Nix 2.8.0 ends with an exception in spite of `fallback` when a cache that it knows is away; it is the guard that
-        // helps there (`clients.rs`).
+    for (output, what, slower) in
+        [(&new, "new", SLOWER), (&known, "known", SLOWER), (&relayed, "relayed", SLOWER_RELAYED)]
+    {
+        // Nix 2.8.0 by itself ends with an exception in spite of `fallback` when a cache that it knows is away.
         let its_own = version == NixVersion::V2_8 && what == "known" && away != Away::NoNars;
-        if !its_own && !output.status.success() || output.took > base + SLOWER {
+        if !its_own && !output.status.success() || output.took > base + slower {
             let took = shown(output, base);
             wrong.push(format!("Nix {version}, {}, {what}: {took}\n{}", away.name(), output.stderr));
         }
@@ -283,7 +361,9 @@ fn a_cache_that_is_away_makes_builds_slower_and_fails_none() -> Result<()> {
         return Ok(());
     }
     let mut wrong = Vec::new();
-    eprintln!("| Nix | the cache | new to it | known to it | known, Nix's defaults |\n|---|---|---|---|---|");
+    eprintln!(
+        "| Nix | the cache | new to it | known to it | by a relay | known, Nix's defaults |\n|---|---|---|---|---|---|"
+    );
     for version in versions().into_iter().rev() {
         let mut alone = pushed(version)?;
         alone.0.retire()?;

@@ -6,6 +6,7 @@ mod activation;
 mod booted;
 mod clients;
 mod modules;
+mod relay;
 mod setup;
 mod units;
 mod walkthrough;

@@ -33,9 +33,12 @@ pub(crate) fn render(name: &str, dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     let Some(config) = case(name)? else { return Ok(None) };
     let bin = binary("larder")?.parent().context("no directory")?.display().to_string();
     let mut files = Vec::new();
-    for (kind, suffix, section) in
-        [("services", "service", "Service"), ("paths", "path", "Path"), ("timers", "timer", "Timer")]
-    {
+    for (kind, suffix, section) in [
+        ("services", "service", "Service"),
+        ("paths", "path", "Path"),
+        ("timers", "timer", "Timer"),
+        ("sockets", "socket", "Socket"),
+    ] {
         for (unit, body) in config["systemd"][kind].as_object().context("no units")? {
             let key = format!("{}Config", section.to_lowercase());
             let part = |name: &str| body[name].as_object().cloned().unwrap_or_default();
@@ -81,10 +84,10 @@ pub(crate) fn verify_and_judge(files: &[PathBuf]) -> Result<()> {
 
 #[test]
 fn systemd_takes_the_units_and_finds_them_closed() -> Result<()> {
-    for name in ["pushes", "directory"] {
+    for (name, count) in [("pushes", 6), ("directory", 6), ("relayed", 2)] {
         let dir = tempfile::tempdir()?;
         let Some(files) = render(name, dir.path())? else { return Ok(()) };
-        ensure!(files.len() >= 6, "units are missing: {files:?}");
+        ensure!(files.len() >= count, "units are missing: {files:?}");
         verify_and_judge(&files)?;
     }
     Ok(())

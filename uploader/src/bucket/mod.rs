@@ -8,6 +8,7 @@ mod contract;
 mod directory;
 mod directory_files;
 mod directory_multipart;
+mod forward;
 mod http;
 mod key;
 mod network;
@@ -35,6 +36,7 @@ pub use contract::{
     Object, ObjectMeta, Put, Unfinished,
 };
 pub use directory::DirectoryBucket;
+pub use forward::Forwarder;
 pub use open::open;
 pub use reader::{Answer, PublicReader};
 pub use s3::S3Bucket;

@@ -84,8 +84,8 @@ fn lines(url: &str, keys: &[String]) -> String {
         r#"# /etc/nix/nix.conf, then restart nix-daemon:
 extra-substituters = {url}
 extra-trusted-public-keys = {joined}
-# A cache that is away must not break builds: build instead (2.8.0 aborts on it in some cases; newer ones do not),
-# and do not wait long for a connection.
+# A cache that is away must not break builds: build instead, and do not wait long for a connection. Nix 2.8.0 fails
+# even so when it knows the cache: there, read it through `larder relay` (docs/clients.md).
 fallback = true
 connect-timeout = 3
 stalled-download-timeout = 15

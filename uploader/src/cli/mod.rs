@@ -11,6 +11,7 @@ mod key;
 mod output;
 mod push;
 mod queue;
+mod relay;
 mod retry;
 mod setup;
 mod status;
@@ -56,6 +57,8 @@ enum Command {
     Retry(retry::Args),
     /// Print what makes a machine use the cache, and check it
     Client(client::Args),
+    /// Stand between Nix and caches that may be away, on a machine that travels
+    Relay(relay::Args),
     /// Show and check the configuration
     Config(config::Args),
     /// Make the queue's directories
@@ -104,6 +107,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Agent(args) => block_on(agent::run(args, &context)),
         Command::Flush(args) => block_on(flush::run(args, &context)),
         Command::Client(args) => block_on(client::run(args, &context)),
+        Command::Relay(args) => block_on(relay::run(args, &context)),
         Command::Key(_) | Command::Setup(_) => Ok(Exit::Ok),
     }
 }

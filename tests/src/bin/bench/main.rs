@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     usual("tiny-seaweedfs", tiny::run_seaweedfs, "the same on SeaweedFS"),
     usual("present", present::run, "1,000 paths that are all there, nothing remembered, against `nix copy`"),
     by_name("present-10000", present::run_many, "the same with 10,000"),
-    usual("planning", planning::run, "planning a backfill of 100,000 paths, 90,000 of them there"),
+    by_name("planning", planning::run, "planning a backfill of 100,000 paths, 90,000 of them there"),
     usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
     by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
     by_name("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
