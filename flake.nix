@@ -33,7 +33,7 @@
           (
             { lib, pkgs, ... }:
             {
-              services.larder.client.guard.package = lib.mkDefault (larder pkgs);
+              services.larder.client.package = lib.mkDefault (larder pkgs);
             }
           )
         ];

@@ -32,7 +32,7 @@ let
       map address caches;
   relayed = builtins.attrNames cfg.caches;
   units = larder.unit {
-    bin = "${cfg.relay.package}/bin";
+    bin = "${cfg.package}/bin";
     of = "client-units";
     caches = builtins.concatStringsSep " " (
       # A per cent sign stands for something else in units.
@@ -47,6 +47,9 @@ in
 {
   options.services.larder.client = {
     enable = mkEnableOption "substituting from caches that may be away";
+
+    # For the relay and the guard.
+    inherit (import ./settings.nix { inherit lib pkgs; }) package;
 
     caches = mkOption {
       default = { };
@@ -109,7 +112,6 @@ in
         default = "127.0.0.1:8390";
         description = "Where it listens.";
       };
-      inherit (import ./settings.nix { inherit lib pkgs; }) package;
     };
 
     guard = {
@@ -119,7 +121,6 @@ in
         default = "1min";
         description = "How often to look, as `systemd.time(7)` has spans.";
       };
-      inherit (import ./settings.nix { inherit lib pkgs; }) package;
     };
   };
 
@@ -194,7 +195,7 @@ in
           RuntimeDirectory = "larder";
           RuntimeDirectoryPreserve = "yes";
           ExecStart =
-            "${cfg.guard.package}/bin/larder client --guard ${fragment} --restart nix-daemon.service "
+            "${cfg.package}/bin/larder client --guard ${fragment} --restart nix-daemon.service "
             + lib.concatMapStringsSep " " (url: "--url ${lib.escapeShellArg url}") urls;
         };
       };

@@ -210,3 +210,31 @@ fn the_guard_restarts_the_daemon_when_its_word_has_changed_and_only_then() -> Re
     assert_eq!(std::fs::read_to_string(machine.path("/opt/slow.code"))?, "0\n");
     Ok(())
 }
+
+#[test]
+fn the_modules_relay_runs_behind_its_socket_and_closed_in() -> Result<()> {
+    let Some(machine) = machine()? else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let Some(files) = super::units::render("relayed", dir.path())? else { return Ok(()) };
+    let bin = binary("larder")?.parent().context("no directory")?.display().to_string();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file)?.replace(&bin, "/opt/new");
+        machine.write(&format!("/etc/systemd/system/{name}"), &text)?;
+    }
+    machine.shell("systemctl daemon-reload && systemctl start larder-relay.socket")?.ok()?;
+    assert!(!machine.is_active("larder-relay.service"), "it runs without work");
+    let url = "http://127.0.0.1:8391";
+    let ask = |path: &str| machine.run(&["curl", "--silent", "--show-error", &format!("{url}{path}")]);
+    let journal = || machine.shell("journalctl --no-pager -u larder-relay | tail -20").map(|out| out.stdout);
+    // There is no such host here.
+    let info = ask("/lan/nix-cache-info")?.ok().with_context(|| journal().unwrap_or_default())?.stdout;
+    assert_eq!(info, "WantMassQuery: 1\nPriority: 30\n");
+    assert!(machine.is_active("larder-relay.service"));
+    assert!(ask("/")?.ok()?.stdout.contains("lan\thttp://cache.lan:8333/nix%20cache?x=y\taway"));
+    assert!(journal()?.contains("lan is away"), "{}", journal()?);
+    // Nobody misses it: the socket stays, and the next question starts it again.
+    machine.shell("systemctl stop larder-relay.service")?.ok()?;
+    assert_eq!(ask("/lan/x.narinfo")?.ok()?.stdout, "away\n");
+    Ok(())
+}

@@ -217,6 +217,10 @@ fn what_nix_would_stumble_over_is_absent() -> Result<()> {
         assert!(log.contains(words), "no `{words}` in: {log}");
     }
     assert!(!log.contains("forbids"), "a bucket that cannot be listed says so of what is missing: {log}");
+    let moved = scripted("HTTP/1.1 307 Temporary Redirect\r\nLocation: /b/x\r\nContent-Length: 0\r\n\r\n")?;
+    let elsewhere = Relay::start(dir.path(), &[&format!("moved={moved}/a")])?;
+    let answer = request("HEAD", &elsewhere.url("moved/x"), &[], &[])?;
+    assert_eq!((answer.status(), answer.head.header("location")), (307, Some(&*format!("{moved}/b/x"))));
     // What a client reads first is there even so.
     let info = get(&relay.url("fails/nix-cache-info"))?.ok()?.text();
     assert_eq!(info, "WantMassQuery: 1\nPriority: 30\n");

@@ -43,15 +43,16 @@ impl Forwarder {
 
     /// The answer to a request for `rest`, which begins with a slash, below the URL; `headers` are the client's own.
     ///
-    /// An answer of any status is an answer. After a failure, connections that may be dead are not used again: a machine
+    /// An answer of any status is an answer; where it redirects, it does so to an absolute URL. After a failure, connections that may be dead are not used again: a machine
     /// that has moved to another network has only such ones.
     pub async fn send(&self, method: &str, rest: &str, headers: &[(&str, &str)]) -> Result<HttpResponse> {
         let base = self.url.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-        let what = || format!("cannot read `{base}{rest}`");
+        let target = format!("{base}{rest}");
+        let what = || format!("cannot read `{target}`");
         let fault = |error: &dyn std::fmt::Display| Error::permanent(Area::Usage, what()).because(error);
         let mut request = HttpRequest::new(SdkBody::empty());
         request.set_method(method).map_err(|error| fault(&error))?;
-        request.set_uri(format!("{base}{rest}")).map_err(|error| fault(&error))?;
+        request.set_uri(target.as_str()).map_err(|error| fault(&error))?;
         for (name, value) in headers {
             request
                 .headers_mut()
@@ -60,10 +61,16 @@ impl Forwarder {
         }
         let connector =
             self.connections.lock().unwrap_or_else(PoisonError::into_inner).connector(&self.settings);
-        connector.call(request).await.map_err(|error| {
+        let mut response = connector.call(request).await.map_err(|error| {
             *self.connections.lock().unwrap_or_else(PoisonError::into_inner) =
                 Http::to(&self.url, self.trust.clone());
             network::explain(what(), &error)
-        })
+        })?;
+        // As the server means it, not as seen from where it is passed on.
+        let absolute = |location: &str| Url::parse(&target).and_then(|target| target.join(location));
+        if let Some(Ok(location)) = response.headers().get("location").map(absolute) {
+            response.headers_mut().insert("location", String::from(location));
+        }
+        Ok(response)
     }
 }
