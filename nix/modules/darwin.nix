@@ -51,7 +51,7 @@ in
         "agent"
         "--exit-when-idle"
       ] // {
-        # Started while there is something in either; what has been taken and not finished lies in the second.
+        # Started when something comes. It ends when nothing is left, and is started again when it fails before.
         QueueDirectories = [ "${stateDir}/incoming" ];
         RunAtLoad = true;
         KeepAlive.SuccessfulExit = false;

@@ -1,8 +1,8 @@
 //! `larder flush --wait`: for CI, which must not end before its outputs have arrived.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use larder_hook::layout::Place;
@@ -103,7 +103,7 @@ async fn work(
     ids: &BTreeSet<String>,
     deadline: Option<Instant>,
 ) -> Result<Option<usize>> {
-    let interrupted = Cell::new(false);
+    let interrupted = AtomicBool::new(false);
     let mut stop = std::pin::pin!(stopped()?);
     loop {
         let left = remaining(queue, ids)?.len();
@@ -120,11 +120,11 @@ async fn work(
                 }
             };
             let either = async {
-                tokio::select! { () = out_of_time => {}, () = &mut stop => interrupted.set(true) }
+                tokio::select! { () = out_of_time => {}, () = &mut stop => interrupted.store(true, Ordering::Relaxed) }
             };
             agent.run(Until::Done(ids.clone()), either, Duration::from_secs(5)).await?;
             let left = remaining(queue, ids)?.len();
-            return Ok((!interrupted.get()).then_some(left));
+            return Ok((!interrupted.load(Ordering::Relaxed)).then_some(left));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
