@@ -27,7 +27,7 @@ fn on(context: &Context, kind: Kind, server: &str, reach: f64) -> Result<Vec<Row
     let store = context.store(NixVersion::V2_34)?;
     let arena = Arena::new(kind, &store.nix)?;
     let parcels = NamedTempFile::new()?;
-    let mut costs = in_turns(context.rounds(3), 3, |round, who| {
+    let mut costs = in_turns(context.rounds(5), 3, |round, who| {
         let bucket = arena.bucket(["larder", "nix", "raw"][who])?;
         match who {
             0 => {
