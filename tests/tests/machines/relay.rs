@@ -5,7 +5,7 @@ use larder_tests::http::{get, request};
 use larder_tests::larder::{LarderHome, binary};
 use larder_tests::nix::{NixHome, NixVersion, samples, versions};
 use larder_tests::process::{Child, Output, clean_command, eventually, run};
-use larder_tests::proxy::Proxy;
+use larder_tests::proxy::{Fault, Proxy};
 use larder_tests::servers::{Directory, usual};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -167,6 +167,44 @@ fn away_and_back(version: NixVersion) -> Result<()> {
     proxy.switch_on()?;
     eventually("the cache being used again", SOON, || substituted(&nix).unwrap_or(false))?;
     assert_eq!(relay.child.log().matches("lan answers again").count(), 1, "{}", relay.child.log());
+    Ok(())
+}
+
+#[test]
+fn what_breaks_off_because_its_cache_goes_is_built() -> Result<()> {
+    for version in versions() {
+        let mut nix = NixHome::new(version)?;
+        let key = nix.key_pair("relayed-1")?;
+        let server = Directory::start()?;
+        let mut larder = LarderHome::new(&nix)?;
+        larder.use_keys(&[&key])?;
+        larder.use_directory(server.path())?;
+        larder.run(&["init"])?;
+        let path = nix.build(&samples::big("half", 8))?.remove(0);
+        larder.run(&["push", &path])?;
+        let proxy = Proxy::start(&server.public_base())?;
+        // In the middle of the NAR, and then for good.
+        let mut gone = false;
+        proxy.set_fault(move |record| {
+            let fault = if gone {
+                Some(Fault::Drop)
+            } else {
+                record.path.contains("nar/").then_some(Fault::CutResponse)
+            };
+            gone |= fault.is_some();
+            fault
+        });
+        let relay = Relay::start(larder.dir(), &[&format!("lan={}", proxy.endpoint())])?;
+        nix.retire()?;
+        nix.set_conf("substituters", &relay.url("lan"))?;
+        nix.set_conf("trusted-public-keys", &key.public)?;
+        nix.set_conf("fallback", "true")?;
+        let output = nix.try_build(&samples::big("half", 8))?.ok().with_context(|| version.to_string())?;
+        assert_eq!(output.stdout.trim(), path);
+        assert!(nix.is_valid(&path) && relay.said("lan is away"), "{version}: {}", output.stderr);
+        let cut = proxy.log().iter().any(|record| record.fault == Some(Fault::CutResponse));
+        assert!(cut, "{version}: the NAR was not asked for");
+    }
     Ok(())
 }
 
