@@ -77,3 +77,13 @@ fn read(path: Option<&str>, value: &Value) -> Result<PathInfo> {
         path,
     })
 }
+
+/// The hash part of a store path, by which a binary cache names it.
+pub fn hash_part(path: &str) -> &str {
+    &path.rsplit('/').next().unwrap_or_default()[..32]
+}
+
+/// Key of a store path's narinfo.
+pub fn narinfo_key(path: &str) -> String {
+    format!("{}.narinfo", hash_part(path))
+}

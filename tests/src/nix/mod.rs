@@ -20,5 +20,5 @@ mod version;
 
 pub use daemon::Daemon;
 pub use home::{KeyPair, NixHome};
-pub use info::PathInfo;
+pub use info::{PathInfo, hash_part, narinfo_key};
 pub use version::{NixVersion, versions};

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use larder_tests::fault::Chance;
 use larder_tests::larder::LarderHome;
-use larder_tests::nix::{NixHome, samples, versions};
+use larder_tests::nix::{NixHome, narinfo_key, samples, versions};
 use larder_tests::process::eventually;
 use larder_tests::servers::{Directory, Kind};
 use larder_tests::socket::{SocketFault, SocketProxy};
@@ -99,10 +99,7 @@ fn an_agent_outlives_its_daemon_and_an_upgrade_of_nix() -> Result<()> {
     larder.install_hook(&mut nix)?;
     nix.start_daemon()?;
     built.extend(nix.build(&samples::app("after the upgrade"))?);
-    let has = |path: &String| {
-        let hash = &path.rsplit('/').next().unwrap_or_default()[..32];
-        target.path().join(format!("{hash}.narinfo")).exists()
-    };
+    let has = |path: &String| target.path().join(narinfo_key(path)).exists();
     eventually("everything in the bucket", SOON, || built.iter().all(has))?;
     ensure!(agent.try_wait()?.is_none(), "the agent has ended:\n{}", agent.log());
     let status: serde_json::Value = serde_json::from_str(&larder.run(&["status", "--json"])?.stdout)?;

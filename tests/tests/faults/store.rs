@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use larder_tests::larder::{LarderHome, binary};
 use larder_tests::need::skip;
-use larder_tests::nix::samples;
+use larder_tests::nix::{narinfo_key, samples};
 use larder_tests::process::{Child, clean_command, eventually, run};
 use larder_tests::proxy::Fault;
 use larder_tests::servers::Kind;
@@ -26,10 +26,6 @@ fn queue(ground: &Ground, larder: &LarderHome, paths: &[String]) -> Result<Strin
 
 fn status(larder: &LarderHome) -> Result<serde_json::Value> {
     Ok(serde_json::from_str(&larder.run(&["status", "--json"])?.stdout)?)
-}
-
-fn narinfo(path: &str) -> String {
-    format!("{}.narinfo", &path.rsplit('/').next().unwrap_or_default()[..32])
 }
 
 /// The first file with contents below a store path, made writable.
@@ -70,8 +66,8 @@ impl Midway {
     fn assert_kept_out(&mut self, ground: &Ground) -> Result<()> {
         self.agent.wait(SOON)?;
         let keys = ground.objects(&self.site.bucket)?;
-        ensure!(!keys.contains_key(&narinfo(&self.large)), "the large path is visible");
-        ensure!(keys.contains_key(&narinfo(&self.other)), "the other path has not arrived");
+        ensure!(!keys.contains_key(&narinfo_key(&self.large)), "the large path is visible");
+        ensure!(keys.contains_key(&narinfo_key(&self.other)), "the other path has not arrived");
         ensure!(keys.keys().filter(|key| key.starts_with("nar/")).count() == 1, "{keys:?}");
         let left = ground.unfinished(&self.site.bucket)?;
         ensure!(left.is_empty(), "uploads are left unfinished: {left:?}");
@@ -136,14 +132,14 @@ fn emptied_files_are_parked_and_pushed_once_they_are_mended() -> Result<()> {
     queue(&ground, &site.larder, &closure)?;
     ensure!(site.larder.try_run(&["flush", "--wait"])?.code() == 3);
     let keys = ground.objects("emptied")?;
-    ensure!(!keys.contains_key(&narinfo(lib)) && !keys.contains_key(&narinfo(&top)), "{keys:?}");
+    ensure!(!keys.contains_key(&narinfo_key(lib)) && !keys.contains_key(&narinfo_key(&top)), "{keys:?}");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     fs::write(&file, bytes)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
     site.larder.run(&["retry", "--all"])?;
     site.larder.run(&["flush", "--wait"])?;
     let keys = ground.objects("emptied")?;
-    ensure!(closure.iter().all(|path| keys.contains_key(&narinfo(path))), "{keys:?}");
+    ensure!(closure.iter().all(|path| keys.contains_key(&narinfo_key(path))), "{keys:?}");
     Ok(())
 }
 
@@ -175,7 +171,7 @@ fn links_that_are_planted_in_the_queue_lead_nowhere() -> Result<()> {
     }
     queue(&ground, &site.larder, &built)?;
     site.larder.run(&["agent", "--exit-when-idle"])?;
-    ensure!(ground.objects("planted")?.contains_key(&narinfo(&built[0])));
+    ensure!(ground.objects("planted")?.contains_key(&narinfo_key(&built[0])));
     ensure!(fs::read_to_string(&victim)? == job, "the file behind the links was changed");
     ensure!(fs::read_dir(&victims)?.count() == 1);
     ensure!(status(&site.larder)?["queued"]["jobs"] == 0, "{:#}", status(&site.larder)?);
@@ -205,7 +201,7 @@ fn a_clock_that_was_ahead_holds_nothing_up() -> Result<()> {
         .set_modified(ahead)?;
     site.larder.run(&["agent", "--exit-when-idle"])?;
     let keys = ground.objects("ahead")?;
-    ensure!(keys.contains_key(&narinfo(&one)) && keys.contains_key(&narinfo(&other)), "{keys:?}");
+    ensure!(keys.contains_key(&narinfo_key(&one)) && keys.contains_key(&narinfo_key(&other)), "{keys:?}");
     ensure!(fs::read_dir(state.join("roots"))?.count() == 0, "roots are left");
     ensure!(!state.join("state/.new-4000000000-000000000-00000002").exists(), "a draft is left");
     Ok(())
@@ -255,7 +251,7 @@ fn an_agent_whose_disk_is_full_or_read_only_loses_nothing() -> Result<()> {
             status["queued"]["jobs"] == 0 && status["parked"][0]["path"] == corrupt.as_str(),
             "{status:#}"
         );
-        ensure!(ground.objects("full")?.contains_key(&narinfo(&built[0])));
+        ensure!(ground.objects("full")?.contains_key(&narinfo_key(&built[0])));
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use larder_tests::fault::{self, Chance};
 use larder_tests::larder::{LarderHome, faulty_binary};
 use larder_tests::need::{Requirement, need};
-use larder_tests::nix::{KeyPair, NixHome, samples, versions};
+use larder_tests::nix::{KeyPair, NixHome, hash_part, samples, versions};
 use larder_tests::process::{Child, clean_command, run};
 use larder_tests::proxy::Proxy;
 use larder_tests::servers::Kind;
@@ -55,7 +55,7 @@ fn writers(builder: &NixHome) -> Result<(Vec<Writer>, HashSet<String>, Vec<Strin
         nix.sign(&upstream, &here)?;
         writers.push(Writer { nix, key: keys[number % 2].clone(), skips: number == 1, built });
     }
-    let hash = |path: &String| path.rsplit('/').next().unwrap_or_default()[..32].to_owned();
+    let hash = |path: &String| hash_part(path).to_owned();
     Ok((writers, theirs.iter().map(hash).collect(), vec![upstream.public]))
 }
 
@@ -160,7 +160,7 @@ fn complete(ground: &Ground, writers: &[Writer], bucket: &str, upstream: &HashSe
     let contents = Contents::read(ground, bucket)?;
     for writer in writers {
         for info in writer.nix.closure(&writer.built)? {
-            let hash = &info.path.rsplit('/').next().unwrap_or_default()[..32];
+            let hash = hash_part(&info.path);
             let narinfo = contents.objects.get(&format!("{hash}.narinfo"));
             let Some(narinfo) = narinfo else {
                 ensure!(writer.skips && upstream.contains(hash), "{} is missing", info.path);

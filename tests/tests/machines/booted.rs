@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use larder_tests::larder::binary;
 use larder_tests::machine::Machine;
 use larder_tests::need::{Requirement, need};
+use larder_tests::nix::narinfo_key;
 use larder_tests::process::{Output, eventually};
-use std::path::Path;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -68,9 +68,7 @@ pub(crate) fn build(machine: &Machine, name: &str) -> Result<String> {
 
 /// Whether a path's narinfo is in the bucket.
 fn arrived(machine: &Machine, path: &str) -> bool {
-    let hash =
-        Path::new(path).file_name().map(|name| name.to_string_lossy()[..32].to_owned()).unwrap_or_default();
-    machine.path(&format!("/srv/cache/{hash}.narinfo")).exists()
+    machine.path("/srv/cache").join(narinfo_key(path)).exists()
 }
 
 /// What is installed: names, modes, contents. Without what `useradd` keeps beside its files, and what is no file.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use larder_tests::http::{get, request};
 use larder_tests::larder::{LarderHome, binary};
-use larder_tests::nix::{NixHome, NixVersion, samples, versions};
+use larder_tests::nix::{NixHome, NixVersion, narinfo_key, samples, versions};
 use larder_tests::process::{Child, Output, clean_command, eventually, run};
 use larder_tests::proxy::{Fault, Proxy};
 use larder_tests::servers::{Directory, usual};
@@ -63,11 +63,6 @@ fn relay() -> Result<Command> {
     Ok(command)
 }
 
-fn narinfo(path: &str) -> String {
-    let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    format!("{}.narinfo", &name[..32])
-}
-
 #[test]
 fn a_relay_passes_on_what_a_cache_has() -> Result<()> {
     let servers = usual();
@@ -89,8 +84,8 @@ fn a_relay_passes_on_what_a_cache_has() -> Result<()> {
         nix.substitute(&built, &url, &key.public).with_context(|| format!("{version}, {kind:?}"))?;
 
         // Byte by byte what the server says, in parts as well.
-        let text = get(&format!("{url}/{}", narinfo(&built[0])))?.ok()?.text();
-        assert_eq!(text, get(&format!("{base}/{}", narinfo(&built[0])))?.ok()?.text());
+        let text = get(&format!("{url}/{}", narinfo_key(&built[0])))?.ok()?.text();
+        assert_eq!(text, get(&format!("{base}/{}", narinfo_key(&built[0])))?.ok()?.text());
         let nar = text.lines().find_map(|line| line.strip_prefix("URL: ")).context("no URL")?;
         let whole = get(&format!("{base}/{nar}"))?.ok()?.body;
         assert_eq!(get(&format!("{url}/{nar}"))?.ok()?.body, whole);
@@ -116,6 +111,38 @@ fn a_relay_passes_on_what_a_cache_has() -> Result<()> {
     Ok(())
 }
 
+/// A machine that reads a cache through a relay, with a network between the two; the cache has one path, the machine
+/// has nothing.
+struct Home {
+    path: String,
+    relay: Relay,
+    proxy: Proxy,
+    nix: NixHome,
+    _server: Directory,
+    _larder: LarderHome,
+}
+
+impl Home {
+    fn with(version: NixVersion, expression: &str) -> Result<Self> {
+        let mut nix = NixHome::new(version)?;
+        let key = nix.key_pair("relayed-1")?;
+        let server = Directory::start()?;
+        let mut larder = LarderHome::new(&nix)?;
+        larder.use_keys(&[&key])?;
+        larder.use_directory(server.path())?;
+        larder.run(&["init"])?;
+        let path = nix.build(expression)?.remove(0);
+        larder.run(&["push", &path])?;
+        let proxy = Proxy::start(&server.public_base())?;
+        let relay = Relay::start(larder.dir(), &[&format!("lan={}", proxy.endpoint())])?;
+        nix.retire()?;
+        nix.set_conf("substituters", &relay.url("lan"))?;
+        nix.set_conf("trusted-public-keys", &key.public)?;
+        nix.set_conf("fallback", "true")?;
+        Ok(Self { path, relay, proxy, nix, _server: server, _larder: larder })
+    }
+}
+
 #[test]
 fn a_cache_that_goes_away_and_comes_back_needs_no_restart() -> Result<()> {
     // They wait most of the time: all at once.
@@ -129,21 +156,8 @@ fn a_cache_that_goes_away_and_comes_back_needs_no_restart() -> Result<()> {
 }
 
 fn away_and_back(version: NixVersion) -> Result<()> {
-    let mut nix = NixHome::new(version)?;
-    let key = nix.key_pair("relayed-1")?;
-    let server = Directory::start()?;
-    let mut larder = LarderHome::new(&nix)?;
-    larder.use_keys(&[&key])?;
-    larder.use_directory(server.path())?;
-    larder.run(&["init"])?;
-    let path = nix.build(&samples::single("at home"))?.remove(0);
-    larder.run(&["push", &path])?;
-    let mut proxy = Proxy::start(&server.public_base())?;
-    let relay = Relay::start(larder.dir(), &[&format!("lan={}", proxy.endpoint())])?;
-    nix.retire()?;
-    nix.set_conf("substituters", &relay.url("lan"))?;
-    nix.set_conf("trusted-public-keys", &key.public)?;
-    nix.set_conf("fallback", "true")?;
+    let Home { path, relay, mut proxy, mut nix, _server, _larder } =
+        Home::with(version, &samples::single("at home"))?;
     let substituted = |nix: &NixHome| -> Result<bool> {
         // Nix remembers what was missing; it is not what is asked here.
         let memory = tempfile::tempdir()?;
@@ -173,16 +187,8 @@ fn away_and_back(version: NixVersion) -> Result<()> {
 #[test]
 fn what_breaks_off_because_its_cache_goes_is_built() -> Result<()> {
     for version in versions() {
-        let mut nix = NixHome::new(version)?;
-        let key = nix.key_pair("relayed-1")?;
-        let server = Directory::start()?;
-        let mut larder = LarderHome::new(&nix)?;
-        larder.use_keys(&[&key])?;
-        larder.use_directory(server.path())?;
-        larder.run(&["init"])?;
-        let path = nix.build(&samples::big("half", 8))?.remove(0);
-        larder.run(&["push", &path])?;
-        let proxy = Proxy::start(&server.public_base())?;
+        let Home { path, relay, proxy, nix, _server, _larder } =
+            Home::with(version, &samples::big("half", 8))?;
         // In the middle of the NAR, and then for good.
         let mut gone = false;
         proxy.set_fault(move |record| {
@@ -194,11 +200,6 @@ fn what_breaks_off_because_its_cache_goes_is_built() -> Result<()> {
             gone |= fault.is_some();
             fault
         });
-        let relay = Relay::start(larder.dir(), &[&format!("lan={}", proxy.endpoint())])?;
-        nix.retire()?;
-        nix.set_conf("substituters", &relay.url("lan"))?;
-        nix.set_conf("trusted-public-keys", &key.public)?;
-        nix.set_conf("fallback", "true")?;
         let output = nix.try_build(&samples::big("half", 8))?.ok().with_context(|| version.to_string())?;
         assert_eq!(output.stdout.trim(), path);
         assert!(nix.is_valid(&path) && relay.said("lan is away"), "{version}: {}", output.stderr);

@@ -1,14 +1,14 @@
 //! Nothing queued is lost, one bad path holds nobody up, what is queued stays in the store.
 
 use anyhow::Result;
-use larder_tests::nix::{samples, versions};
+use larder_tests::nix::{narinfo_key, samples, versions};
 use larder_tests::process::eventually;
 use larder_tests::servers::Kind;
 use rustix::process::Signal;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use super::world::{Target, World, assert_said, narinfo_key};
+use super::world::{Target, World, assert_said};
 
 const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(90);

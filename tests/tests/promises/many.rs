@@ -1,7 +1,7 @@
 //! Many paths: what a listing tells is not asked again, and what it cannot tell is.
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::nix::samples;
+use larder_tests::nix::{narinfo_key, samples};
 use larder_tests::process::run_with_input;
 use larder_tests::proxy::{Proxy, Record};
 use larder_tests::servers::{Directory, Kind, S3Server};
@@ -12,7 +12,7 @@ use larder::bucket::{Options, open};
 use larder::cache::signing::SecretKey;
 
 use super::order::behind_proxy;
-use super::world::{BUCKET, Target, World, field, narinfo_key};
+use super::world::{BUCKET, Target, World, field};
 
 /// Reads of narinfos and listings of the top level in a log.
 fn questions(log: &[Record]) -> (usize, usize) {

@@ -3,13 +3,13 @@
 use anyhow::{Context, Result};
 use larder::cache::keys::Compression;
 use larder::push::compress::{Compressor, Effort, Level, Settings};
-use larder_tests::nix::{samples, versions};
+use larder_tests::nix::{narinfo_key, samples, versions};
 use larder_tests::servers::Directory;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use super::world::{Target, World, field, narinfo_key};
+use super::world::{Target, World, field};
 
 /// A narinfo's fields but for those that may differ: URL, file hash and size, and a signature's bytes.
 fn comparable(narinfo: &str) -> Vec<String> {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use larder_tests::bigstore::BigStore;
 use larder_tests::larder::LarderHome;
-use larder_tests::nix::{NixVersion, samples};
+use larder_tests::nix::{NixVersion, narinfo_key, samples};
 use larder_tests::order::check;
 use larder_tests::proxy::{Fault, Proxy, Record};
 use larder_tests::servers::Kind;
@@ -120,7 +120,7 @@ fn order_holds_over_a_large_push_that_is_killed_again_and_again() -> Result<()> 
     checked(&proxy).assert_ordered();
     let keys: HashSet<_> = server.client().list(BUCKET, "")?.into_iter().map(|(key, _)| key).collect();
     for path in &big.large {
-        assert!(keys.contains(&super::world::narinfo_key(path)), "{path} is missing");
+        assert!(keys.contains(&narinfo_key(path)), "{path} is missing");
     }
     Ok(())
 }
@@ -134,11 +134,11 @@ fn what_lies_below_a_present_path_comes_before_what_lies_above_it() -> Result<()
     // Another machine has pushed the middle without what it refers to.
     let (first, last) = (world.member(&chain[0], "link-0")?, world.member(&chain[0], "link-2")?);
     for path in [&first, &last] {
-        server.client().delete(BUCKET, &super::world::narinfo_key(path))?;
+        server.client().delete(BUCKET, &narinfo_key(path))?;
     }
     proxy.clear_log();
     // Whatever happens to the lowest, the highest must wait for it.
-    let lowest = super::world::narinfo_key(&first);
+    let lowest = narinfo_key(&first);
     proxy.set_fault(move |record| {
         (record.method == "PUT" && record.path.ends_with(&lowest)).then_some(Fault::Status(403))
     });

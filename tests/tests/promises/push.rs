@@ -1,7 +1,7 @@
 //! The manual backfill.
 
 use anyhow::Result;
-use larder_tests::nix::{samples, versions};
+use larder_tests::nix::{narinfo_key, samples, versions};
 use larder_tests::process::run_with_input;
 use larder_tests::servers::Directory;
 use std::time::Duration;
@@ -82,7 +82,7 @@ fn the_whole_closure_is_checked_below_present_paths() -> Result<()> {
     world.larder.run(&["push", &built[0]])?;
     let lib = world.member(&built[0], "lib")?;
     let Target::Directory(directory) = &world.target else { return Ok(()) };
-    std::fs::remove_file(directory.path().join(super::world::narinfo_key(&lib)))?;
+    std::fs::remove_file(directory.path().join(narinfo_key(&lib)))?;
     world.larder.run(&["push", &built[0]])?;
     world.assert_complete(&built)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use larder_tests::larder::LarderHome;
-use larder_tests::nix::{KeyPair, NixHome, NixVersion, versions};
+use larder_tests::nix::{KeyPair, NixHome, NixVersion, narinfo_key, versions};
 use larder_tests::process::Output;
 use larder_tests::servers::{Directory, Kind, S3Server};
 use std::collections::BTreeMap;
@@ -170,12 +170,6 @@ impl World {
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
     }
-}
-
-/// Key of a store path's narinfo.
-pub(crate) fn narinfo_key(path: &str) -> String {
-    let base = path.rsplit('/').next().unwrap_or_default();
-    format!("{}.narinfo", &base[..32])
 }
 
 /// The first value of a field of a narinfo.
