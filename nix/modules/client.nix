@@ -18,19 +18,17 @@ let
   cfg = config.services.larder.client;
   caches = builtins.attrValues cfg.caches;
   keys = lib.concatMap (cache: cache.publicKeys) caches;
+  # Where Nix reads a cache: through the relay, or there.
   address =
-    cache:
+    name: cache:
+    let
+      url = if cfg.relay.enable then "http://${cfg.relay.address}/${name}" else cache.url;
+    in
     if cache.priority == null then
-      cache.url
+      url
     else
-      larder.withParameter cache.url "priority=${toString cache.priority}";
-  # Where Nix reads: through the relay, or there.
-  urls =
-    if cfg.relay.enable then
-      lib.mapAttrsToList (name: cache: address (cache // { url = "http://${cfg.relay.address}/${name}"; })) cfg.caches
-    else
-      map address caches;
-  relayed = builtins.attrNames cfg.caches;
+      larder.withParameter url "priority=${toString cache.priority}";
+  urls = lib.mapAttrsToList address cfg.caches;
   units = larder.unit {
     bin = "${cfg.package}/bin";
     of = "client-units";
@@ -146,7 +144,9 @@ in
         }
         {
           assertion =
-            !cfg.relay.enable || builtins.all (name: builtins.match "[A-Za-z0-9_-]+" name != null) relayed;
+            !cfg.relay.enable || builtins.all (name: builtins.match "[A-Za-z0-9_-]+" name != null) (
+              builtins.attrNames cfg.caches
+            );
           message = "services.larder.client.caches has a name that cannot be part of a URL, which the relay makes of it: use letters, digits, `-` and `_`.";
         }
         {

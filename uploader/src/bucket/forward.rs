@@ -1,7 +1,7 @@
 //! Sending requests on to the server of a cache, answers as streams.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings};
@@ -43,8 +43,8 @@ impl Forwarder {
 
     /// The answer to a request for `rest`, which begins with a slash, below the URL; `headers` are the client's own.
     ///
-    /// An answer of any status is an answer; where it redirects, it does so to an absolute URL. After a failure, connections that may be dead are not used again: a machine
-    /// that has moved to another network has only such ones.
+    /// An answer of any status is an answer; where it redirects, it does so to an absolute URL. After a failure,
+    /// connections that may be dead are not used again: a machine that has moved to another network has only such ones.
     pub async fn send(&self, method: &str, rest: &str, headers: &[(&str, &str)]) -> Result<HttpResponse> {
         let base = self.url.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
         let target = format!("{base}{rest}");
@@ -59,11 +59,9 @@ impl Forwarder {
                 .try_insert(name.to_string(), value.to_string())
                 .map_err(|error| fault(&error))?;
         }
-        let connector =
-            self.connections.lock().unwrap_or_else(PoisonError::into_inner).connector(&self.settings);
+        let connector = self.connections().connector(&self.settings);
         let mut response = connector.call(request).await.map_err(|error| {
-            *self.connections.lock().unwrap_or_else(PoisonError::into_inner) =
-                Http::to(&self.url, self.trust.clone());
+            *self.connections() = Http::to(&self.url, self.trust.clone());
             network::explain(what(), &error)
         })?;
         // As the server means it, not as seen from where it is passed on.
@@ -72,5 +70,9 @@ impl Forwarder {
             response.headers_mut().insert("location", String::from(location));
         }
         Ok(response)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Http> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Whether a cache is asked. No clock of its own.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a cache that did not answer is left alone. Half of what Nix itself leaves one alone for.
@@ -14,7 +14,7 @@ impl Health {
     /// Whether a request may be sent on. While the cache is away that is one request for each [`HOLD`]: the others must
     /// not wait with it.
     pub(super) fn may_ask(&self, now: Instant) -> bool {
-        let mut until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut until = self.until();
         match *until {
             None => true,
             Some(time) if now < time => false,
@@ -27,17 +27,21 @@ impl Health {
 
     /// It did not answer. Whether that is news.
     pub(super) fn failed(&self, now: Instant) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(now + HOLD).is_none()
+        self.until().replace(now + HOLD).is_none()
     }
 
     /// It answered. Whether that is news.
     pub(super) fn answered(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+        self.until().take().is_some()
     }
 
     /// Whether the last request to it was answered.
     pub(super) fn is_there(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.until().is_none()
+    }
+
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
