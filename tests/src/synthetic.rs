@@ -9,10 +9,11 @@ use crate::larder::LarderHome;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use larder::bucket::{Bucket, Condition, ContentType};
-use larder::cache::keys::{self, Compression};
-use larder::cache::narinfo::{NarObject, compose};
-use larder::cache::signing::SecretKey;
-use larder::store::{PathInfo, StoreDir, StorePath};
+use larder::format::narinfo::{NarObject, compose};
+use larder::format::object_keys::{self, Compression};
+use larder::format::path_info::PathInfo;
+use larder::format::signature::SecretKey;
+use larder::store::{StoreDir, StorePath};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -166,7 +167,7 @@ impl SyntheticStore {
             let info = self.path_info(number);
             let body = nar(number);
             let nar = NarObject {
-                key: keys::new_nar(&info.nar_hash, Compression::None, &keys::new_writer()),
+                key: object_keys::new_nar(&info.nar_hash, Compression::None, &object_keys::new_writer()),
                 compression: Compression::None,
                 file_hash: Some(info.nar_hash),
                 file_size: Some(info.nar_size),
@@ -175,7 +176,7 @@ impl SyntheticStore {
             if nars {
                 bucket.put(&nar.key, body.into(), ContentType::Nar, Condition::None).await?;
             }
-            let key = keys::narinfo(&info.path);
+            let key = object_keys::narinfo(&info.path);
             bucket.put(&key, narinfo.into(), ContentType::NarInfo, Condition::None).await?;
             Ok(())
         };

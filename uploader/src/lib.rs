@@ -1,17 +1,18 @@
 //! larder: signs Nix store paths and pushes them into a bucket that stock Nix clients read.
 
 pub mod agent;
+pub mod base;
 pub mod bucket;
-pub mod cache;
 pub mod cli;
+pub mod client;
 pub mod config;
-pub mod error;
-pub mod exit;
+pub mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod nixconf;
+pub mod http;
 pub mod push;
-pub mod relay;
+pub mod session;
 pub mod setup;
 pub mod store;
+pub mod survey;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use larder::cache::listing::ListingWriter;
+use larder::format::listing::ListingWriter;
 use larder::store::{
     Daemon, DaemonAddress, HashingWriter, LogEncoding, StoreLocation, StoreOptions, StorePath, closure, dump,
     find_build_log,

@@ -253,8 +253,9 @@ fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
     // In the bucket: a lease may be left of an agent that was killed before it had noted it; its uploads with it.
     let writers = leases(ground, &site.bucket)?;
     for upload in ground.unfinished(&site.bucket)? {
-        let writer =
-            larder::cache::keys::nar_writer(&upload).context("an upload of somebody else")?.to_owned();
+        let writer = larder::format::object_keys::nar_writer(&upload)
+            .context("an upload of somebody else")?
+            .to_owned();
         ensure!(
             writers.iter().any(|lease| lease.contains(&format!("/{writer}"))),
             "{upload} is left and has no lease"

@@ -9,7 +9,7 @@ use larder_tests::synthetic::SyntheticStore;
 use std::time::Duration;
 
 use larder::bucket::{Options, open};
-use larder::cache::signing::SecretKey;
+use larder::format::signature::SecretKey;
 
 use super::order::behind_proxy;
 use super::world::{BUCKET, Target, World, field};

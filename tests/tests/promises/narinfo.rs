@@ -1,8 +1,8 @@
 //! What is published is what Nix itself would publish.
 
 use anyhow::{Context, Result};
-use larder::cache::keys::Compression;
-use larder::push::compress::{Compressor, Effort, Level, Settings};
+use larder::format::object_keys::Compression;
+use larder::push::send::compress::{Compressor, Effort, Level, Settings};
 use larder_tests::nix::{narinfo_key, samples, versions};
 use larder_tests::servers::Directory;
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use larder_hook::queue::{Author, Entry, Queue, now};
 use larder_hook::store_path::StorePath as QueuedPath;
 use larder_hook::{Failure, gcroot};
 
-use crate::error::{Area, Error, Result, Retry};
+use crate::base::error::{Area, Error, Result, Retry};
 use crate::store::{Daemon, StoreLocation, StorePath};
 
 /// Links whose job never came are given this long, in seconds.

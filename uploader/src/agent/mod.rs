@@ -6,7 +6,7 @@ mod requeue;
 mod run;
 mod service;
 mod settle;
-mod wait;
+mod watch;
 
 pub use inbox::{Held, Inbox};
 pub(crate) use inbox::{from_queued, in_queue, to_queued};

@@ -4,7 +4,7 @@
 use larder_hook::layout::{Layout, Place};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::keys;
+use crate::format::object_keys;
 
 const NAME: &str = "summary.json";
 const SESSION: &str = "session";
@@ -48,7 +48,8 @@ pub(super) fn note_session(layout: &Layout, id: &str) -> Option<String> {
 
 /// What stands in the file becomes part of a key.
 fn is_id(text: &str) -> bool {
-    keys::lease_id(&keys::lease(text)).is_some() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    object_keys::lease_id(&object_keys::lease(text)).is_some()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 impl Summary {

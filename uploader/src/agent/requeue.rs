@@ -6,7 +6,7 @@ use larder_hook::parked::Parked;
 use larder_hook::queue::Queue;
 
 use super::inbox::in_queue;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::store::{Daemon, StoreLocation};
 
 /// Queues a job whose paths a collection does not take. The inner error is that of roots that could not be made: the

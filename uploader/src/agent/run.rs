@@ -17,17 +17,19 @@ use super::inbox::{Inbox, from_queued, in_queue};
 use super::records::{self, Summary};
 use super::service::Service;
 use super::settle::{put_off, settle, suspicion, with_hint};
-use super::wait::{POLL, backoff, watch};
-use crate::cache::signing::public_keys;
-use crate::error::{Area, Error, Result, Retry};
+use super::watch::{POLL, watch};
+use crate::base::backoff::{Backoff, Jitter};
+use crate::base::error::{Area, Error, Result, Retry};
+use crate::format::signature::public_keys;
 use crate::push::{Outcome, Progress, Pusher, Report, Request, Root};
 use crate::store::{Daemon, StoreLocation, StorePath};
 
 /// Jobs in one push. Several pushes run at the same time, so that new jobs do not wait for a large one.
 const JOBS_A_PUSH: usize = 256;
 const PUSHES: usize = 4;
-const FIRST_WAIT: Duration = Duration::from_secs(2);
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Waits after failures that keep everything from being pushed.
+const WAITS: Backoff =
+    Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(300), jitter: Jitter::Fifth };
 /// How long a session with the bucket outlives the last push.
 const SESSION_LINGER: Duration = Duration::from_secs(30);
 const RECONCILE_EVERY: Duration = Duration::from_secs(3600);
@@ -401,7 +403,7 @@ impl Agent {
     /// Lets everything wait, and says why.
     fn wait(&mut self, error: Error) -> Error {
         self.failures += 1;
-        let wait = backoff(self.failures, FIRST_WAIT, LONGEST_WAIT);
+        let wait = WAITS.wait(self.failures);
         self.wait_until = Some(Instant::now() + wait);
         self.progress.remark(&format!("{}; trying again in {} s", with_hint(&error), wait.as_secs().max(1)));
         self.summary.last_error = Some(error.to_string());

@@ -12,13 +12,13 @@ use larder_hook::store_path::StorePath as QueuedPath;
 
 use super::inbox::{Inbox, from_queued, in_queue, to_queued};
 use super::records::Summary;
-use super::wait::backoff;
-use crate::error::{Area, Error, Result, Retry};
+use crate::base::backoff::{Backoff, Jitter};
+use crate::base::error::{Area, Error, Result, Retry};
 use crate::push::{Outcome, Report};
 use crate::store::{Daemon, StoreLocation, StorePath};
 
-const FIRST_WAIT: Duration = Duration::from_secs(15);
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+const WAITS: Backoff =
+    Backoff { first: Duration::from_secs(15), longest: Duration::from_secs(3600), jitter: Jitter::Fifth };
 /// An error that nobody understands is not tried for ever.
 const MOST_ATTEMPTS: u32 = 10;
 
@@ -166,7 +166,7 @@ pub(super) fn settle(
             };
             match (verdict, &path) {
                 (Next::Again(reason), _) => {
-                    let wait = backoff(count + 1, FIRST_WAIT, LONGEST_WAIT).as_secs();
+                    let wait = WAITS.wait(count + 1).as_secs();
                     paths.push(queued.clone());
                     again.push(Attempts { path: queued, count: count + 1, next: now() + wait, reason });
                 }
@@ -260,7 +260,7 @@ pub(super) fn put_off(
     let count = job.attempts.iter().map(|one| one.count).max().unwrap_or(0) + 1;
     let paths = if job.paths.is_empty() { Vec::from_iter(job.deriver) } else { job.paths.clone() };
     if !is_final(error, count - 1) {
-        let next = now() + backoff(count, FIRST_WAIT, LONGEST_WAIT).as_secs();
+        let next = now() + WAITS.wait(count).as_secs();
         let attempts = |path| Attempts { path, count, next, reason: error.to_string() };
         inbox.keep(id, job.paths, paths.into_iter().map(attempts).collect())?;
         return Ok(Vec::new());

@@ -7,9 +7,9 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-use super::address_params::refuse_parameter;
-use super::key;
-use crate::error::{Area, Error, Result};
+use super::address_parameters::refuse_parameter;
+use super::object_name;
+use crate::base::error::{Area, Error, Result};
 
 /// What stays as it is in a segment of a path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -95,7 +95,7 @@ impl S3Address {
 }
 
 /// The `file://` URL of a directory.
-pub(super) fn file_url(path: &Path) -> String {
+pub(crate) fn file_url(path: &Path) -> String {
     let mut url = String::from("file://");
     push_path(&mut url, path.to_string_lossy().trim_start_matches('/'));
     if url.len() == "file://".len() {
@@ -213,7 +213,7 @@ fn s3(text: &str, place: &str, query: &str) -> Result<S3Address> {
     }
     let prefix = decode(text, prefix.strip_suffix('/').unwrap_or(prefix))?;
     if !prefix.is_empty()
-        && let Some(wrong) = key::fault(&prefix)
+        && let Some(wrong) = object_name::fault(&prefix)
     {
         return Err(fault(text, format!("its prefix cannot be used: {wrong}")));
     }
@@ -321,7 +321,7 @@ fn parameters(text: &str, query: &str) -> Result<Vec<(String, String)>> {
             ));
         }
         // Nix takes an empty value for none.
-        if !value.is_empty() || !super::address_params::OWN.contains(&name.as_str()) {
+        if !value.is_empty() || !super::address_parameters::OWN.contains(&name.as_str()) {
             found.push((name, value));
         }
     }

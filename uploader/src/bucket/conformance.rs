@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::contract::{
+use super::interface::{
     Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, ObjectMeta, Put,
 };
 
@@ -378,7 +378,7 @@ impl Suite {
     }
 }
 
-fn shown(error: crate::error::Error) -> String {
+fn shown(error: crate::base::error::Error) -> String {
     match error.hint_text() {
         Some(hint) => format!("{error} (hint: {hint})"),
         None => error.to_string(),

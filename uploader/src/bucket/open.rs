@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::address::Address;
-use super::contract::Bucket;
-use super::directory::DirectoryBucket;
-use super::s3::S3Bucket;
-use super::s3_client::Options;
-use crate::error::Result;
+use super::interface::Bucket;
+use crate::base::error::Result;
+use crate::bucket::directory::DirectoryBucket;
+use crate::bucket::s3::Options;
+use crate::bucket::s3::S3Bucket;
 
 /// The bucket at an address: `s3://…`, `file:///…` or an absolute path.
 ///

@@ -8,8 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::context::Context;
 use super::output::Human;
 use crate::agent::{Agent, Service, Until};
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -6,9 +6,10 @@ use larder_hook::queue::{Queue, now};
 
 use super::context::Context;
 use super::output;
-use crate::error::Result;
-use crate::exit::Exit;
-use crate::store::{Daemon, PathInfo, StoreLocation};
+use crate::base::error::Result;
+use crate::base::exit::Exit;
+use crate::format::path_info::PathInfo;
+use crate::store::{Daemon, StoreLocation};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -9,11 +9,11 @@ use nix_narinfo::{NarInfo, TrustedPublicKey};
 
 use super::context::Context;
 use super::{init, output, push};
-use crate::bucket::PublicReader;
-use crate::cache::keys;
-use crate::cache::signing::public_keys;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
+use crate::format::object_keys;
+use crate::format::signature::public_keys;
+use crate::http::PublicReader;
 use crate::store::StoreLocation;
 
 #[derive(Debug, clap::Args)]
@@ -155,7 +155,7 @@ async fn check_path(
         let name = path.to_basename();
         Error::permanent(Area::Bucket, format!("a client cannot get `{name}` from `{url}`")).because(cause)
     };
-    let answer = reader.get(&format!("{url}/{}", keys::narinfo(path))).await?;
+    let answer = reader.get(&format!("{url}/{}", object_keys::narinfo(path))).await?;
     if answer.status != 200 {
         return Err(wrong(format!("its narinfo is answered with status {}", answer.status))
             .hint("`larder status` on the machine that built it tells where it is"));

@@ -2,10 +2,10 @@
 
 use super::context::Context;
 use super::output;
+use crate::base::error::Result;
+use crate::base::exit::Exit;
 use crate::bucket::Address;
 use crate::config::Config;
-use crate::error::Result;
-use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

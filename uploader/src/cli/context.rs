@@ -9,12 +9,12 @@ use larder_hook::settings;
 
 use super::output;
 use crate::agent::Connect;
+use crate::base::error::{Area, Error, Result};
 use crate::bucket::{self, Bucket};
-use crate::cache::signing::{SecretKey, public_keys};
 use crate::config::{Config, exposure};
-use crate::error::{Area, Error, Result};
-use crate::push::compress::{Level, Settings};
-use crate::push::policy::{Policy, patterns};
+use crate::format::signature::{SecretKey, public_keys};
+use crate::push::decide::rules::{Policy, patterns};
+use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
 

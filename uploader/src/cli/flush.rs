@@ -13,8 +13,8 @@ use super::agent::stopped;
 use super::context::Context;
 use super::output::{self, Human};
 use crate::agent::{Agent, NUDGE, Until, in_queue};
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 use crate::store::StoreLocation;
 
 #[derive(Debug, clap::Args)]

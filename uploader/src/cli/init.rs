@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::output;
-use crate::bucket::{AnonymousRead, Bucket, Condition, ContentType, Depth, PublicReader, Put};
-use crate::cache::cache_info::CacheInfo;
-use crate::cache::keys;
-use crate::cache::marker::Format;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
+use crate::bucket::{AnonymousRead, Bucket, Condition, ContentType, Depth, Put};
+use crate::format::cache_info::CacheInfo;
+use crate::format::marker::Format;
+use crate::format::object_keys;
+use crate::http::PublicReader;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -76,7 +77,7 @@ pub(super) fn public_url(context: &Context, bucket: &Arc<dyn Bucket>) -> String 
 
 /// Key of an object that is written, and removed again, to find something out.
 fn probe_key() -> String {
-    format!("{}probe-{:08x}", keys::WRITERS, std::process::id())
+    format!("{}probe-{:08x}", object_keys::WRITERS, std::process::id())
 }
 
 /// Finds out whether these credentials may do what a push needs.
@@ -91,7 +92,7 @@ async fn probe_rights(bucket: &dyn Bucket) -> Result<()> {
 }
 
 fn lacking(bucket: &dyn Bucket, what: &str, error: Error) -> Error {
-    if error.area() != Area::Bucket || error.retry() != crate::error::Retry::Permanent {
+    if error.area() != Area::Bucket || error.retry() != crate::base::error::Retry::Permanent {
         return error;
     }
     let hint = error.hint_text().map_or_else(
@@ -105,7 +106,7 @@ fn lacking(bucket: &dyn Bucket, what: &str, error: Error) -> Error {
 
 /// Writes `nix-cache-info` where there is none; one that stands stays.
 async fn cache_info(bucket: &dyn Bucket, fresh: &CacheInfo) -> Result<()> {
-    if let Some(object) = bucket.get(keys::CACHE_INFO).await? {
+    if let Some(object) = bucket.get(object_keys::CACHE_INFO).await? {
         let unfit = |reason: String| {
             Error::permanent(Area::Bucket, format!("cannot use `{}`", bucket.address())).because(reason)
         };
@@ -130,7 +131,7 @@ async fn cache_info(bucket: &dyn Bucket, fresh: &CacheInfo) -> Result<()> {
         return Ok(());
     }
     let put = bucket
-        .put(keys::CACHE_INFO, fresh.to_text().into(), ContentType::CacheInfo, Condition::IfAbsent)
+        .put(object_keys::CACHE_INFO, fresh.to_text().into(), ContentType::CacheInfo, Condition::IfAbsent)
         .await?;
     if put == Put::Written {
         output::say("wrote nix-cache-info");
@@ -139,20 +140,20 @@ async fn cache_info(bucket: &dyn Bucket, fresh: &CacheInfo) -> Result<()> {
 }
 
 async fn marker(bucket: &dyn Bucket) -> Result<()> {
-    if let Some(object) = bucket.get(keys::FORMAT).await? {
+    if let Some(object) = bucket.get(object_keys::FORMAT).await? {
         return Format::check(&object.body).map(drop).map_err(|reason| {
             Error::permanent(Area::Bucket, format!("cannot use `{}`", bucket.address())).because(reason)
         });
     }
     bucket
         .put(
-            keys::FORMAT,
+            object_keys::FORMAT,
             Format::current(has_conditional_writes(bucket).await?).to_json().into(),
             ContentType::Json,
             Condition::IfAbsent,
         )
         .await?;
-    output::say(&format!("wrote {}", keys::FORMAT));
+    output::say(&format!("wrote {}", object_keys::FORMAT));
     Ok(())
 }
 
@@ -170,7 +171,7 @@ pub(super) async fn read_back(base: &str, context: &Context, store_dir: &str) ->
     let reader = PublicReader::new(context.ca_file().as_deref())?;
     let unread =
         |cause: String| Error::permanent(Area::Bucket, format!("clients cannot use `{base}`")).because(cause);
-    let answer = reader.get(&format!("{base}/{}", keys::CACHE_INFO)).await?;
+    let answer = reader.get(&format!("{base}/{}", object_keys::CACHE_INFO)).await?;
     if answer.status != 200 {
         return Err(unread(format!("nix-cache-info is answered with status {}", answer.status)).hint(
             "let everybody read the bucket: a bucket policy with s3:GetObject where the server has policies; on Garage \

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::output;
-use crate::cache::signing::SecretKey;
-use crate::error::Result;
-use crate::exit::Exit;
+use crate::base::error::Result;
+use crate::base::exit::Exit;
+use crate::format::signature::SecretKey;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -20,8 +20,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 use context::{Context, Global};
 
 /// Signs Nix store paths and pushes them into a bucket of your own, which stock Nix clients read as a plain static

@@ -1,17 +1,18 @@
 //! Terminal output: errors, warnings, and three renderings of a push's progress.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix_derivation::{StoreDir, StorePath};
 use serde_json::json;
 
-use crate::error::Error;
-use crate::push::compress::Effort;
-use crate::push::plan::{Action, Plan};
+use crate::base::error::Error;
+use crate::base::lock::lock;
+use crate::push::decide::plan::{Action, Plan};
+use crate::push::send::compress::Effort;
 use crate::push::{Outcome, Progress, Report};
 
 /// Prints an error and its way out.
@@ -105,7 +106,7 @@ impl Effect {
     fn add(&self, from: u64, to: u64, effort: Effort) {
         self.from.fetch_add(from, Ordering::Relaxed);
         self.to.fetch_add(to, Ordering::Relaxed);
-        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut levels = lock(&self.levels);
         let (low, high) = levels.unwrap_or((effort.level, effort.level));
         *levels = Some((low.min(effort.level), high.max(effort.level)));
     }
@@ -116,7 +117,7 @@ impl Effect {
     }
 
     fn levels(&self) -> Option<(i32, i32)> {
-        *self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.levels)
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::context::Context;
 use super::output::{self, Human, Json};
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 use crate::push::{Progress, Pusher, Request, Root};
 use crate::store::{Daemon, StoreLocation, StorePath};
 

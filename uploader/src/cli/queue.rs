@@ -4,8 +4,8 @@ use larder_hook::layout::{Layout, Owner};
 
 use super::context::Context;
 use super::output;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 use super::agent::stopped;
 use super::context::Context;
 use super::output;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
-use crate::relay::{Caches, News, serve};
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
+use crate::client::relay::{Caches, News, serve};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

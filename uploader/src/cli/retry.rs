@@ -6,8 +6,8 @@ use larder_hook::parked::Parked;
 
 use super::context::Context;
 use super::{output, push};
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::context::Global;
 use super::output;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 use crate::config::Config;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
 use crate::setup::{self, Change, Manifest, Plan, Request, STATE_DIR, Tree, USER, diff};
 use system::System;
 

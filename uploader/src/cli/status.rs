@@ -7,8 +7,8 @@ use serde_json::json;
 use super::context::Context;
 use super::output::{self, count, size};
 use crate::agent::{Summary, from_queued, in_queue};
-use crate::error::Result;
-use crate::exit::Exit;
+use crate::base::error::Result;
+use crate::base::exit::Exit;
 use crate::store::{Daemon, StoreLocation};
 
 #[derive(Debug, clap::Args)]

@@ -1,7 +1,7 @@
 //! The table of all keys.
 
 use super::value::{Kind, Value};
-use crate::error::{Area, Error, Result};
+use crate::base::error::{Area, Error, Result};
 
 /// One key of the configuration.
 #[derive(Debug)]

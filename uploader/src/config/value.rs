@@ -1,7 +1,7 @@
 //! Values of the configuration, from TOML or from text.
 
 use super::keys::Key;
-use crate::error::{Area, Error, Result};
+use crate::base::error::{Area, Error, Result};
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

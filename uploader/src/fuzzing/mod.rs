@@ -2,8 +2,8 @@
 //! asserted here. `fuzz/` lets cargo-fuzz look for counterexamples; the tests run the kept corpus and mutations of it.
 
 mod bucket;
-mod cache;
 mod configuration;
+mod format;
 mod queue;
 mod store;
 
@@ -14,16 +14,16 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("address", bucket::address),
     ("answer", bucket::answer),
-    ("cache_info", cache::cache_info),
+    ("cache_info", format::cache_info),
     ("configuration", configuration::configuration),
     ("daemon", store::daemon),
     ("derivation", queue::derivation),
     ("environment", queue::environment),
     ("job", queue::job),
-    ("keys", cache::keys),
-    ("listing", cache::listing),
-    ("marker", cache::marker),
-    ("narinfo", cache::narinfo),
+    ("keys", format::keys),
+    ("listing", format::listing),
+    ("marker", format::marker),
+    ("narinfo", format::narinfo),
 ];
 
 /// Runs the target of this name.

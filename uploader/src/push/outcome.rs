@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix_derivation::StorePath;
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// What became of one path.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use nix_derivation::StorePath;
 
-use super::compress::Effort;
 use super::outcome::Outcome;
-use super::plan::Plan;
+use crate::push::decide::plan::Plan;
+use crate::push::send::compress::Effort;
 
 /// Hears of a push as it goes on. Called from several threads.
 pub trait Progress: Send + Sync {

@@ -7,27 +7,29 @@ use nix_derivation::StorePath;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::budget::Budget;
-use super::clock::Moment;
-use super::compress::Settings;
-use super::flow::Flow;
-use super::nar::{Lanes, MOST_LARGE, Remembered};
 use super::outcome::{Outcome, Report};
-use super::pace::Pace;
-use super::plan::{self, Action, Plan, Request, Verdicts};
-use super::policy::Policy;
-use super::presence::{Narinfos, Nars};
-use super::produce::PART;
 use super::progress::Progress;
-use super::publish::FACT_AGE;
-use super::reservation::Reservations;
 use super::run::Run;
-use super::session::{GOODBYE, Session};
-use super::upload::Uploader;
+use crate::base::clock::Moment;
+use crate::base::error::{Area, Error, Result};
+use crate::base::lock::lock;
 use crate::bucket::Bucket;
-use crate::cache::signing::SecretKey;
-use crate::error::{Area, Error, Result};
+use crate::format::signature::SecretKey;
+use crate::push::decide::plan::{self, Action, Plan, Request, Verdicts};
+use crate::push::decide::rules::Policy;
+use crate::push::publish::narinfo::FACT_AGE;
+use crate::push::send::budget::Budget;
+use crate::push::send::compress::Settings;
+use crate::push::send::flow::Flow;
+use crate::push::send::nar::{Lanes, MOST_LARGE, Remembered};
+use crate::push::send::pace::Pace;
+use crate::push::send::produce::PART;
+use crate::push::send::upload::Uploader;
+use crate::session::lease::{GOODBYE, Session};
+use crate::session::reservation::Reservations;
+use crate::session::sweep;
 use crate::store::{Closure, Daemon, StoreLocation, closure};
+use crate::survey::presence::{Narinfos, Nars};
 
 /// How a pusher works.
 #[derive(Clone, Debug)]
@@ -49,26 +51,26 @@ const SENDING: u64 = 32 << 20;
 /// Pushes paths into a bucket. One serves any number of pushes, also at the same time.
 #[derive(Debug)]
 pub struct Pusher {
-    pub(super) bucket: Arc<dyn Bucket>,
-    pub(super) store: Arc<StoreLocation>,
-    pub(super) keys: Vec<SecretKey>,
-    pub(super) session: Session,
+    pub(crate) bucket: Arc<dyn Bucket>,
+    pub(crate) store: Arc<StoreLocation>,
+    pub(crate) keys: Vec<SecretKey>,
+    pub(crate) session: Session,
     policy: Arc<Policy>,
     /// A connection that is open already; what it keeps in the store is kept for as long as this.
     daemon: Arc<Mutex<Option<Daemon>>>,
-    pub(super) uploader: Uploader,
-    pub(super) lanes: Lanes,
-    pub(super) reservations: Reservations,
+    pub(crate) uploader: Uploader,
+    pub(crate) lanes: Lanes,
+    pub(crate) reservations: Reservations,
     /// Turns for small NARs, from the first byte read to the answer of their PUT, and for all other small requests.
-    pub(super) flow: Flow,
+    pub(crate) flow: Flow,
     /// When each path was last seen, or put, in the bucket.
     facts: Mutex<HashMap<Arc<StorePath>, Moment>>,
     /// Paths that a running push works on, so that another waits for it instead of doing the same.
-    pub(super) claims: Mutex<HashMap<Arc<StorePath>, watch::Receiver<Option<Outcome>>>>,
+    pub(crate) claims: Mutex<HashMap<Arc<StorePath>, watch::Receiver<Option<Outcome>>>>,
     /// NARs of this session with the time of their upload, so that equal contents are sent once.
-    pub(super) nars: Mutex<HashMap<[u8; 32], Remembered>>,
+    pub(crate) nars: Mutex<HashMap<[u8; 32], Remembered>>,
     /// Removes what dead writers have left.
-    pub(super) tidying: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) tidying: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Pusher {
@@ -115,12 +117,18 @@ impl Pusher {
 
     /// Takes over a connection to the daemon, to ask it about closures. Its temporary roots stay until the session ends.
     pub fn lend(&self, daemon: Daemon) {
-        *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(daemon);
+        *lock(&self.daemon) = Some(daemon);
     }
 
     /// What tells this session from all others.
     pub fn id(&self) -> &str {
         self.session.id()
+    }
+
+    /// Begins to remove what writers that were killed have left in the bucket; `former` is the id of a session that is
+    /// known to be dead. Nobody waits for it but [`Pusher::close`], and not for long.
+    pub fn tidy(&self, former: Option<String>) {
+        *lock(&self.tidying) = Some(sweep::begin(self.bucket.clone(), self.id().to_owned(), former));
     }
 
     /// Whether the session goes on; a pusher whose session is over is of no more use.
@@ -173,8 +181,8 @@ impl Pusher {
         self.carry_out(plan, progress).await
     }
 
-    pub(super) fn facts(&self) -> MutexGuard<'_, HashMap<Arc<StorePath>, Moment>> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn facts(&self) -> MutexGuard<'_, HashMap<Arc<StorePath>, Moment>> {
+        lock(&self.facts)
     }
 
     /// The closure of what is asked for, and what the rules say of it.
@@ -183,7 +191,7 @@ impl Pusher {
         let (lent, request) = (self.daemon.clone(), request.clone());
         let judged = move || {
             let roots: Vec<_> = request.roots.iter().map(|root| root.path.clone()).collect();
-            let lock = || lent.lock().unwrap_or_else(PoisonError::into_inner);
+            let lock = || lock(&lent);
             let daemon = lock().take();
             let closure = match daemon {
                 Some(mut daemon) => {
@@ -213,7 +221,7 @@ impl Pusher {
         Ok(report)
     }
 
-    pub(super) fn remembered(&self) -> MutexGuard<'_, HashMap<[u8; 32], Remembered>> {
-        self.nars.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn remembered(&self) -> MutexGuard<'_, HashMap<[u8; 32], Remembered>> {
+        lock(&self.nars)
     }
 }

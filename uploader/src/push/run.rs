@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -12,20 +12,22 @@ use larder_hook::fault;
 use nix_derivation::StorePath;
 use tokio::sync::watch;
 
-use super::clock::Moment;
-use super::nar::is_small;
-use super::order::Order;
 use super::outcome::Outcome;
-use super::plan::{Action, Todo};
-use super::presence::Nars;
 use super::progress::Progress;
 use super::pusher::Pusher;
-use super::upload::Uploaded;
+use crate::base::clock::Moment;
+use crate::base::error::{Area, Error, Result, Retry};
+use crate::base::lock::lock;
 use crate::bucket::{Condition, ContentType};
-use crate::cache::keys;
-use crate::cache::listing::ListingWriter;
-use crate::error::{Area, Error, Result, Retry};
-use crate::store::{Daemon, PathInfo, dump};
+use crate::format::listing::ListingWriter;
+use crate::format::object_keys;
+use crate::format::path_info::PathInfo;
+use crate::push::decide::plan::{Action, Todo};
+use crate::push::publish::order::Order;
+use crate::push::send::nar::is_small;
+use crate::push::send::upload::Uploaded;
+use crate::store::{Daemon, dump};
+use crate::survey::presence::Nars;
 
 /// How many NARs of each lane a push begins; more than the lane takes at once.
 const BEGUN: usize = 256;
@@ -41,7 +43,7 @@ enum Step {
 }
 
 /// One push in progress.
-pub(super) struct Run<'a> {
+pub(crate) struct Run<'a> {
     pusher: &'a Pusher,
     order: Order,
     uploaded: Vec<Option<Uploaded>>,
@@ -59,7 +61,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// For what there is to do, with what each of it has to come after.
-    pub(super) fn new(
+    pub(crate) fn new(
         pusher: &'a Pusher,
         todo: &'a [Todo],
         references: &[Vec<usize>],
@@ -82,7 +84,7 @@ impl<'a> Run<'a> {
     }
 
     /// Works until everything is settled, and tells how.
-    pub(super) async fn finish(mut self) -> BTreeMap<usize, Outcome> {
+    pub(crate) async fn finish(mut self) -> BTreeMap<usize, Outcome> {
         self.start();
         while let Some(step) = self.running.next().await {
             self.step(step);
@@ -214,7 +216,7 @@ impl<'a> Run<'a> {
         let path = &self.todo[node].info.path;
         self.progress.finished(path, &outcome);
         if let Some(sender) = self.senders.remove(&node) {
-            self.pusher.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+            lock(&self.pusher.claims).remove(path);
             sender.send_replace(Some(outcome.clone()));
         }
         self.settled.insert(node, outcome);
@@ -242,7 +244,7 @@ impl Pusher {
             None => tokio::task::spawn_blocking(list).await.ok().flatten(),
         };
         let Some(listing) = listing else { return };
-        let key = keys::listing(&info.path);
+        let key = object_keys::listing(&info.path);
         if let Err(error) = self.bucket.put(&key, listing.into(), ContentType::Json, Condition::None).await {
             progress.remark(&format!("no listing of `{}`: {error}", info.path.to_basename()));
         }
@@ -266,7 +268,7 @@ impl Pusher {
         &self,
         path: &Arc<StorePath>,
     ) -> Result<watch::Sender<Option<Outcome>>, watch::Receiver<Option<Outcome>>> {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = lock(&self.claims);
         if let Some(claim) = claims.get(path).filter(|claim| claim.has_changed().is_ok()) {
             return Err(claim.clone());
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Area, Error, Result};
+use crate::base::error::{Area, Error, Result};
 
 /// One change. Paths are those of the machine that is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::change::{Change, Tree};
 use super::manifest::Manifest;
 use super::units;
+use crate::base::error::{Area, Error, Result};
+use crate::client::nix_conf::{Block, NixConf};
 use crate::config::Config;
-use crate::error::{Area, Error, Result};
-use crate::nixconf::{Block, NixConf};
 
 /// Where the programs go: neither a garbage collection nor an upgrade takes them away.
 pub const HOOK_DIR: &str = "/usr/local/lib/larder";

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use nix_derivation::StorePath;
 
-use super::daemon::Daemon;
-use super::path_info::PathInfo;
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::format::path_info::PathInfo;
+use crate::store::Daemon;
 
 /// Questions are put in portions of so many paths: what an answer repeats of the paths before is dropped soon.
 const PORTION: usize = 512;

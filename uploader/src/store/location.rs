@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix_derivation::{StoreDir, StorePath};
 
-use crate::error::{Area, Error, Result};
+use crate::base::error::{Area, Error, Result};
 
 const STATE_DIR: &str = "/nix/var/nix";
 const LOG_DIR: &str = "/nix/var/log/nix";

@@ -4,20 +4,13 @@
 
 mod build_log;
 mod closure;
-mod connection;
 mod daemon;
-mod handshake;
 mod location;
 mod nar;
-mod path_info;
-mod stderr;
-mod wire;
 
 pub use build_log::{BuildLog, LogEncoding, find_build_log};
 pub use closure::{Closure, PathInfoSource, closure};
-pub use daemon::{DEFAULT_TIMEOUT, Daemon};
-pub use handshake::{ProtocolVersion, Server};
+pub use daemon::{DEFAULT_TIMEOUT, Daemon, ProtocolVersion, Server};
 pub use location::{DaemonAddress, StoreLocation, StoreOptions};
 pub use nar::{Digested, HashingWriter, NarError, dump};
 pub use nix_derivation::{StoreDir, StorePath};
-pub use path_info::{PathInfo, References};

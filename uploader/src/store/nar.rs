@@ -8,7 +8,7 @@ use nix_derivation::StorePath;
 use sha2::{Digest, Sha256};
 
 use super::location::StoreLocation;
-use crate::error::{Area, Error, Retry};
+use crate::base::error::{Area, Error, Retry};
 
 /// The pieces in which a NAR reaches its sink.
 const PIECE: usize = 128 << 10;

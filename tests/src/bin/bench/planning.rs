@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use larder::bucket::{Options, open};
-use larder::cache::signing::SecretKey;
+use larder::format::signature::SecretKey;
 use larder_tests::nix::KeyPair;
 use larder_tests::proxy::Proxy;
 use larder_tests::servers::Kind;

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bucket::PublicReader;
-use crate::cache::keys;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 use crate::cli::output;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
+use crate::format::object_keys;
+use crate::http::PublicReader;
 
 /// How long a cache may take to answer one small question.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -86,7 +86,7 @@ fn probe(url: &str) -> Option<String> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let base = base.trim_end_matches('/');
     let Some(bucket) = base.strip_prefix("s3://") else {
-        return Some(format!("{base}/{}", keys::CACHE_INFO));
+        return Some(format!("{base}/{}", object_keys::CACHE_INFO));
     };
     let parameter = |name: &str| {
         query
@@ -100,7 +100,7 @@ fn probe(url: &str) -> Option<String> {
     } else {
         format!("{}://{endpoint}", parameter("scheme").unwrap_or("https"))
     };
-    Some(format!("{}/{bucket}/{}", endpoint.trim_end_matches('/'), keys::CACHE_INFO))
+    Some(format!("{}/{bucket}/{}", endpoint.trim_end_matches('/'), object_keys::CACHE_INFO))
 }
 
 #[cfg(test)]

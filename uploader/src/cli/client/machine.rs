@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
 use crate::cli::output;
-use crate::error::{Area, Error, Result};
-use crate::exit::Exit;
-use crate::nixconf::{NixConf, Origin, key_faults, url_fault};
+use crate::client::nix_conf::{NixConf, Origin};
+use crate::format::client_values::{key_faults, url_fault};
 
 const UPSTREAM: &str = "https://cache.nixos.org";
 const UPSTREAM_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use larder_hook::layout::Layout;
 
+use crate::base::error::{Area, Error, Result};
 use crate::cli::queue::look_up;
-use crate::error::{Area, Error, Result};
 use crate::setup::{STARTED, STATE_DIR, Tree, USER};
 
 /// Restarted so that it reads its configuration.

@@ -1,0 +1,71 @@
+//! Waiting times after failures.
+
+use std::time::Duration;
+
+use rand_core::{OsRng, RngCore};
+
+/// Waits that double from failure to failure up to a limit, with a random part so that many machines do not come back
+/// at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The wait after the first failure.
+    pub first: Duration,
+    /// The limit of the doubled wait.
+    pub longest: Duration,
+    /// The random part.
+    pub jitter: Jitter,
+}
+
+/// The random part of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jitter {
+    /// The wait is drawn evenly between nothing and the doubled wait.
+    Full,
+    /// The doubled wait, at most a fifth more or less.
+    Fifth,
+}
+
+impl Backoff {
+    /// The wait after the `failures`th failure in a row, counted from 1.
+    pub fn wait(&self, failures: u32) -> Duration {
+        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let doubled = self.first.saturating_mul(factor).min(self.longest);
+        let part = f64::from(OsRng.next_u32()) / f64::from(u32::MAX);
+        doubled.mul_f64(match self.jitter {
+            Jitter::Full => part,
+            Jitter::Fifth => 0.8 + 0.4 * part,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(first: u64, longest: u64, jitter: Jitter) -> Backoff {
+        Backoff { first: Duration::from_secs(first), longest: Duration::from_secs(longest), jitter }
+    }
+
+    #[test]
+    fn waits_double_and_stay_bounded() {
+        let backoff = seconds(5, 300, Jitter::Fifth);
+        for (failures, least, most) in
+            [(1, 4, 6), (3, 16, 24), (10, 240, 360), (32, 240, 360), (u32::MAX, 240, 360)]
+        {
+            let wait = backoff.wait(failures);
+            assert!(
+                wait >= Duration::from_secs(least) && wait <= Duration::from_secs(most),
+                "{failures}: {wait:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn full_jitter_stays_below_the_doubled_wait() {
+        let backoff = seconds(1, 20, Jitter::Full);
+        for failures in [1, 2, 5, 40] {
+            assert!(backoff.wait(failures) <= Duration::from_secs(20));
+        }
+        assert!(backoff.wait(1) <= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,7 @@
+//! A bucket in a directory.
+
+mod files;
+mod multipart;
+mod store;
+
+pub use store::DirectoryBucket;

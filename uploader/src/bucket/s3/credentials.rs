@@ -1,0 +1,263 @@
+//! Where the credentials of an S3 bucket come from.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::{EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider};
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::meta::region::ProvideRegion;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future::ProvideCredentials as Provided;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_types::region::Region;
+
+use crate::base::error::{Area, Error, Result};
+use crate::bucket::address::S3Address;
+use crate::http::transport::{Http, Trust};
+
+/// The region where neither address nor environment nor profile name one.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// More than any file of credentials has.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The region: from the address; with an endpoint the default; else from the environment or the profile.
+pub(super) async fn region(address: &S3Address) -> Region {
+    if let Some(region) = &address.region {
+        return Region::new(region.clone());
+    }
+    if address.endpoint.is_some() {
+        return Region::from_static(DEFAULT_REGION);
+    }
+    if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
+        return region;
+    }
+    let mut profile = ProfileFileRegionProvider::builder().configure(&ProviderConfig::default());
+    if let Some(name) = &address.profile {
+        profile = profile.profile_name(name);
+    }
+    profile.build().region().await.unwrap_or(Region::from_static(DEFAULT_REGION))
+}
+
+/// The credentials: from `file` where there is one. Else from the profile that the address names; where it names
+/// none from the environment, a web identity, or the profile that the environment names; and, where the address
+/// opts in, from the metadata service of the container or machine.
+///
+/// Fails where `file` cannot be read or understood. Nothing else is asked before the first request.
+pub(super) fn provider(
+    address: &S3Address,
+    file: Option<&Path>,
+    region: &Region,
+    trust: &Trust,
+) -> Result<SharedCredentialsProvider> {
+    if let Some(file) = file {
+        let provider = CredentialsFile { file: file.to_owned(), profile: address.profile.clone() };
+        provider.read().map_err(|cause| {
+            Error::permanent(
+                Area::Credentials,
+                format!("cannot use the credentials file `{}`", file.display()),
+            )
+            .because(cause)
+            .hint(
+                "it holds `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, or the two values on a line \
+                     each, or a section as in `~/.aws/credentials`",
+            )
+        })?;
+        return Ok(SharedCredentialsProvider::new(provider));
+    }
+
+    let remote = ProviderConfig::default().with_region(Some(region.clone())).with_http_client(Http::new(
+        trust.clone(),
+        true,
+        true,
+    ));
+    let mut profile = ProfileFileCredentialsProvider::builder().configure(&remote);
+    if let Some(name) = &address.profile {
+        profile = profile.profile_name(name);
+    }
+    let profile = profile.build();
+    let mut chain = if address.profile.is_some() {
+        CredentialsProviderChain::first_try("profile", profile)
+    } else {
+        let identity = WebIdentityTokenCredentialsProvider::builder().configure(&remote).build();
+        CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
+            .or_else("web identity", identity)
+            .or_else("profile", profile)
+    };
+    if address.imds {
+        let local = ProviderConfig::default().with_region(Some(region.clone())).with_http_client(Http::new(
+            trust.clone(),
+            true,
+            false,
+        ));
+        chain = chain
+            .or_else("container", EcsCredentialsProvider::builder().configure(&local).build())
+            .or_else("machine", ImdsCredentialsProvider::builder().configure(&local).build());
+    }
+    Ok(SharedCredentialsProvider::new(chain))
+}
+
+/// A file that is read again at times, so that changed credentials are taken up.
+struct CredentialsFile {
+    file: PathBuf,
+    profile: Option<String>,
+}
+
+impl CredentialsFile {
+    fn read(&self) -> Result<Credentials, String> {
+        let size = std::fs::metadata(&self.file).map_err(|error| error.to_string())?.len();
+        if size > MAX_FILE {
+            return Err("it is too large".into());
+        }
+        let text = std::fs::read_to_string(&self.file).map_err(|error| error.to_string())?;
+        let found = parse(&text, self.profile.as_deref())?;
+        Ok(Credentials::new(found.id, found.secret, found.token, None, "credentials file"))
+    }
+}
+
+impl ProvideCredentials for CredentialsFile {
+    fn provide_credentials<'a>(&'a self) -> Provided<'a>
+    where
+        Self: 'a,
+    {
+        Provided::ready(self.read().map_err(CredentialsError::invalid_configuration))
+    }
+}
+
+impl fmt::Debug for CredentialsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialsFile").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default, PartialEq, Eq)]
+struct Found {
+    id: String,
+    secret: String,
+    token: Option<String>,
+}
+
+/// Understands the three forms. No message shows anything of the text but the names of sections.
+fn parse(text: &str, profile: Option<&str>) -> Result<Found, String> {
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+        .collect();
+    let first = lines.first().ok_or("it is empty")?;
+    if first.starts_with('[') {
+        return assignments(section(&lines, profile)?);
+    }
+    if first.contains('=') {
+        return assignments(&lines);
+    }
+    match lines.as_slice() {
+        [id, secret] => Ok(Found { id: (*id).into(), secret: (*secret).into(), token: None }),
+        _ => Err("it has neither assignments nor two lines".into()),
+    }
+}
+
+fn section<'a, 'b>(lines: &'a [&'b str], profile: Option<&str>) -> Result<&'a [&'b str], String> {
+    let heads: Vec<(usize, &str)> = lines
+        .iter()
+        .enumerate()
+        .filter_map(|(at, line)| {
+            let name = line.strip_prefix('[')?.split(']').next()?.trim();
+            Some((at, name.strip_prefix("profile ").map_or(name, str::trim)))
+        })
+        .collect();
+    let wanted = profile.unwrap_or("default");
+    let at = match heads.iter().position(|(_, name)| *name == wanted) {
+        Some(at) => at,
+        None if profile.is_none() && heads.len() == 1 => 0,
+        None => return Err(format!("it has no section `[{wanted}]`")),
+    };
+    let end = heads.get(at + 1).map_or(lines.len(), |(line, _)| *line);
+    Ok(&lines[heads[at].0 + 1..end])
+}
+
+fn assignments(lines: &[&str]) -> Result<Found, String> {
+    let mut found = Found::default();
+    for line in lines {
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let Some((name, value)) = line.split_once('=') else {
+            return Err("a line is no assignment".into());
+        };
+        let value = value.trim();
+        let value = ['"', '\'']
+            .iter()
+            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
+            .unwrap_or(value)
+            .to_owned();
+        match name.trim().to_ascii_lowercase().as_str() {
+            "aws_access_key_id" => found.id = value,
+            "aws_secret_access_key" => found.secret = value,
+            "aws_session_token" => found.token = Some(value).filter(|token| !token.is_empty()),
+            _ => {}
+        }
+    }
+    if found.id.is_empty() {
+        return Err("it has no access key (`AWS_ACCESS_KEY_ID`)".into());
+    }
+    if found.secret.is_empty() {
+        return Err("it has no secret key (`AWS_SECRET_ACCESS_KEY`)".into());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(text: &str, profile: Option<&str>) -> (String, String, Option<String>) {
+        let found = parse(text, profile).expect(text);
+        (found.id, found.secret, found.token)
+    }
+
+    #[test]
+    fn three_forms() {
+        let plain = ("id".to_owned(), "s=/+".to_owned(), None);
+        assert_eq!(parts("id\ns=/+\n", None), plain);
+        assert_eq!(parts("AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=s=/+\n", None), plain);
+        assert_eq!(
+            parts("# c\nexport AWS_ACCESS_KEY_ID=\"id\"\nexport AWS_SECRET_ACCESS_KEY='s=/+'\nX=1", None),
+            plain
+        );
+        let ini = "[default]\naws_access_key_id = id\naws_secret_access_key = s=/+\n\n\
+                   [profile b]\naws_access_key_id=b\naws_secret_access_key=bs\naws_session_token=t\n";
+        assert_eq!(parts(ini, None), plain);
+        assert_eq!(parts(ini, Some("b")), ("b".into(), "bs".into(), Some("t".into())));
+        assert_eq!(parts("[only]\naws_access_key_id=id\naws_secret_access_key=s=/+", None), plain);
+    }
+
+    #[test]
+    fn faults_are_named_without_the_secret() {
+        for text in [
+            "",
+            "hunter2",
+            "a\nb\nhunter2",
+            "AWS_SECRET_ACCESS_KEY=hunter2",
+            "AWS_ACCESS_KEY_ID=a\nhunter2",
+            "[x]\naws_access_key_id=a\n[y]\naws_secret_access_key=hunter2",
+        ] {
+            let message = parse(text, None).err().expect(text);
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("credentials");
+        std::fs::write(&file, "id\nhunter2\n").expect("write");
+        let provider = CredentialsFile { file, profile: None };
+        let credentials = provider.read().expect("read");
+        assert!(!format!("{provider:?} {credentials:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,300 @@
+//! What the answers of an S3 server mean.
+
+use std::error::Error as StdError;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::sender::{Failure, Reply};
+use crate::base::error::{Area, Error, Retry, chain};
+use crate::bucket::interface::MAX_SMALL;
+use crate::http::diagnosis;
+
+/// The ways to give credentials, for hints.
+pub(super) const WAYS: &str = "larder looks at its credentials file, then `AWS_ACCESS_KEY_ID` and \
+    `AWS_SECRET_ACCESS_KEY`, `AWS_WEB_IDENTITY_TOKEN_FILE`, and the profile in `~/.aws/credentials` or \
+    `AWS_SHARED_CREDENTIALS_FILE`; a machine's metadata service is asked only with `imds=true` in the address";
+
+const CHECK_ENDPOINT: &str = "check that the endpoint is that of an S3 server, and the scheme and port";
+
+/// What a request was about, for the hint of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// `s3:GetObject`
+    Read,
+    /// `s3:PutObject`, and what multipart needs
+    Write,
+    /// `s3:DeleteObject`
+    Delete,
+    /// `s3:ListBucket`
+    List,
+    /// The bucket itself.
+    Bucket,
+    /// `s3:GetBucketPolicy` and `s3:PutBucketPolicy`
+    Policy,
+}
+
+impl Access {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Read => {
+                "a server answers 403 for a missing object too when the credentials lack `s3:ListBucket`: grant \
+                 `s3:ListBucket` on the bucket and `s3:GetObject` on its objects"
+            }
+            Self::Write => {
+                "grant `s3:PutObject` and `s3:AbortMultipartUpload` on the objects below the prefix of the address"
+            }
+            Self::Delete => "grant `s3:DeleteObject` on the objects below the prefix of the address",
+            Self::List => "grant `s3:ListBucket` on the bucket",
+            Self::Bucket => "grant `s3:ListBucket` on the bucket, and `s3:CreateBucket` to make it",
+            Self::Policy => {
+                "grant `s3:GetBucketPolicy` and `s3:PutBucketPolicy`; on AWS the bucket's Block Public Access may \
+                 also forbid it"
+            }
+        }
+    }
+}
+
+/// The status and the code of an answer that is an error.
+pub(super) fn answer<E: ProvideErrorMetadata>(error: &SdkError<E>) -> (Option<u16>, Option<&str>) {
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    (status, error.as_service_error().and_then(ProvideErrorMetadata::code))
+}
+
+/// Turns whatever the SDK reports into an error that says what to do.
+pub(super) fn explain<E>(what: impl Into<String>, access: Access, error: &SdkError<E>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    let what = what.into();
+    if let Some(credentials) = find::<CredentialsError>(error) {
+        return no_credentials(what, credentials);
+    }
+    match error {
+        SdkError::ServiceError(service) => {
+            let region = service.raw().headers().get("x-amz-bucket-region");
+            let status = service.raw().status().as_u16();
+            let (code, message) = (service.err().code(), service.err().message());
+            refused(what, access, status, code.unwrap_or_default(), message.unwrap_or_default(), region)
+        }
+        SdkError::ResponseError(response) => {
+            let status = response.raw().status().as_u16();
+            let retry = if status >= 500 { Retry::Transient } else { Retry::Unknown };
+            Error::new(Area::Bucket, retry, what)
+                .because(format!("the answer (status {status}) cannot be understood: {}", chain(error)))
+                .hint(CHECK_ENDPOINT)
+        }
+        SdkError::ConstructionFailure(_) => Error::permanent(Area::Bucket, what).because(chain(error)),
+        _ => diagnosis::explain(what, error),
+    }
+}
+
+/// The error of a request that was refused.
+pub(super) fn refusal(what: impl Into<String>, access: Access, reply: &Reply) -> Error {
+    let region = reply.header("x-amz-bucket-region");
+    refused(what.into(), access, reply.status, &reply.fault.code, &reply.fault.message, region)
+}
+
+/// The error of a request without an answer.
+pub(super) fn failure(what: impl Into<String>, failure: &Failure) -> Error {
+    let what = what.into();
+    match failure {
+        Failure::Credentials(error) => no_credentials(what, error),
+        Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause),
+        Failure::NoAnswer(error) => diagnosis::explain(what, error.as_ref()),
+        Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause),
+        Failure::SlowedDown => Error::transient(Area::Bucket, what)
+            .because("the server asks for fewer requests, again and again"),
+        Failure::TooLarge => Error::permanent(Area::Bucket, what)
+            .because(format!("it is larger than {MAX_SMALL} bytes, which no object of its kind is")),
+    }
+}
+
+/// The error of an answer that is not what was asked for.
+pub(super) fn not_understood(what: impl Into<String>, reply: &Reply, cause: &str) -> Error {
+    Error::new(Area::Bucket, Retry::Unknown, what)
+        .because(format!("the answer (status {}) cannot be understood: {cause}", reply.status))
+        .hint(CHECK_ENDPOINT)
+}
+
+fn no_credentials(what: String, error: &CredentialsError) -> Error {
+    let retry = match error {
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => Retry::Transient,
+        _ => Retry::Permanent,
+    };
+    let cause = match error {
+        CredentialsError::CredentialsNotLoaded(_) => "there are no credentials".to_owned(),
+        _ => format!("the credentials cannot be had: {}", chain(error)),
+    };
+    Error::new(Area::Credentials, retry, what).because(cause).hint(WAYS)
+}
+
+fn refused(
+    what: String,
+    access: Access,
+    status: u16,
+    code: &str,
+    message: &str,
+    region: Option<&str>,
+) -> Error {
+    let cause = cause(status, code, message);
+    let error = |area, retry| Error::new(area, retry, what.clone()).because(&cause);
+    let permanent = || error(Area::Bucket, Retry::Permanent);
+    // Garage has one code for all that it forbids.
+    let code = match code {
+        "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
+        "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",
+        code => code,
+    };
+    match (code, status) {
+        ("RequestTimeTooSkewed" | "RequestExpired", _) => error(Area::Credentials, Retry::Transient)
+            .hint("this machine's clock and the server's differ too much: check both, and NTP"),
+        ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => {
+            error(Area::Credentials, Retry::Transient).hint("the session has ended: renew the credentials")
+        }
+        ("InvalidAccessKeyId", _) => error(Area::Credentials, Retry::Permanent)
+            .hint("this server does not know the access key: check the credentials and the endpoint"),
+        ("SignatureDoesNotMatch" | "InvalidToken" | "InvalidSecurity", _) => {
+            error(Area::Credentials, Retry::Permanent)
+                .hint("the secret key does not fit the access key: check that the whole of it was copied")
+        }
+        ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect", _)
+        | (_, 301 | 307 | 308) => wrong_region(permanent(), region.or_else(|| expected_region(message))),
+        (_, 400) if region.is_some() => wrong_region(permanent(), region),
+        ("NoSuchBucket", _) => {
+            permanent().hint("check the name in the address, or make the bucket with `larder init --create`")
+        }
+        ("NoSuchUpload", _) => error(Area::Bucket, Retry::Unknown),
+        ("QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded", _) | (_, 507) => {
+            error(Area::Bucket, Retry::Transient).hint("the server has no space left, or a quota is used up")
+        }
+        ("NotImplemented", _) | (_, 501) => permanent().hint("this server does not know the request"),
+        ("BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "RequestTimeout", _) => {
+            error(Area::Bucket, Retry::Transient)
+        }
+        (
+            "SlowDown"
+            | "InternalError"
+            | "ServiceUnavailable"
+            | "OperationAborted"
+            | "Throttling"
+            | "ConditionalRequestConflict"
+            | "TooManyRequests"
+            | "RequestLimitExceeded",
+            _,
+        )
+        | (_, 408 | 409 | 425 | 429 | 500..) => error(Area::Bucket, Retry::Transient),
+        ("AccessDenied" | "Forbidden", _) | (_, 401 | 403) => permanent().hint(access.hint()),
+        (_, 404) => error(Area::Bucket, Retry::Unknown)
+            .hint("this is not how an S3 server says that an object is missing: check the endpoint"),
+        (_, 200..=299) => error(Area::Bucket, Retry::Unknown),
+        _ => permanent(),
+    }
+}
+
+fn wrong_region(error: Error, region: Option<&str>) -> Error {
+    match region {
+        Some(region) => {
+            error.hint(format!("the bucket is in another region: write `region={region}` in the address"))
+        }
+        None => {
+            error.hint("the bucket is in another region: write the server's as `region=…` in the address")
+        }
+    }
+}
+
+/// The region out of `…; expecting 'eu-west-1'`, or out of a whole scope `…/eu-west-1/s3/aws4_request`.
+fn expected_region(message: &str) -> Option<&str> {
+    let (_, rest) = message.rsplit_once("expecting").or_else(|| message.rsplit_once("expected"))?;
+    let quoted = rest.split(['\'', '"', '`']).nth(1)?;
+    let region = quoted.split('/').rev().nth(2).unwrap_or(quoted);
+    let fits = !region.is_empty()
+        && region.len() <= 40
+        && region.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    fits.then_some(region)
+}
+
+fn cause(status: u16, code: &str, message: &str) -> String {
+    let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    let message = message.trim().trim_end_matches('.');
+    match (code, message) {
+        ("", "") => format!("the server answered {status}"),
+        (code, "") => format!("the server answered {status} `{code}`"),
+        ("", message) => format!("the server answered {status}: {message}"),
+        (code, message) => format!("the server answered {status} `{code}`: {message}"),
+    }
+}
+
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(status: u16, code: &str, message: &str, region: Option<&str>) -> (Area, Retry, String) {
+        let error = refused("cannot read".into(), Access::Read, status, code, message, region);
+        (error.area(), error.retry(), error.hint_text().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn answers_are_classified() {
+        for (status, code, area, retry) in [
+            (503, "SlowDown", Area::Bucket, Retry::Transient),
+            (500, "", Area::Bucket, Retry::Transient),
+            (409, "ConditionalRequestConflict", Area::Bucket, Retry::Transient),
+            (403, "InvalidAccessKeyId", Area::Credentials, Retry::Permanent),
+            (403, "SignatureDoesNotMatch", Area::Credentials, Retry::Permanent),
+            (400, "ExpiredToken", Area::Credentials, Retry::Transient),
+            (403, "RequestTimeTooSkewed", Area::Credentials, Retry::Transient),
+            (403, "AccessDenied", Area::Bucket, Retry::Permanent),
+            (404, "NoSuchBucket", Area::Bucket, Retry::Permanent),
+            (404, "", Area::Bucket, Retry::Unknown),
+            (200, "", Area::Bucket, Retry::Unknown),
+            (200, "InternalError", Area::Bucket, Retry::Transient),
+            (400, "InvalidArgument", Area::Bucket, Retry::Permanent),
+            (501, "NotImplemented", Area::Bucket, Retry::Permanent),
+        ] {
+            let (found_area, found_retry, _) = of(status, code, "", None);
+            assert_eq!((found_area, found_retry), (area, retry), "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn the_right_region_is_named() {
+        for (status, code, message, header) in [
+            (301, "PermanentRedirect", "", Some("eu-west-1")),
+            (400, "", "", Some("eu-west-1")),
+            (
+                400,
+                "AuthorizationHeaderMalformed",
+                "the region 'us-east-1' is wrong; expecting 'eu-west-1'",
+                None,
+            ),
+            (
+                400,
+                "AuthorizationHeaderMalformed",
+                "unexpected scope: `2026/us-east-1/s3/aws4_request`, expected: `2026/eu-west-1/s3/aws4_request`",
+                None,
+            ),
+        ] {
+            let (_, retry, hint) = of(status, code, message, header);
+            assert_eq!(retry, Retry::Permanent);
+            assert!(hint.contains("`region=eu-west-1`"), "{hint}");
+        }
+        assert!(of(301, "", "", None).2.contains("region=…"));
+    }
+
+    #[test]
+    fn a_403_explains_list_bucket() {
+        assert!(of(403, "", "", None).2.contains("s3:ListBucket"));
+    }
+}

@@ -1,0 +1,327 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::bucket::conformance::{self, Traits};
+use crate::bucket::interface::MAX_SMALL;
+use crate::http::scripted::{Scripted, fault, reply};
+
+#[path = "sender_tests.rs"]
+mod sending;
+
+const KEYS: &str = "id\nsecret\n";
+
+async fn at(port: u16, dir: &Path, attempts: u32) -> S3Bucket {
+    let file = dir.join("keys");
+    std::fs::write(&file, KEYS).expect("write");
+    let options = Options { credentials_file: Some(file), max_attempts: attempts, ..Options::default() };
+    let address = format!("s3://cache/pre fix+?endpoint=127.0.0.1:{port}&scheme=http");
+    match address.parse().expect("address") {
+        crate::bucket::Address::S3(address) => S3Bucket::open(address, &options).await.expect("open"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A bucket on a server that answers as told.
+async fn scripted(answers: Vec<String>) -> (tempfile::TempDir, Scripted, S3Bucket) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let server = Scripted::start(answers).await;
+    let bucket = at(server.port, dir.path(), 3).await;
+    (dir, server, bucket)
+}
+
+fn body(text: &'static str) -> Body {
+    text.into()
+}
+
+/// An S3 server in this process.
+async fn serve(root: &Path) -> u16 {
+    let files = s3s_fs::FileSystem::new(root).expect("file system");
+    let mut builder = s3s::service::S3ServiceBuilder::new(files);
+    builder.set_auth(s3s::auth::SimpleAuth::from_single("id", "secret"));
+    let service = builder.build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let http = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+                let _ = http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).expect("root");
+    let bucket = at(serve(&root).await, dir.path(), 3).await;
+    conformance::run(Arc::new(bucket), Traits { folders_are_missing: false, ..Traits::default() })
+        .await
+        .expect("conformance");
+}
+
+#[tokio::test]
+async fn an_assembly_that_fails_after_its_status_is_an_error() {
+    let started = reply(
+        "200 OK",
+        "",
+        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+    );
+    let part = reply("200 OK", "ETag: \"e\"\r\n", "");
+    let failed = "<?xml version=\"1.0\"?>\n\n<Error><Code>InvalidPart</Code><Message>m</Message></Error>";
+    for (answer, retry) in [
+        (reply("200 OK", "", failed), Retry::Unknown),
+        (reply("200 OK", "", &failed.replace("InvalidPart", "InternalError")), Retry::Transient),
+        (reply("200 OK", "", ""), Retry::Unknown),
+        (
+            reply("200 OK", "", "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"),
+            Retry::Unknown,
+        ),
+        (fault("503 Service Unavailable", "SlowDown"), Retry::Transient),
+    ] {
+        let (_dir, _server, bucket) = scripted(vec![started.clone(), part.clone(), answer.clone()]).await;
+        let upload = bucket.start_multipart("nar/x", ContentType::Nar).await.expect("start");
+        upload.part(1, body("x")).await.expect("part");
+        let error = upload.complete().await.expect_err(&answer);
+        assert_eq!(error.retry(), retry, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_assembly_whose_answer_was_lost_is_found_again() {
+    let started = reply(
+        "200 OK",
+        "",
+        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+    );
+    let part = reply("200 OK", "ETag: \"e\"\r\n", "");
+    let gone = fault("404 Not Found", "NoSuchUpload");
+    for (size, found) in [(1, true), (2, false)] {
+        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
+        let (_dir, _server, bucket) = scripted(vec![started.clone(), part.clone(), gone.clone(), head]).await;
+        let upload = bucket.start_multipart("nar/x", ContentType::Nar).await.expect("start");
+        upload.part(1, body("x")).await.expect("part");
+        assert_eq!(upload.complete().await.is_ok(), found);
+    }
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again() {
+    let (_dir, server, bucket) = scripted(vec![
+        fault("503 Slow Down", "SlowDown"),
+        fault("500 Oh", "InternalError"),
+        reply("200 OK", "ETag: \"e\"\r\n", "hi"),
+    ])
+    .await;
+    let object = bucket.get("a b+").await.expect("get").expect("present");
+    assert_eq!((&object.body[..], object.etag.as_deref()), (&b"hi"[..], Some("\"e\"")));
+    let seen = server.seen();
+    assert_eq!(seen.len(), 3);
+    assert!(seen[0].starts_with("GET /cache/pre%20fix%2B/a%20b%2B"), "{seen:?}");
+
+    let (_dir, server, bucket) = scripted(vec![fault("503 Slow Down", "SlowDown")]).await;
+    assert_eq!(bucket.get("a").await.expect_err("busy").retry(), Retry::Transient);
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn only_proof_of_absence_is_absence() {
+    let (_dir, _server, bucket) = scripted(vec![fault("404 Not Found", "NoSuchKey")]).await;
+    assert_eq!(bucket.get("a").await.expect("absent"), None);
+
+    let (_dir, _server, bucket) = scripted(vec![fault("404 Not Found", "NoSuchBucket")]).await;
+    let error = bucket.get("a").await.expect_err("no bucket");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("larder init --create")), "{error:?}");
+
+    let (_dir, _server, bucket) = scripted(vec![reply("404 Not Found", "", "<html>not S3</html>")]).await;
+    assert_eq!(bucket.get("a").await.expect_err("not S3").retry(), Retry::Unknown);
+
+    let head = |status| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let (_dir, _server, bucket) = scripted(vec![head("404 Not Found")]).await;
+    assert_eq!(bucket.head("a").await.expect("absent"), None);
+
+    // What a HEAD cannot say, a GET does.
+    let (_dir, _server, bucket) =
+        scripted(vec![head("400 Bad Request"), fault("400 Bad Request", "ExpiredToken")]).await;
+    assert_eq!(bucket.head("a").await.expect_err("expired").area(), Area::Credentials);
+
+    let (_dir, _server, bucket) = scripted(vec![head("403 Forbidden")]).await;
+    let error = bucket.head("a").await.expect_err("forbidden");
+    assert_eq!((error.area(), error.retry()), (Area::Bucket, Retry::Permanent));
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("s3:ListBucket")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_body_is_read_again_and_then_an_error() {
+    let short = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 10\r\n\r\nabc".to_owned();
+    let (_dir, _server, bucket) = scripted(vec![short.clone(), reply("200 OK", "", "0123456789")]).await;
+    assert_eq!(bucket.get("a").await.expect("get").expect("present").body, "0123456789");
+
+    let (_dir, server, bucket) = scripted(vec![short]).await;
+    assert_eq!(bucket.get("a").await.expect_err("broken").retry(), Retry::Transient);
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_condition_that_does_not_hold_is_no_error() {
+    for answer in
+        [fault("412 Precondition Failed", "PreconditionFailed"), reply("412 Precondition Failed", "", "")]
+    {
+        let (_dir, server, bucket) = scripted(vec![answer]).await;
+        let put = bucket.put("a", body("x"), ContentType::NarInfo, Condition::IfAbsent).await.expect("put");
+        assert_eq!(put, Put::Refused);
+        let head = server.seen()[0].to_lowercase();
+        assert!(
+            head.contains("if-none-match: *") && head.contains("content-type: text/x-nix-narinfo"),
+            "{head}"
+        );
+        assert!(!head.contains("content-encoding") && !head.contains("x-amz-checksum"), "{head}");
+    }
+    let (_dir, server, bucket) = scripted(vec![fault("412 Precondition Failed", "PreconditionFailed")]).await;
+    let put = bucket.put("a", body("x"), ContentType::Text, Condition::IfMatch("\"e\"".into())).await;
+    assert_eq!(put.expect("put"), Put::Refused);
+    assert!(server.seen()[0].to_lowercase().contains("if-match: \"e\""));
+
+    let (_dir, _server, bucket) = scripted(vec![fault("409 Conflict", "ConditionalRequestConflict")]).await;
+    let error =
+        bucket.put("a", body("x"), ContentType::Text, Condition::IfAbsent).await.expect_err("conflict");
+    assert_eq!(error.retry(), Retry::Transient);
+
+    // A server that knows no conditions.
+    let none = fault("501 Not Implemented", "NotImplemented");
+    let absent = "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_owned();
+    let (_dir, server, bucket) = scripted(vec![none, absent, reply("200 OK", "", "")]).await;
+    let put = bucket.put("a", body("x"), ContentType::Text, Condition::IfAbsent).await.expect("put");
+    assert_eq!((put, server.seen().len()), (Put::Written, 3));
+}
+
+#[tokio::test]
+async fn errors_say_whose_fault_it_is() {
+    let (_dir, _server, bucket) = scripted(vec![fault("403 Forbidden", "InvalidAccessKeyId")]).await;
+    assert_eq!(bucket.get("a").await.expect_err("credentials").area(), Area::Credentials);
+
+    // Garage has one code for all.
+    let unknown = "<Error><Code>AccessDenied</Code><Message>Forbidden: No such key: GK1</Message></Error>";
+    let (_dir, _server, bucket) = scripted(vec![reply("403 Forbidden", "", unknown)]).await;
+    assert_eq!(bucket.get("a").await.expect_err("credentials").area(), Area::Credentials);
+
+    let redirect = reply(
+        "301 Moved",
+        "x-amz-bucket-region: eu-west-1\r\n",
+        "<Error><Code>PermanentRedirect</Code></Error>",
+    );
+    let (_dir, _server, bucket) = scripted(vec![redirect]).await;
+    let error = bucket.get("a").await.expect_err("region");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("region=eu-west-1")), "{error:?}");
+
+    let large = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", MAX_SMALL + 1);
+    let (_dir, _server, bucket) = scripted(vec![large]).await;
+    let error = bucket.get("a").await.expect_err("large");
+    assert_eq!(error.retry(), Retry::Permanent);
+    assert!(error.to_string().contains("larger than"), "{error}");
+}
+
+#[tokio::test]
+async fn no_credentials_and_no_server() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let bucket = at(1, dir.path(), 1).await;
+    let error = bucket.head("a").await.expect_err("refused");
+    assert_eq!(error.retry(), Retry::Transient);
+    assert!(error.to_string().contains("refused"), "{error}");
+
+    // The file is read again, and has become useless.
+    let bucket = at(1, dir.path(), 1).await;
+    std::fs::write(dir.path().join("keys"), "hunter2").expect("write");
+    let error = bucket.head("a").await.expect_err("no credentials");
+    assert_eq!((error.area(), error.retry()), (Area::Credentials, Retry::Permanent), "{error}");
+    assert!(!format!("{error:?} {bucket:?}").contains("hunter2"));
+
+    let address = "s3://cache?endpoint=127.0.0.1:1&scheme=http&profile=no-such-profile-of-larder";
+    let bucket = crate::bucket::open(address, &Options::default()).await.expect("open");
+    let error = bucket.head("a").await.expect_err("no profile");
+    assert_eq!(error.area(), Area::Credentials, "{error}");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("AWS_ACCESS_KEY_ID")));
+}
+
+#[tokio::test]
+async fn a_listing_is_sorted_out() {
+    let xml = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
+        <NextContinuationToken>t=</NextContinuationToken>\
+        <Contents><Key>pre+fix%2B/b%20%C3%A9</Key><Size>2</Size></Contents>\
+        <Contents><Key>pre+fix%2B/</Key><Size>0</Size></Contents>\
+        <Contents><Key>pre+fix%2B/a%2Bb</Key><Size>1</Size><ETag>e</ETag></Contents>\
+        <CommonPrefixes><Prefix>pre+fix%2B/c/</Prefix></CommonPrefixes></ListBucketResult>";
+    let (_dir, server, bucket) = scripted(vec![reply("200 OK", "", xml)]).await;
+    let page = bucket.list("", Some(&Cursor::after("a")), Depth::OneLevel).await.expect("list");
+    let keys: Vec<&str> = page.objects.iter().map(|object| object.key.as_str()).collect();
+    assert_eq!((keys, page.folders), (vec!["a+b", "b é"], vec!["c/".to_owned()]));
+    assert!(server.seen()[0].contains("start-after=pre%20fix%2B%2Fa"), "{:?}", server.seen());
+    bucket.list("", page.next.as_ref(), Depth::Flat).await.expect("list");
+    assert!(server.seen()[1].contains("continuation-token=t%3D"), "{:?}", server.seen());
+
+    let endless = xml.replace("<NextContinuationToken>t=</NextContinuationToken>", "");
+    let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", &endless)]).await;
+    assert_eq!(bucket.list("", None, Depth::OneLevel).await.expect_err("no token").retry(), Retry::Unknown);
+}
+
+#[tokio::test]
+async fn policies_are_extended_where_there_are_any() {
+    let none = fault("404 Not Found", "NoSuchBucketPolicy");
+    let (_dir, server, bucket) = scripted(vec![none.clone(), reply("204 No Content", "", "")]).await;
+    assert_eq!(bucket.allow_anonymous_read().await.expect("policy"), AnonymousRead::Granted);
+    assert!(server.seen()[1].starts_with("PUT /cache"), "{:?}", server.seen());
+
+    for refusal in [fault("501 Not Implemented", "NotImplemented"), reply("405 Method Not Allowed", "", "")] {
+        for answers in [vec![refusal.clone()], vec![none.clone(), refusal.clone()]] {
+            let (_dir, _server, bucket) = scripted(answers).await;
+            let end = bucket.allow_anonymous_read().await.expect("unsupported");
+            assert!(matches!(end, AnonymousRead::Unsupported(_)), "{end:?}");
+        }
+    }
+    let (_dir, _server, bucket) = scripted(vec![fault("403 Forbidden", "AccessDenied")]).await;
+    assert!(bucket.allow_anonymous_read().await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_no_listing_is_an_error() {
+    for body in ["<html>welcome</html>", "", "<ListBucketResult><Contents>"] {
+        let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", body)]).await;
+        let error = bucket.list("", None, Depth::Flat).await.expect_err(body);
+        assert_eq!(error.retry(), Retry::Unknown);
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("endpoint")), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_go_where_the_address_says() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = dir.path().join("keys");
+    std::fs::write(&file, KEYS).expect("write");
+    for (address, url) in [
+        ("s3://cache?region=eu-west-1", "https://cache.s3.eu-west-1.amazonaws.com"),
+        ("s3://cache/prefix?region=cn-north-1", "https://cache.s3.cn-north-1.amazonaws.com.cn"),
+        ("s3://ca.che?region=us-east-1", "https://s3.us-east-1.amazonaws.com/ca.che"),
+        ("s3://cache?region=us-east-1&addressing-style=path", "https://s3.us-east-1.amazonaws.com/cache"),
+        ("s3://cache?endpoint=s3.example.org", "https://s3.example.org/cache"),
+        ("s3://cache?endpoint=https://example.org:8443/s3", "https://example.org:8443/s3/cache"),
+        ("s3://cache?endpoint=s3.example.org&addressing-style=virtual", "https://cache.s3.example.org"),
+        ("s3://cache?endpoint=[::1]:9000&scheme=http", "http://[::1]:9000/cache"),
+        (
+            "s3://cache?endpoint=127.0.0.1:9000&scheme=http&addressing-style=virtual",
+            "http://127.0.0.1:9000/cache",
+        ),
+    ] {
+        let options = Options { credentials_file: Some(file.clone()), ..Options::default() };
+        let crate::bucket::Address::S3(address) = address.parse().expect(address) else {
+            panic!("{address}")
+        };
+        let shown = address.to_string();
+        let bucket = S3Bucket::open(address, &options).await.expect("open");
+        assert_eq!(bucket.sender.bucket, url, "{shown}");
+    }
+}

@@ -1,0 +1,92 @@
+//! What stands in a bucket, key files, and NARs.
+
+use std::io::Write;
+use std::sync::LazyLock;
+
+use nix_derivation::{StoreDir, StorePath};
+
+use crate::format::cache_info::CacheInfo;
+use crate::format::listing::ListingWriter;
+use crate::format::marker::Format;
+use crate::format::narinfo::{Standing, standing};
+use crate::format::object_keys::{narinfo_hash, parse_nar};
+use crate::format::path_info::PathInfo;
+use crate::format::signature::{SecretKey, public_keys};
+
+/// The path that every narinfo is held against.
+const PATH: &str = "0c5b8vw40dy178xlpddw65q9gf1h2186-a";
+/// A key for these tests alone: 32 bytes of 1, and its public half.
+static KEY: LazyLock<SecretKey> = LazyLock::new(|| {
+    let text = "k-1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQGKiOPddAn3SjQK8WHZ+i7ZxpAQzFRgRqQKzfz6J3fE8w==";
+    SecretKey::parse(text).unwrap_or_else(|_| SecretKey::generate("k-1").expect("a key"))
+});
+
+fn info() -> PathInfo {
+    let path = StorePath::from_basename(PATH.as_bytes()).expect("a store path");
+    PathInfo {
+        references: [path.clone()].into_iter().collect(),
+        path: path.into(),
+        deriver: None,
+        nar_hash: [3; 32],
+        nar_size: 120,
+        registration_time: 0,
+        ultimate: true,
+        signatures: Box::default(),
+        ca: None,
+    }
+}
+
+/// A narinfo of the bucket: what a signature is added to is complete, and stays so.
+pub(super) fn narinfo(bytes: &[u8]) {
+    let (dir, info, keys) = (StoreDir::default(), info(), std::slice::from_ref(&*KEY));
+    if let Ok(Standing::LacksSignatures(signed)) = standing(&dir, &info, bytes, keys) {
+        let again = standing(&dir, &info, &signed, keys);
+        assert!(matches!(again, Ok(Standing::Complete)), "{}", String::from_utf8_lossy(&signed));
+    }
+}
+
+/// `nix-cache-info`: what is written is what was read.
+pub(super) fn cache_info(bytes: &[u8]) {
+    if let Ok(info) = CacheInfo::parse(&String::from_utf8_lossy(bytes)) {
+        assert_eq!(CacheInfo::parse(&info.to_text()).as_ref(), Ok(&info), "{}", info.to_text());
+    }
+}
+
+/// `larder/format.json`.
+pub(super) fn marker(bytes: &[u8]) {
+    if let Ok(format) = Format::check(bytes) {
+        assert_eq!(Format::check(format.to_json().as_bytes()).as_ref(), Ok(&format));
+    }
+}
+
+/// Key files, lists of public keys, and the keys of objects.
+pub(super) fn keys(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(key) = SecretKey::parse(&text) {
+        let public = key.public_text();
+        assert!(public_keys([public.as_str()]).is_ok(), "{public}");
+        // The public half is shown to everybody.
+        assert!(!public.contains(text.trim()));
+    }
+    let _ = public_keys(text.lines());
+    if let Some((hash, _)) = parse_nar(&text) {
+        assert!(text.starts_with(&crate::format::object_keys::nar_prefix(&hash)));
+    }
+    let _ = narinfo_hash(&text);
+}
+
+/// A NAR: its listing does not depend on how its bytes are cut, and is JSON.
+pub(super) fn listing(bytes: &[u8]) {
+    let list = |cut: usize| {
+        let mut listing = ListingWriter::with_limit(1 << 20);
+        for piece in bytes.chunks(cut) {
+            listing.write_all(piece).ok()?;
+        }
+        listing.finish().ok()
+    };
+    let whole = list(bytes.len().max(1));
+    assert_eq!(whole, list(1 + bytes.len() / 7));
+    if let Some(text) = whole {
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+    }
+}

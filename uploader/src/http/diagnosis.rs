@@ -1,0 +1,82 @@
+//! What went wrong on the way to a server.
+
+use std::error::Error as StdError;
+use std::io;
+
+use crate::base::error::{Area, Error, Retry, chain};
+
+/// The causes that have different ways out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The name has no address.
+    NameNotResolved,
+    /// Nothing listens there.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// The certificate is not trusted, or is for another name.
+    Certificate,
+    /// The other side does not speak TLS, or no version of it that we do.
+    Tls,
+    /// The connection broke, or anything else.
+    Broken,
+}
+
+/// Finds the cause in an error and its sources.
+pub(crate) fn diagnose(error: &(dyn StdError + 'static)) -> Trouble {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
+                    Trouble::Certificate
+                }
+                _ => Trouble::Tls,
+            };
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            match io.kind() {
+                io::ErrorKind::ConnectionRefused => return Trouble::Refused,
+                io::ErrorKind::TimedOut => return Trouble::TimedOut,
+                _ => {}
+            }
+            // The source of an `io::Error` is that of the error inside it, which would be skipped.
+            if let Some(inner) = io.get_ref() {
+                next = Some(inner);
+                continue;
+            }
+        }
+        let text = error.to_string();
+        if text.contains("dns error") || text.contains("failed to lookup address") {
+            return Trouble::NameNotResolved;
+        }
+        if text.contains("timed out") || text.contains("timeout") {
+            return Trouble::TimedOut;
+        }
+        next = error.source();
+    }
+    Trouble::Broken
+}
+
+/// The error of an operation whose request got no answer.
+pub(crate) fn explain(what: String, error: &(dyn StdError + 'static)) -> Error {
+    let trouble = diagnose(error);
+    let retry = match trouble {
+        Trouble::Certificate => Retry::Permanent,
+        _ => Retry::Transient,
+    };
+    let cause = chain(error);
+    let built = |cause: &str| Error::new(Area::Bucket, retry, what.clone()).because(cause);
+    match trouble {
+        Trouble::NameNotResolved => built(&format!("the host's name is not resolved ({cause})"))
+            .hint("check the host in the address, and this machine's DNS"),
+        Trouble::Refused => built(&format!("the connection was refused ({cause})"))
+            .hint("check that the server runs, and the port in the address"),
+        Trouble::TimedOut => built(&format!("no answer in time ({cause})")),
+        Trouble::Certificate => built(&format!("the server's certificate is not accepted ({cause})"))
+            .hint("name the file of the authority that signed it as the CA file"),
+        Trouble::Tls => built(&format!("TLS failed ({cause})"))
+            .hint("where the server speaks plain HTTP, write `scheme=http`"),
+        Trouble::Broken => built(&cause),
+    }
+}

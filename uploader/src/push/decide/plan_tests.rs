@@ -1,0 +1,193 @@
+use globset::GlobSet;
+
+use super::*;
+use crate::format::signature::SecretKey;
+
+fn path(name: &str) -> Arc<StorePath> {
+    let mut hash = *b"00000000000000000000000000000000";
+    hash[0] = name.as_bytes()[0].to_ascii_lowercase();
+    let base = format!("{}-{name}", std::str::from_utf8(&hash).unwrap());
+    Arc::new(StorePath::from_basename(base.as_bytes()).unwrap())
+}
+
+/// `name: references`; a leading `!` on the name makes it `ultimate`.
+fn closure(lines: &[&str]) -> Closure {
+    let mut closure = Closure::default();
+    for line in lines {
+        let (name, references) = line.split_once(':').unwrap();
+        let (ultimate, name) = (name.starts_with('!'), name.trim_start_matches('!'));
+        let info = PathInfo {
+            path: path(name),
+            deriver: None,
+            nar_hash: [name.as_bytes()[0]; 32],
+            nar_size: 100,
+            references: references.split_whitespace().map(|name| (*path(name)).clone()).collect(),
+            registration_time: 0,
+            ultimate,
+            signatures: Box::default(),
+            ca: None,
+        };
+        closure.infos.insert(info.path.clone(), Arc::new(info));
+    }
+    closure
+}
+
+fn sign(closure: &mut Closure, name: &str, key: &SecretKey) {
+    let info = closure.infos.get_mut(&path(name)).map(Arc::make_mut).unwrap();
+    let print = crate::format::narinfo::fingerprint(&StoreDir::default(), info);
+    info.signatures = [key.sign(&print).to_nix_string()].into();
+}
+
+fn policy() -> Policy {
+    Policy {
+        upstream_keys: Vec::new(),
+        push_upstream: false,
+        trusted_keys: Vec::new(),
+        trust_unsigned: false,
+        exclude: GlobSet::empty(),
+        max_nar_size: None,
+    }
+}
+
+fn request(roots: &[&str], built_here: bool) -> Request {
+    Request {
+        roots: roots.iter().map(|name| Root { path: path(name), built_here }).collect(),
+        ..Request::default()
+    }
+}
+
+fn make(request: &Request, closure: Closure, policy: &Policy, present: &[(&str, Presence)]) -> Plan {
+    let verdicts = judge(&StoreDir::default(), request, &closure, policy);
+    let mut presence: HashMap<_, _> =
+        closure.infos.keys().map(|path| (path.clone(), Presence::Absent)).collect();
+    presence.extend(present.iter().map(|(name, presence)| (path(name), presence.clone())));
+    plan(request, closure, verdicts, presence)
+}
+
+fn todo(plan: &Plan) -> String {
+    plan.todo.iter().map(|todo| todo.info.path.name().to_owned()).collect::<Vec<_>>().join(" ")
+}
+
+fn settled(plan: &Plan, name: &str) -> &'static str {
+    plan.settled.outcomes.get(&path(name)).map_or("-", Outcome::word)
+}
+
+#[test]
+fn the_whole_closure_is_looked_at_below_present_paths_too() {
+    let plan = make(
+        &request(&["a"], true),
+        closure(&["a: b", "b: c", "c: c"]),
+        &policy(),
+        &[("b", Presence::Complete)],
+    );
+    assert_eq!(todo(&plan), "a c");
+    assert_eq!(settled(&plan, "b"), "present");
+    // `a` waits for `c`, although only `b`, which is there, refers to it; a self-reference is no dependency.
+    assert_eq!(plan.references, [vec![1], vec![]]);
+}
+
+#[test]
+fn upstream_is_decided_by_a_verified_signature() {
+    let upstream = SecretKey::generate("upstream-1").unwrap();
+    let imposter = SecretKey::generate("upstream-1").unwrap();
+    let mut closure = closure(&["a: b c", "b:", "c:"]);
+    sign(&mut closure, "b", &upstream);
+    sign(&mut closure, "c", &imposter);
+    let mut policy = policy();
+    policy.upstream_keys = vec![upstream.public()];
+    let made = make(&request(&["a"], true), closure.clone(), &policy, &[]);
+    assert_eq!((todo(&made).as_str(), settled(&made, "b")), ("a c", "upstream"));
+    policy.push_upstream = true;
+    assert_eq!(todo(&make(&request(&["a"], true), closure, &policy, &[])), "a b c");
+}
+
+#[test]
+fn what_a_build_used_is_trusted_and_what_nobody_vouches_for_is_refused() {
+    let lines = ["!a: b", "b:", "x: y", "y:"];
+    // The closure of something `ultimate` is trusted; x and y came from nowhere.
+    let made = make(&request(&["a", "x"], false), closure(&lines), &policy(), &[]);
+    assert_eq!(todo(&made), "a b");
+    assert_eq!((settled(&made, "x"), settled(&made, "y")), ("refused", "refused"));
+    // The hook's word makes x a build of this machine, and y what it used.
+    let lines = &lines[2..];
+    assert_eq!(todo(&make(&request(&["x"], true), closure(lines), &policy(), &[])), "x y");
+    let mut willing = policy();
+    willing.trust_unsigned = true;
+    assert_eq!(todo(&make(&request(&["x"], false), closure(lines), &willing, &[])), "x y");
+    let key = SecretKey::generate("friend-1").unwrap();
+    let (mut signed, mut trusting) = (closure(lines), policy());
+    sign(&mut signed, "y", &key);
+    trusting.trusted_keys = vec![key.public()];
+    let made = make(&request(&["x"], false), signed, &trusting, &[]);
+    assert_eq!((todo(&made).as_str(), settled(&made, "x")), ("y", "refused"));
+}
+
+#[test]
+fn a_refused_path_keeps_out_what_refers_to_it_unless_it_is_there() {
+    let closure = || closure(&["a: r", "r:", "b:"]);
+    let key = SecretKey::generate("friend-1").unwrap();
+    let mut trusting = policy();
+    trusting.trusted_keys = vec![key.public()];
+    let mut signed = closure();
+    sign(&mut signed, "a", &key);
+    let made = make(&request(&["a"], false), signed.clone(), &trusting, &[]);
+    assert_eq!((settled(&made, "a"), settled(&made, "r")), ("blocked", "refused"));
+    let made = make(&request(&["a"], false), signed, &trusting, &[("r", Presence::LacksSignatures)]);
+    assert_eq!((todo(&made).as_str(), settled(&made, "r")), ("a", "present"));
+}
+
+#[test]
+fn exclusion_takes_what_refers_to_it_along() {
+    let mut policy = policy();
+    policy.exclude = crate::push::decide::rules::patterns(&["secret*".into()]).unwrap();
+    let made = make(
+        &request(&["a", "b"], true),
+        closure(&["a: secret-x", "secret-x: c", "b: c", "c:"]),
+        &policy,
+        &[],
+    );
+    assert_eq!(todo(&made), "b c");
+    assert_eq!((settled(&made, "a"), settled(&made, "secret-x")), ("excluded", "excluded"));
+    policy.exclude = GlobSet::empty();
+    policy.max_nar_size = Some(99);
+    assert_eq!(todo(&make(&request(&["b"], true), closure(&["b:"]), &policy, &[])), "");
+}
+
+#[test]
+fn a_parked_path_blocks_what_refers_to_it_and_nothing_else() {
+    let mut request = request(&["a", "b"], true);
+    request.parked = [(*path("p")).clone()].into();
+    let made = make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &policy(), &[]);
+    assert_eq!(todo(&made), "b c");
+    assert_eq!((settled(&made, "a"), settled(&made, "p")), ("blocked", "blocked"));
+    // Somebody else's good copy lifts the block.
+    let made =
+        make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &policy(), &[("p", Presence::Complete)]);
+    assert_eq!(todo(&made), "a b c");
+}
+
+#[test]
+fn an_unknown_presence_is_neither_absent_nor_present() {
+    let unknown = Presence::Unknown(Error::transient(crate::base::error::Area::Bucket, "x"));
+    let made = make(&request(&["a"], true), closure(&["a: b", "b:"]), &policy(), &[("b", unknown)]);
+    assert_eq!(todo(&made), "");
+    assert_eq!((settled(&made, "a"), settled(&made, "b")), ("blocked", "failed"));
+}
+
+#[test]
+fn without_closure_the_references_must_be_there() {
+    let mut request = request(&["a"], true);
+    request.no_closure = true;
+    let lines = ["a: b", "b:"];
+    let made = make(&request, closure(&lines), &policy(), &[]);
+    assert_eq!((todo(&made).as_str(), settled(&made, "a"), settled(&made, "b")), ("", "blocked", "-"));
+    assert_eq!(todo(&make(&request, closure(&lines), &policy(), &[("b", Presence::Complete)])), "a");
+}
+
+#[test]
+fn a_path_that_is_gone_is_told_and_blocks() {
+    let mut closure = closure(&["a: g"]);
+    closure.missing.push(path("g"));
+    let made = make(&request(&["a"], true), closure, &policy(), &[]);
+    assert_eq!((settled(&made, "a"), settled(&made, "g")), ("blocked", "gone"));
+}

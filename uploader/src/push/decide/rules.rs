@@ -1,0 +1,98 @@
+//! Which paths are pushed and signed: trust, upstream, exclusion. Pure.
+
+use std::cell::LazyCell;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use nix_derivation::StoreDir;
+use nix_narinfo::TrustedPublicKey;
+
+use crate::base::error::{Area, Error, Result};
+use crate::format::narinfo::{fingerprint, is_content_addressed};
+use crate::format::path_info::PathInfo;
+use crate::format::signature::verified;
+
+/// The rules.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// What these keys have signed is upstream's.
+    pub upstream_keys: Vec<TrustedPublicKey>,
+    /// Push what upstream has, too.
+    pub push_upstream: bool,
+    /// What these keys have signed may be signed here.
+    pub trusted_keys: Vec<TrustedPublicKey>,
+    /// Sign whatever it is.
+    pub trust_unsigned: bool,
+    /// Names that are kept out.
+    pub exclude: GlobSet,
+    /// Paths above this size are kept out.
+    pub max_nar_size: Option<u64>,
+}
+
+/// What the rules say of a path by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Push it, signed.
+    Push,
+    /// Upstream has it.
+    Upstream,
+    /// It is kept out.
+    Excluded(String),
+    /// Nothing says that it may be trusted.
+    Refused,
+}
+
+/// Compiles `exclude` patterns.
+pub fn patterns(texts: &[String]) -> Result<GlobSet> {
+    let bad = |text: &str, error: globset::Error| {
+        Error::permanent(Area::Config, format!("`{text}` in `exclude` is no pattern"))
+            .because(error.kind().to_string())
+    };
+    let mut set = GlobSetBuilder::new();
+    for text in texts {
+        set.add(Glob::new(text).map_err(|error| bad(text, error))?);
+    }
+    set.build().map_err(|error| bad("…", error))
+}
+
+impl Policy {
+    /// Judges a path. `built_here` is whether this machine built it or trusted it in a build; `extra_keys` are what
+    /// Nix trusted when the path was queued. Signatures are checked where they decide something.
+    pub fn judge(
+        &self,
+        store_dir: &StoreDir,
+        info: &PathInfo,
+        built_here: bool,
+        extra_keys: &[TrustedPublicKey],
+    ) -> Verdict {
+        let print = LazyCell::new(|| fingerprint(store_dir, info));
+        let signed_by = |keys: &[TrustedPublicKey]| {
+            let named = |text: &String| {
+                text.split_once(':').is_some_and(|(name, _)| keys.iter().any(|key| key.name == name))
+            };
+            info.signatures.iter().any(named) && verified(&print, &info.signatures, keys)
+        };
+        if !self.push_upstream && signed_by(&self.upstream_keys) {
+            return Verdict::Upstream;
+        }
+        if self.exclude.is_match(info.path.name()) {
+            return Verdict::Excluded("its name matches `exclude`".into());
+        }
+        if let Some(limit) = self.max_nar_size.filter(|limit| info.nar_size > *limit) {
+            return Verdict::Excluded(format!(
+                "its NAR of {} bytes is above `max-nar-size` ({limit})",
+                info.nar_size
+            ));
+        }
+        let trusted = self.trust_unsigned
+            || info.ultimate
+            || built_here
+            || signed_by(&self.upstream_keys)
+            || signed_by(&self.trusted_keys)
+            || signed_by(extra_keys)
+            || is_content_addressed(store_dir, info);
+        if trusted { Verdict::Push } else { Verdict::Refused }
+    }
+}
+
+/// What a person reads when a path is refused.
+pub const REFUSED: &str = "it was not built here, is not content-addressed and has no signature by a key of `trusted-keys`; `--trust-unsigned` signs it all the same";

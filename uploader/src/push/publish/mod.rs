@@ -1,0 +1,4 @@
+//! Publishing: the order in which narinfos become visible, and their writing.
+
+pub mod narinfo;
+pub mod order;
