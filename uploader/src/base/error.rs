@@ -6,9 +6,13 @@
 //! a secret.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The result of every fallible operation of the uploader.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an error has underneath: another error, or a text.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// What trying again would bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub struct Error {
     area: Area,
     retry: Retry,
     what: String,
-    cause: Option<String>,
+    cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
     hint: Option<String>,
 }
 
@@ -66,10 +70,10 @@ impl Error {
         Self::new(area, Retry::Transient, what)
     }
 
-    /// Adds what went wrong underneath, with its whole chain of sources.
+    /// Adds the cause: another error, which becomes the [source](std::error::Error::source), or a text.
     #[must_use]
-    pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+    pub fn because(mut self, cause: impl Into<Cause>) -> Self {
+        self.cause = Some(cause.into().into());
         self
     }
 
@@ -96,17 +100,22 @@ impl Error {
     }
 }
 
+/// Shows the operation and all causes in one line.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         match &self.cause {
-            Some(cause) => write!(f, ": {cause}"),
+            Some(cause) => write!(f, ": {}", chain(&**cause)),
             None => Ok(()),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
 
 /// An error and its sources in one line, without saying anything twice.
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -121,4 +130,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_sources_and_shows_each_once() {
+        let system = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let inner = Error::transient(Area::Store, "cannot read `a`").because(system);
+        let outer = Error::permanent(Area::Queue, "cannot queue `b`").because(inner);
+        assert_eq!(outer.to_string(), "cannot queue `b`: cannot read `a`: permission denied");
+        let source = outer.source().and_then(|source| source.downcast_ref::<Error>()).unwrap();
+        assert_eq!((source.area(), source.retry()), (Area::Store, Retry::Transient));
+        let system = source.source().and_then(|source| source.downcast_ref::<std::io::Error>()).unwrap();
+        assert_eq!(system.kind(), std::io::ErrorKind::PermissionDenied);
+        let text =
+            Error::permanent(Area::Config, "cannot use `c`").because("it is empty").because("it is a folder");
+        assert_eq!(text.to_string(), "cannot use `c`: it is a folder");
+    }
 }

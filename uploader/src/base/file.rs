@@ -14,13 +14,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(explain(what, &error)),
+        Ok(Err(error)) => Err(explain(what, error)),
         Err(error) => Err(Error::new(Area::Bucket, Retry::Unknown, what).because(error)),
     }
 }
 
-fn explain(what: String, error: &std::io::Error) -> Error {
-    let retry = match error.kind() {
+fn explain(what: String, error: std::io::Error) -> Error {
+    let kind = error.kind();
+    let retry = match kind {
         ErrorKind::PermissionDenied
         | ErrorKind::ReadOnlyFilesystem
         | ErrorKind::InvalidInput
@@ -31,7 +32,7 @@ fn explain(what: String, error: &std::io::Error) -> Error {
         _ => Retry::Transient,
     };
     let built = Error::new(Area::Bucket, retry, what).because(error);
-    match error.kind() {
+    match kind {
         ErrorKind::NotFound => built.hint("make the directory, or have it made with `larder init --create`"),
         ErrorKind::PermissionDenied => built.hint("the user that larder runs as needs to write there"),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => built.hint("free some space"),

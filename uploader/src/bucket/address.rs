@@ -9,7 +9,7 @@ use url::Url;
 
 use super::address_parameters::refuse_parameter;
 use super::object_name;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 
 /// What stays as it is in a segment of a path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -343,7 +343,7 @@ fn decode(text: &str, part: &str) -> Result<String> {
     }
 }
 
-fn fault(text: &str, cause: impl fmt::Display) -> Error {
+fn fault(text: &str, cause: impl Into<Cause>) -> Error {
     Error::permanent(Area::Config, fault_what(text)).because(cause)
 }
 

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 use crate::base::exit::Exit;
 use context::{Context, Global};
 
@@ -116,11 +116,11 @@ fn run(cli: Cli) -> Result<Exit> {
 /// the same thread. With half as many threads as cores, since the other half of the work, reading and compressing, has
 /// threads of its own. On two cores, a push of many small paths takes a tenth less time than with more threads.
 fn block_on(future: impl Future<Output = Result<Exit>> + Send + 'static) -> Result<Exit> {
-    let cannot =
-        |error: &dyn std::fmt::Display| Error::permanent(Area::General, "cannot start").because(error);
+    let cannot = |error: Cause| Error::permanent(Area::General, "cannot start").because(error);
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(threads).enable_all().build().map_err(|error| cannot(&error))?;
+    let runtime =
+        builder.worker_threads(threads).enable_all().build().map_err(|error| cannot(error.into()))?;
     let result = runtime.block_on(runtime.spawn(future));
     // Threads that still read a NAR for a push that was given up are not waited for.
     runtime.shutdown_background();
@@ -128,7 +128,7 @@ fn block_on(future: impl Future<Output = Result<Exit>> + Send + 'static) -> Resu
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(cannot(&error)),
+            Err(error) => Err(cannot(error.into())),
         },
     }
 }

@@ -9,7 +9,7 @@ use nix_narinfo::{Compression as Label, NarInfo, NixSignature};
 
 use super::object_keys::{self, Compression};
 use super::signature::SecretKey;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 use crate::format::path_info::PathInfo;
 
 /// A NAR that lies in the bucket.
@@ -227,7 +227,7 @@ fn label(compression: Compression) -> Label {
     Label::parse(compression.name())
 }
 
-fn unfit(info: &PathInfo, cause: impl std::fmt::Display) -> Error {
+fn unfit(info: &PathInfo, cause: impl Into<Cause>) -> Error {
     Error::permanent(Area::Store, format!("cannot describe `{}` in a narinfo", info.path.to_basename()))
         .because(cause)
 }

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::diagnosis;
 use super::transport::{Http, Trust};
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 use crate::base::lock::lock;
 
 /// Sends requests on to one server.
@@ -50,15 +50,15 @@ impl Forwarder {
         let base = self.url.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
         let target = format!("{base}{rest}");
         let what = || format!("cannot read `{target}`");
-        let fault = |error: &dyn std::fmt::Display| Error::permanent(Area::Usage, what()).because(error);
+        let fault = |error: Cause| Error::permanent(Area::Usage, what()).because(error);
         let mut request = HttpRequest::new(SdkBody::empty());
-        request.set_method(method).map_err(|error| fault(&error))?;
-        request.set_uri(target.as_str()).map_err(|error| fault(&error))?;
+        request.set_method(method).map_err(|error| fault(error.into()))?;
+        request.set_uri(target.as_str()).map_err(|error| fault(error.into()))?;
         for (name, value) in headers {
             request
                 .headers_mut()
                 .try_insert(name.to_string(), value.to_string())
-                .map_err(|error| fault(&error))?;
+                .map_err(|error| fault(error.into()))?;
         }
         let connector = self.connections().connector(&self.settings);
         let mut response = connector.call(request).await.map_err(|error| {

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::diagnosis;
 use super::transport::{CONNECT_TIMEOUT, Http, Trust};
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 use crate::base::file::MAX_SMALL;
 use crate::base::file::blocking;
 use crate::base::lock::lock;
@@ -114,12 +114,12 @@ impl PublicReader {
     }
 
     async fn request(&self, method: &'static str, url: &Url, what: &str) -> Result<HttpResponse> {
-        let fault = |error: &dyn std::fmt::Display| Error::permanent(Area::Usage, what).because(error);
+        let fault = |error: Cause| Error::permanent(Area::Usage, what).because(error);
         let mut target = url.clone();
         target.set_fragment(None);
         let mut request = HttpRequest::new(SdkBody::empty());
-        request.set_method(method).map_err(|error| fault(&error))?;
-        request.set_uri(target.as_str()).map_err(|error| fault(&error))?;
+        request.set_method(method).map_err(|error| fault(error.into()))?;
+        request.set_uri(target.as_str()).map_err(|error| fault(error.into()))?;
         request.headers_mut().insert("user-agent", concat!("larder/", env!("CARGO_PKG_VERSION")));
         let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
         let connector = self.to(url).connector(&settings);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 
 /// One change. Paths are those of the machine that is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Tree {
         Ok(Some(name.unwrap_or_else(|| group.to_string())))
     }
 
-    fn failed(&self, what: &str, path: &str, error: impl std::fmt::Display) -> Error {
+    fn failed(&self, what: &str, path: &str, error: impl Into<Cause>) -> Error {
         Error::permanent(Area::General, format!("cannot {what} `{}`", self.at(path).display()))
             .because(error)
             .hint(

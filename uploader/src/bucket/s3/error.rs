@@ -100,9 +100,9 @@ pub(super) fn failure(what: impl Into<String>, failure: &Failure) -> Error {
     let what = what.into();
     match failure {
         Failure::Credentials(error) => no_credentials(what, error),
-        Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause),
+        Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause.as_str()),
         Failure::NoAnswer(error) => diagnosis::explain(what, error.as_ref()),
-        Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause),
+        Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause.as_str()),
         Failure::SlowedDown => Error::transient(Area::Bucket, what)
             .because("the server asks for fewer requests, again and again"),
         Failure::TooLarge => Error::permanent(Area::Bucket, what)
@@ -138,7 +138,7 @@ fn refused(
     region: Option<&str>,
 ) -> Error {
     let cause = cause(status, code, message);
-    let error = |area, retry| Error::new(area, retry, what.clone()).because(&cause);
+    let error = |area, retry| Error::new(area, retry, what.clone()).because(cause.as_str());
     let permanent = || error(Area::Bucket, Retry::Permanent);
     // Garage has one code for all that it forbids.
     let code = match code {

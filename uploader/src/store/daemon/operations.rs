@@ -334,7 +334,7 @@ impl Daemon {
             }
             ProtocolError::Malformed(_) => {
                 let Server { nix_version, protocol, .. } = &self.server;
-                explained.because(&error).hint(format!(
+                explained.because(error).hint(format!(
                     "please report this, with the daemon's version, {nix_version} ({protocol})"
                 ))
             }
@@ -350,22 +350,22 @@ fn no_conversation(address: &DaemonAddress, error: HandshakeError, connection: &
         DaemonAddress::Stdio { program, .. } => program.display(),
     };
     let what = format!("cannot talk to the nix daemon at `{place}`");
-    match &error {
-        HandshakeError::Version(_) => Error::permanent(Area::Store, what).because(&error).hint(
+    match error {
+        HandshakeError::Version(_) => Error::permanent(Area::Store, what).because(error).hint(
             "larder works with nix 2.8 and later, and with lix; restart nix-daemon after an upgrade of nix",
         ),
-        HandshakeError::NotNix(_) => Error::permanent(Area::Store, what).because(&error),
+        HandshakeError::NotNix(_) => Error::permanent(Area::Store, what).because(error),
         HandshakeError::Protocol(ProtocolError::Daemon(_)) => Error::permanent(Area::Store, what)
-            .because(&error)
+            .because(error)
             .hint("does `allowed-users` in the daemon's nix.conf name this user?"),
         HandshakeError::Protocol(ProtocolError::Malformed(_)) => {
-            Error::new(Area::Store, Retry::Unknown, what).because(&error)
+            Error::new(Area::Store, Retry::Unknown, what).because(error)
         }
         HandshakeError::Protocol(_) => match connection.complaint() {
             Some(complaint) => Error::new(Area::Store, Retry::Unknown, what).because(complaint),
             // The daemon closes the connection at once to users that it does not allow.
             None => Error::transient(Area::Store, what)
-                .because(&error)
+                .because(error)
                 .hint("does `allowed-users` in nix.conf name this user? the log of nix-daemon tells more"),
         },
     }
