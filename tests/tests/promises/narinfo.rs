@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use larder::format::object_keys::Compression;
-use larder::push::send::compress::{Compressor, Effort, Level, Settings};
+use larder::push::progress::Effort;
+use larder::push::send::compress::{Compressor, Level, Settings};
 use larder_tests::nix::{narinfo_key, samples, versions};
 use larder_tests::servers::Directory;
 use std::collections::BTreeMap;

@@ -271,7 +271,7 @@ impl Agent {
             None => {
                 let pusher = self.pusher.insert(Arc::new((self.connect)().await?)).clone();
                 // This queue has one agent: whose session is noted, it is dead.
-                pusher.tidy(records::note_session(self.queue.layout(), pusher.id()));
+                pusher.begin_sweep(records::note_session(self.queue.layout(), pusher.id()));
                 pusher
             }
         };

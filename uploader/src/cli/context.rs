@@ -13,7 +13,7 @@ use crate::base::error::{Area, Error, Result};
 use crate::bucket::{self, Bucket};
 use crate::config::{Config, exposure};
 use crate::format::signature::{SecretKey, public_keys};
-use crate::push::decide::rules::{Policy, patterns};
+use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
@@ -143,7 +143,7 @@ impl Context {
             },
             jobs: number("jobs", cores),
             listings: config.switch("write-listings"),
-            policy: Policy {
+            rules: Rules {
                 upstream_keys: keys("upstream-keys")?,
                 push_upstream: config.switch("push-upstream"),
                 trusted_keys: keys("trusted-keys")?,

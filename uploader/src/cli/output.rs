@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::base::error::Error;
 use crate::base::lock::lock;
-use crate::push::decide::plan::{Action, Plan};
-use crate::push::send::compress::Effort;
+use crate::push::decide::{Action, Plan};
+use crate::push::progress::Effort;
 use crate::push::{Outcome, Progress, Report};
 
 /// Prints an error and its way out.

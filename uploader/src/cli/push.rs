@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     pusher.lend(daemon);
     if !args.dry_run {
-        pusher.tidy(None);
+        pusher.begin_sweep(None);
     }
     let request = Request {
         roots: roots.into_iter().map(|path| Root { path, built_here: false }).collect(),

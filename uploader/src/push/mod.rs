@@ -1,14 +1,18 @@
-//! The pipeline: decide, send, publish. Each stage hands plain values to the next.
+//! A push: decide, send, publish. Each stage hands plain values to the next, and [`Pusher`] composes them.
 
+mod claims;
 pub mod decide;
+mod execution;
+#[cfg(test)]
+mod model_tests;
 pub mod outcome;
 pub mod progress;
 pub mod publish;
-pub mod pusher;
-mod run;
+mod pusher;
 pub mod send;
+mod store_access;
 
-pub use decide::plan::{Request, Root};
+pub use decide::{Request, Root};
 pub use outcome::{Outcome, Report};
 pub use progress::Progress;
 pub use pusher::{Options, Pusher};

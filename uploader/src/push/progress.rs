@@ -2,9 +2,20 @@
 
 use nix_derivation::StorePath;
 
+use super::decide::Plan;
 use super::outcome::Outcome;
-use crate::push::decide::plan::Plan;
-use crate::push::send::compress::Effort;
+
+/// The effort of compression at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// The level of the format.
+    pub level: i32,
+    /// The number of threads that share the NAR.
+    pub threads: u32,
+    /// The distance in which zstd looks for long matches, as a power of two in bytes. `None` means the level's own window
+    /// without a search for long matches.
+    pub reach: Option<u32>,
+}
 
 /// Hears of a push as it goes on. Called from several threads.
 pub trait Progress: Send + Sync {

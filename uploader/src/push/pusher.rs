@@ -1,227 +1,195 @@
-//! Carries out pushes: asks, plans, uploads in parallel, publishes in order.
+//! Composes a push: ask the store, ask the bucket, decide, send, publish.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use nix_derivation::StorePath;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use super::claims::Claims;
+use super::decide::{Action, Plan, Request, Rules, Verdicts, judge, plan};
+use super::execution::{Execution, Tools};
 use super::outcome::{Outcome, Report};
 use super::progress::Progress;
-use super::run::Run;
-use crate::base::clock::Moment;
-use crate::base::error::{Area, Error, Result};
-use crate::base::lock::lock;
+use super::publish::Publisher;
+use super::send::compress::Settings;
+use super::send::{NarSender, RequestLimit};
+use super::store_access::StoreAccess;
+use crate::base::error::Result;
 use crate::bucket::Bucket;
+use crate::format::path_info::PathInfo;
 use crate::format::signature::SecretKey;
-use crate::push::decide::plan::{self, Action, Plan, Request, Verdicts};
-use crate::push::decide::rules::Policy;
-use crate::push::publish::narinfo::FACT_AGE;
-use crate::push::send::budget::Budget;
-use crate::push::send::compress::Settings;
-use crate::push::send::flow::Flow;
-use crate::push::send::nar::{Lanes, MOST_LARGE, Remembered};
-use crate::push::send::pace::Pace;
-use crate::push::send::produce::PART;
-use crate::push::send::upload::Uploader;
-use crate::session::lease::{GOODBYE, Session};
-use crate::session::reservation::Reservations;
-use crate::session::sweep;
-use crate::store::{Closure, Daemon, StoreLocation, closure};
-use crate::survey::presence::{Narinfos, Nars};
+use crate::session::Session;
+use crate::store::{Closure, Daemon, StoreLocation};
+use crate::survey::{NarScan, NarinfoScan, NarinfoSurvey, Presence};
 
-/// How a pusher works.
+/// The options of a pusher.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How NARs are compressed.
+    /// The compression of NARs.
     pub compression: Settings,
-    /// How many large NARs are worked on at the same time.
+    /// The number of large NARs that are compressed at the same time.
     pub jobs: usize,
     /// Whether listings are written.
     pub listings: bool,
-    /// What is pushed and signed.
-    pub policy: Policy,
+    /// The rules for which paths are pushed and signed.
+    pub rules: Rules,
 }
 
-/// Memory for compressed parts that are being sent, over all uploads; beside them, one for each job is being filled.
-/// This is what a gigabit carries in a quarter of a second, so that requests may take as long as that.
-const SENDING: u64 = 32 << 20;
-
-/// Pushes paths into a bucket. One serves any number of pushes, also at the same time.
+/// Pushes paths into a bucket. A pusher serves any number of pushes, also at the same time.
 #[derive(Debug)]
 pub struct Pusher {
-    pub(crate) bucket: Arc<dyn Bucket>,
-    pub(crate) store: Arc<StoreLocation>,
-    pub(crate) keys: Vec<SecretKey>,
-    pub(crate) session: Session,
-    policy: Arc<Policy>,
-    /// A connection that is open already; what it keeps in the store is kept for as long as this.
-    daemon: Arc<Mutex<Option<Daemon>>>,
-    pub(crate) uploader: Uploader,
-    pub(crate) lanes: Lanes,
-    pub(crate) reservations: Reservations,
-    /// Turns for small NARs, from the first byte read to the answer of their PUT, and for all other small requests.
-    pub(crate) flow: Flow,
-    /// When each path was last seen, or put, in the bucket.
-    facts: Mutex<HashMap<Arc<StorePath>, Moment>>,
-    /// Paths that a running push works on, so that another waits for it instead of doing the same.
-    pub(crate) claims: Mutex<HashMap<Arc<StorePath>, watch::Receiver<Option<Outcome>>>>,
-    /// NARs of this session with the time of their upload, so that equal contents are sent once.
-    pub(crate) nars: Mutex<HashMap<[u8; 32], Remembered>>,
-    /// Removes what dead writers have left.
-    pub(crate) tidying: Mutex<Option<JoinHandle<()>>>,
+    session: Session,
+    store: StoreAccess,
+    keys: Vec<SecretKey>,
+    rules: Arc<Rules>,
+    sender: NarSender,
+    /// The limit on small requests of all pushes: small NARs from their first byte on, and narinfos.
+    requests: RequestLimit,
+    claims: Claims,
+    listings: bool,
 }
 
 impl Pusher {
     /// Opens a session with the bucket.
+    ///
+    /// # Errors
+    /// When the bucket is not prepared, is for another store directory, or cannot be written to.
     pub async fn open(
         bucket: Arc<dyn Bucket>,
         store: Arc<StoreLocation>,
         keys: Vec<SecretKey>,
         options: Options,
     ) -> Result<Self> {
-        let session = Session::open(bucket.clone(), store.store_dir.as_str()).await?;
-        let mut policy = options.policy;
-        policy.trusted_keys.extend(keys.iter().map(SecretKey::public));
-        let jobs = options.jobs.clamp(1, MOST_LARGE);
-        let lanes = Lanes::new(jobs);
-        let reservations = Reservations::new(bucket.clone(), session.id(), session.has_conditional_writes());
-        let budget = Budget::new(PART * jobs as u64, SENDING);
-        let uploader = Uploader {
-            bucket: bucket.clone(),
-            writer: session.id().to_owned(),
-            store: store.clone(),
-            pace: Arc::new(Pace::new(options.compression, lanes.turns.clone(), jobs, budget.clone())),
-            contexts: Arc::default(),
-            budget,
-            listing: options.listings,
-        };
+        let Options { compression, jobs, listings, mut rules } = options;
+        let session = Session::open(bucket, store.store_dir.as_str()).await?;
+        rules.trusted_keys.extend(keys.iter().map(SecretKey::public));
+        let sender = NarSender::new(&session, store.clone(), compression, jobs, listings);
         Ok(Self {
-            bucket,
-            store,
-            keys,
             session,
-            policy: Arc::new(policy),
-            daemon: Arc::default(),
-            uploader,
-            lanes,
-            reservations,
-            flow: Flow::new(),
-            facts: Mutex::default(),
-            claims: Mutex::default(),
-            nars: Mutex::default(),
-            tidying: Mutex::default(),
+            store: StoreAccess::new(store),
+            keys,
+            rules: Arc::new(rules),
+            sender,
+            requests: RequestLimit::default(),
+            claims: Claims::default(),
+            listings,
         })
     }
 
-    /// Takes over a connection to the daemon, to ask it about closures. Its temporary roots stay until the session ends.
+    /// Takes over a connection to the daemon, to ask about closures. Its temporary roots stay until the session ends.
     pub fn lend(&self, daemon: Daemon) {
-        *lock(&self.daemon) = Some(daemon);
+        self.store.lend(daemon);
     }
 
-    /// What tells this session from all others.
+    /// The id of this writer.
     pub fn id(&self) -> &str {
         self.session.id()
     }
 
-    /// Begins to remove what writers that were killed have left in the bucket; `former` is the id of a session that is
-    /// known to be dead. Nobody waits for it but [`Pusher::close`], and not for long.
-    pub fn tidy(&self, former: Option<String>) {
-        *lock(&self.tidying) = Some(sweep::begin(self.bucket.clone(), self.id().to_owned(), former));
-    }
-
-    /// Whether the session goes on; a pusher whose session is over is of no more use.
+    /// Fails when the session is over. A pusher without a session can do nothing.
     pub fn check(&self) -> Result<()> {
         self.session.check()
     }
 
-    /// Whether the bucket can be written to at all.
+    /// Fails when the bucket takes no write.
     pub async fn probe(&self) -> Result<()> {
         self.session.probe().await
     }
 
+    /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be dead.
+    pub fn begin_sweep(&self, former: Option<String>) {
+        self.session.begin_sweep(former);
+    }
+
     /// Ends the session.
     pub async fn close(self) {
-        // A daemon that was started for this takes a moment to end.
-        let daemon = self.daemon.clone();
-        let end = tokio::task::spawn_blocking(move || daemon.lock().map(|mut daemon| daemon.take()).is_ok());
-        let tidying = self.tidying.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tidying) = tidying {
-            let _ = tokio::time::timeout(GOODBYE, tidying).await;
-        }
-        self.session.close().await;
-        let _ = end.await;
+        futures::future::join(self.store.close(), self.session.close()).await;
     }
 
-    /// Pushes what the request names and, unless it says otherwise, its closure.
+    /// Pushes the roots of the request and, unless the request says otherwise, their closures.
     ///
     /// # Errors
-    /// Only what keeps everything from being pushed; what concerns single paths stands in the report.
+    /// Errors that keep everything from being pushed. An error of one path stands in the report.
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
-        // With many roots it is clear already that the bucket will be listed.
-        let unknown = request.roots.iter().filter(|root| !self.is_fresh(&root.path)).count();
-        let listing = Narinfos::begin(&self.bucket, unknown);
+        // With many roots, it is certain that the bucket will be listed: the scan begins before the closure is known.
+        let facts = self.session.facts();
+        let unknown = request.roots.iter().filter(|root| !facts.is_fresh(&root.path)).count();
+        let scan = NarinfoScan::begin(self.session.bucket(), unknown);
         let request = Arc::new(request);
-        let (closure, verdicts) = self.judged(&request).await?;
+        let (closure, verdicts) = self.judge(&request).await?;
         let asked = verdicts.asked(&closure).cloned().collect();
-        let presence = self.ask(asked, listing, request.read_all).await?;
-        let plan = plan::plan(&request, closure, verdicts, presence);
+        let presence = self.survey(asked, scan, request.read_all).await?;
+        let plan = plan(&request, closure, verdicts, presence);
         progress.planned(&plan);
         if request.dry_run {
-            let mut report = plan.settled;
-            report.outcomes.extend(plan.todo.into_iter().map(|todo| {
-                let nar_size = todo.info.nar_size;
-                let outcome =
-                    if todo.action == Action::Sign { Outcome::Signed } else { Outcome::Planned { nar_size } };
-                (todo.info.path.clone(), outcome)
-            }));
-            return Ok(report);
+            return Ok(planned(plan));
         }
-        self.carry_out(plan, progress).await
+        self.execute(plan, &progress).await
     }
 
-    pub(crate) fn facts(&self) -> MutexGuard<'_, HashMap<Arc<StorePath>, Moment>> {
-        lock(&self.facts)
-    }
-
-    /// The closure of what is asked for, and what the rules say of it.
-    async fn judged(&self, request: &Arc<Request>) -> Result<(Closure, Verdicts)> {
-        let (store, policy) = (self.store.clone(), self.policy.clone());
-        let (lent, request) = (self.daemon.clone(), request.clone());
-        let judged = move || {
-            let roots: Vec<_> = request.roots.iter().map(|root| root.path.clone()).collect();
-            let lock = || lock(&lent);
-            let daemon = lock().take();
-            let closure = match daemon {
-                Some(mut daemon) => {
-                    let closure = closure(&mut daemon, &roots);
-                    *lock() = Some(daemon);
-                    closure?
-                }
-                None => closure(&mut Daemon::connect(&store)?, &roots)?,
-            };
-            let verdicts = plan::judge(&store.store_dir, &request, &closure, &policy);
-            Ok((closure, verdicts))
+    /// Reads the closure of the roots, and judges its paths.
+    async fn judge(&self, request: &Arc<Request>) -> Result<(Closure, Verdicts)> {
+        let roots = request.roots.iter().map(|root| root.path.clone()).collect();
+        let (request, rules) = (request.clone(), self.rules.clone());
+        let judge = move |store: &StoreLocation, closure: &Closure| {
+            judge(&store.store_dir, &request, closure, &rules)
         };
-        tokio::task::spawn_blocking(judged).await.unwrap_or_else(|error| {
-            Err(Error::permanent(Area::General, "the thread that reads the store died").because(error))
-        })
+        self.store.closure_with(roots, judge).await
     }
 
-    async fn carry_out(&self, plan: Plan, progress: Arc<dyn Progress>) -> Result<Report> {
+    /// The presence of each path: from the session's facts, or by asking the bucket.
+    async fn survey(
+        &self,
+        wanted: Vec<Arc<PathInfo>>,
+        scan: NarinfoScan,
+        read_all: bool,
+    ) -> Result<HashMap<Arc<StorePath>, Presence>> {
+        let facts = self.session.facts();
+        let (known, asked): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|info| facts.is_fresh(&info.path));
+        let (bucket, store_dir) = (&**self.session.bucket(), &self.store.location.store_dir);
+        let survey = NarinfoSurvey { bucket, store_dir, keys: &self.keys, read_all };
+        let (mut found, at) = survey.of(&asked, scan).await?;
+        let complete = found.iter().filter(|(_, presence)| matches!(presence, Presence::Complete));
+        facts.record_all(complete.map(|(path, _)| path.clone()), at);
+        found.extend(known.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
+        Ok(found)
+    }
+
+    async fn execute(&self, plan: Plan, progress: &Arc<dyn Progress>) -> Result<Report> {
         let Plan { todo, references, settled: mut report } = plan;
-        // Like every fact about the bucket, those about NARs age.
-        self.remembered().retain(|_, (since, _)| since.elapsed() < FACT_AGE);
-        let nars = Nars::list(&*self.bucket, &todo).await?;
-        let settled = Run::new(self, &todo, &references, &nars, &progress).finish().await;
+        self.sender.forget_outdated();
+        let uploads = todo.iter().filter(|todo| todo.action == Action::Upload);
+        let wanted: HashSet<_> = uploads.map(|todo| todo.info.nar_hash).collect();
+        let nars = NarScan::of(&**self.session.bucket(), &wanted).await?;
+        let store_dir = &self.store.location.store_dir;
+        let tools = Tools {
+            store: &self.store,
+            sender: &self.sender,
+            publisher: Publisher { session: &self.session, store_dir, keys: &self.keys },
+            requests: &self.requests,
+            claims: &self.claims,
+            progress,
+            nars: &nars,
+            listings: self.listings,
+        };
+        let settled = Execution::new(tools, &todo, &references).finish().await;
         report
             .outcomes
             .extend(settled.into_iter().map(|(node, outcome)| (todo[node].info.path.clone(), outcome)));
         Ok(report)
     }
+}
 
-    pub(crate) fn remembered(&self) -> MutexGuard<'_, HashMap<[u8; 32], Remembered>> {
-        lock(&self.nars)
-    }
+/// The report of a dry run.
+fn planned(plan: Plan) -> Report {
+    let mut report = plan.settled;
+    report.outcomes.extend(plan.todo.into_iter().map(|todo| {
+        let outcome = match todo.action {
+            Action::Sign => Outcome::Signed,
+            Action::Upload => Outcome::Planned { nar_size: todo.info.nar_size },
+        };
+        (todo.info.path.clone(), outcome)
+    }));
+    report
 }

@@ -1,40 +1,94 @@
-//! A writer's session with a bucket: the format is checked, a lease is held while anything may be written.
-//!
-//! See "Living with other writers" in `ARCHITECTURE.md`.
+//! The lease of a writer: an object that says that the writer is alive. It is renewed while the session lasts.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder_hook::fault::point;
 use larder_hook::queue::now;
 use tokio::task::JoinHandle;
 
+use super::admission::check_format;
 use crate::base::clock::Moment;
-use crate::base::error::{Area, Error, Result, Retry};
+use crate::base::error::{Result, Retry};
 use crate::base::lock::lock;
 use crate::bucket::{Bucket, Condition, ContentType};
-use crate::format::cache_info::CacheInfo;
-use crate::format::marker::{Format, Lease};
+use crate::format::marker::Lease as Contents;
 use crate::format::object_keys;
 
-/// How often the lease is renewed and the format read again.
+/// Time between two renewals. The format marker is read again at each renewal.
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
-/// When renewing failed, it is tried again after this.
+/// Time between a failed renewal and the next attempt.
 const RENEWAL_AGAIN: Duration = Duration::from_secs(30);
-/// A session whose lease was not renewed for so long is over; a collector waits longer than that.
+/// A lease ends this long after its last renewal. A collector waits longer than that.
 const LEASE: Duration = Duration::from_secs(20 * 60);
-/// How long giving the lease back may take.
-pub(crate) const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Whether a session may go on: when its lease was last renewed; `None` when it is over for good.
+/// A lease that is renewed until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    object: Object,
+    life: Arc<Life>,
+    renewal: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Writes a new lease for the writer `id` and begins to renew it.
+    pub(super) async fn take(bucket: Arc<dyn Bucket>, id: &str) -> Result<Self> {
+        let object = Object { bucket, key: object_keys::lease(id), since: now() };
+        let at = Moment::now();
+        object.write().await?;
+        let life = Arc::new(Life(Mutex::new(Some(at))));
+        let renewal = tokio::spawn(renew(object.clone(), life.clone()));
+        Ok(Self { object, life, renewal })
+    }
+
+    /// Whether the lease still holds. A lease that has ended stays ended.
+    pub(super) fn holds(&self) -> bool {
+        self.life.goes_on()
+    }
+
+    /// Writes the lease again.
+    pub(super) async fn write(&self) -> Result<()> {
+        self.object.write().await
+    }
+
+    /// Ends the renewal and deletes the lease.
+    pub(super) async fn give_back(&self) -> Result<()> {
+        self.renewal.abort();
+        self.object.bucket.delete(&self.object.key).await
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+/// The object of a lease.
+#[derive(Clone, Debug)]
+struct Object {
+    bucket: Arc<dyn Bucket>,
+    key: String,
+    /// When the session began, in seconds since 1970.
+    since: u64,
+}
+
+impl Object {
+    async fn write(&self) -> Result<()> {
+        let contents =
+            Contents { since: self.since, renewed: now(), version: env!("CARGO_PKG_VERSION").into() };
+        let body = contents.to_json().into();
+        self.bucket.put(&self.key, body, ContentType::Json, Condition::None).await.map(drop)
+    }
+}
+
+/// The time of the last renewal; `None` after the end of the lease.
 #[derive(Debug)]
 struct Life(Mutex<Option<Moment>>);
 
 impl Life {
     fn renewed(&self, at: Moment) {
         let mut last = lock(&self.0);
-        // What has run out does not come back: a collector may have given the writer up.
+        // A lease that has run out stays ended: a collector may have counted its writer as dead.
         *last = last.filter(|last| last.elapsed() < LEASE).map(|_| at);
     }
 
@@ -42,122 +96,19 @@ impl Life {
         *lock(&self.0) = None;
     }
 
-    fn is_going_on(&self) -> bool {
+    fn goes_on(&self) -> bool {
         lock(&self.0).is_some_and(|last| last.elapsed() < LEASE)
     }
 }
 
-/// A running session. [`Session::close`] gives the lease back.
-#[derive(Debug)]
-pub struct Session {
-    bucket: Arc<dyn Bucket>,
-    id: String,
-    lease_key: String,
-    since: u64,
-    conditional_writes: bool,
-    life: Arc<Life>,
-    renewal: JoinHandle<()>,
-}
-
-impl Session {
-    /// Begins a session: reads the format marker and the cache info, takes a lease.
-    pub async fn open(bucket: Arc<dyn Bucket>, store_dir: &str) -> Result<Self> {
-        let (format, info) =
-            futures::future::join(check_format(&*bucket), check_cache_info(&*bucket, store_dir)).await;
-        // Of a bucket that is not ready, the format is what is said first.
-        let conditional_writes = format?.conditional_writes;
-        info?;
-        let id = object_keys::new_writer();
-        let lease_key = object_keys::lease(&id);
-        let (since, at) = (now(), Moment::now());
-        write_lease(&*bucket, &lease_key, since).await?;
-        point("session: begun");
-        let life = Arc::new(Life(Mutex::new(Some(at))));
-        let renewal = tokio::spawn(renew(bucket.clone(), lease_key.clone(), since, life.clone()));
-        Ok(Self { bucket, id, lease_key, since, conditional_writes, life, renewal })
-    }
-
-    /// What tells this writer from all others.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Whether anything may be written still; asked before every narinfo.
-    pub fn check(&self) -> Result<()> {
-        if self.life.is_going_on() {
-            return Ok(());
-        }
-        Err(Error::transient(Area::Bucket, format!("the session with `{}` has ended", self.bucket.address()))
-            .because("its lease could not be renewed, or the bucket's format has changed"))
-    }
-
-    /// Whether the server is known to refuse a conditional write whose condition does not hold.
-    pub fn has_conditional_writes(&self) -> bool {
-        self.conditional_writes
-    }
-
-    /// Writes the lease again: what a writer may always do while the bucket works.
-    pub async fn probe(&self) -> Result<()> {
-        self.check()?;
-        write_lease(&*self.bucket, &self.lease_key, self.since).await
-    }
-
-    /// Ends the session.
-    pub async fn close(self) {
-        self.renewal.abort();
-        point("session: before its end");
-        // A lease that stays runs out by itself.
-        let _ = tokio::time::timeout(GOODBYE, self.bucket.delete(&self.lease_key)).await;
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.renewal.abort();
-    }
-}
-
-/// Refuses a bucket that has no marker or one of another format.
-async fn check_format(bucket: &dyn Bucket) -> Result<Format> {
-    let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
-    match bucket.get(object_keys::FORMAT).await? {
-        None => Err(unfit()
-            .because(format!("it has not been made ready: there is no `{}`", object_keys::FORMAT))
-            .hint("`larder init` makes it ready; objects that are there stay")),
-        Some(marker) => Format::check(&marker.body).map_err(|reason| {
-            unfit().because(reason).hint("push with the newest larder that your machines use")
-        }),
-    }
-}
-
-/// Refuses a bucket for another store directory, which clients would skip.
-async fn check_cache_info(bucket: &dyn Bucket, store_dir: &str) -> Result<()> {
-    let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
-    let Some(object) = bucket.get(object_keys::CACHE_INFO).await? else {
-        return Err(unfit().because("it has no `nix-cache-info`").hint("`larder init` writes one"));
-    };
-    let info = CacheInfo::parse(&String::from_utf8_lossy(&object.body))
-        .map_err(|reason| unfit().because(format!("its `nix-cache-info` is malformed: {reason}")))?;
-    if info.store_dir == store_dir {
-        return Ok(());
-    }
-    Err(unfit()
-        .because(format!("it is for the store directory `{}`, this store is `{store_dir}`", info.store_dir))
-        .hint("a bucket or prefix holds the paths of one store directory; use another"))
-}
-
-async fn write_lease(bucket: &dyn Bucket, key: &str, since: u64) -> Result<()> {
-    let lease = Lease { since, renewed: now(), version: env!("CARGO_PKG_VERSION").into() };
-    bucket.put(key, lease.to_json().into(), ContentType::Json, Condition::None).await.map(drop)
-}
-
-async fn renew(bucket: Arc<dyn Bucket>, key: String, since: u64, life: Arc<Life>) {
+/// Renews a lease until the bucket refuses for good.
+async fn renew(object: Object, life: Arc<Life>) {
     let mut wait = RENEWAL;
     loop {
         tokio::time::sleep(wait).await;
         let at = Moment::now();
-        let renewed = match check_format(&*bucket).await {
-            Ok(_) => write_lease(&*bucket, &key, since).await,
+        let renewed = match check_format(&*object.bucket).await {
+            Ok(_) => object.write().await,
             Err(error) => Err(error),
         };
         wait = match renewed {

@@ -1,5 +1,12 @@
-//! A writer's session with a bucket: its lease, its reservations, and the removal of what dead writers left.
+//! A writer's session with a bucket: admission, lease, facts, reservations, and the removal of what dead writers left.
 
-pub mod lease;
-pub mod reservation;
-pub mod sweep;
+mod admission;
+mod facts;
+mod lease;
+mod reservation;
+mod sweep;
+mod writer;
+
+pub use facts::{FACT_AGE, Facts};
+pub use reservation::{Patience, Reservations};
+pub use writer::Session;

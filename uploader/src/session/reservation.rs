@@ -1,8 +1,8 @@
-//! Reservations of large NARs, so that hosts which push the same at the same time do not all send it.
+//! Reservations of large NARs, so that several hosts do not send the same NAR at the same time.
 //!
-//! A reservation is an object that is put where none stands, before the NAR is read, and deleted when the NAR is in the
-//! bucket. It is a hint and no lock: whoever finds one goes on with something else for a while and then looks again.
-//! One whose writer was killed delays others, and keeps nobody from anything.
+//! A writer puts a reservation, on the condition that none exists, before it reads the NAR, and deletes it when the NAR is in
+//! the bucket. A reservation is a hint and no lock: another writer works on other paths for a while, and then looks again.
+//! The reservation of a killed writer delays other writers, and blocks none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,41 +13,41 @@ use crate::bucket::{Bucket, Condition, ContentType, Put};
 use crate::format::marker::Reservation as Contents;
 use crate::format::object_keys;
 
-/// How long another's reservation is waited for, whatever the NAR's size, and how many of its bytes take a second more:
-/// about what sending it takes over a fast line. On a slower one, waiting for the other costs no more than that.
+/// The time that a writer waits for another's reservation: a fixed part, and a second for each number of bytes of the NAR.
+/// This is about the time that sending takes over a fast line. On a slower line, the wait costs no more than that.
 const PATIENCE: Duration = Duration::from_secs(3);
 const BYTES_PER_SECOND: u64 = 32 << 20;
-/// Between two looks.
+/// The first and the longest pause between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Makes reservations for a session.
+/// The reservations of a session.
 #[derive(Debug)]
-pub(crate) struct Reservations {
+pub struct Reservations {
     bucket: Arc<dyn Bucket>,
     contents: String,
-    /// Whether they are of use: not where the server takes any write, or lets these not be made.
+    /// Whether reservations work: the server honours conditions, and permits these writes.
     on: AtomicBool,
 }
 
-/// Whose a NAR is.
+/// The writer that has reserved a NAR.
 #[derive(Debug)]
-pub(crate) enum Reserved {
-    /// Ours, or nobody's: to be sent.
+pub enum Reserved {
+    /// This writer, with the key of the reservation; or nobody. The NAR is to be sent.
     Ours(Option<String>),
-    /// Another writer's.
+    /// Another writer, with the key of its reservation.
     Theirs(String),
 }
 
 impl Reservations {
-    /// For the session with this id.
-    pub(crate) fn new(bucket: Arc<dyn Bucket>, id: &str, conditional_writes: bool) -> Self {
+    /// The reservations of the session with this id.
+    pub(super) fn new(bucket: Arc<dyn Bucket>, id: &str, conditional_writes: bool) -> Self {
         let contents = Contents { writer: id.into() }.to_json();
         Self { bucket, contents, on: AtomicBool::new(conditional_writes) }
     }
 
-    /// Reserves a NAR, if nobody else has. What goes wrong here keeps nothing from being sent.
-    pub(crate) async fn take(&self, nar_hash: &[u8; 32]) -> Reserved {
+    /// Reserves a NAR, unless another writer has. After an error, the NAR counts as reserved by nobody.
+    pub async fn take(&self, nar_hash: &[u8; 32]) -> Reserved {
         if !self.on.load(Ordering::Relaxed) {
             return Reserved::Ours(None);
         }
@@ -55,7 +55,7 @@ impl Reservations {
         let body = self.contents.clone().into();
         match self.bucket.put(&key, body, ContentType::Json, Condition::IfAbsent).await {
             Ok(Put::Written) => Reserved::Ours(Some(key)),
-            // It may be our own, the answer to whose request got lost.
+            // The reservation may be our own: the answer to the first request may have been lost.
             Ok(Put::Refused) => match self.bucket.get(&key).await {
                 Ok(Some(object)) if object.body == self.contents.as_bytes() => Reserved::Ours(Some(key)),
                 _ => Reserved::Theirs(key),
@@ -69,31 +69,34 @@ impl Reservations {
         }
     }
 
-    /// Gives one back that is not needed any more.
-    pub(crate) async fn give_back(&self, reserved: Reserved) {
+    /// Deletes a reservation of ours.
+    pub async fn give_back(&self, reserved: Reserved) {
         if let Reserved::Ours(Some(key)) = reserved {
-            // One that stays delays others a little.
+            // A reservation that stays delays other writers a little.
             let _ = self.bucket.delete(&key).await;
         }
     }
 }
 
-/// How long another writer is waited for.
+/// The wait for another writer.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     until: Instant,
     pause: Duration,
 }
 
 impl Patience {
-    /// For a NAR of this size, from now on.
-    pub(crate) fn new(nar_size: u64) -> Self {
+    /// The wait for a NAR of this size, which begins now.
+    pub fn new(nar_size: u64) -> Self {
         let size = Duration::from_secs_f64(nar_size as f64 / BYTES_PER_SECOND as f64);
         Self { until: Instant::now() + PATIENCE + size, pause: PAUSE }
     }
 
-    /// Whether one goes on waiting; if not, the NAR is as good as ours, and so is the reservation that was in the way.
-    pub(crate) fn accept(&self, reserved: Reserved) -> Result<Reserved, Waiting> {
+    /// Takes over the reservation of another writer when the wait is over.
+    ///
+    /// # Errors
+    /// [`Waiting`] while the wait goes on.
+    pub fn accept(&self, reserved: Reserved) -> Result<Reserved, Waiting> {
         match reserved {
             Reserved::Theirs(_) if Instant::now() < self.until => Err(Waiting),
             Reserved::Theirs(key) => Ok(Reserved::Ours(Some(key))),
@@ -101,16 +104,16 @@ impl Patience {
         }
     }
 
-    /// Waits a while, longer each time.
-    pub(crate) async fn pause(&mut self) {
+    /// Pauses, longer each time.
+    pub async fn pause(&mut self) {
         tokio::time::sleep(self.pause).await;
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
     }
 }
 
-/// Another writer is at it.
+/// Another writer has the reservation, and the wait goes on.
 #[derive(Debug)]
-pub(crate) struct Waiting;
+pub struct Waiting;
 
 #[cfg(test)]
 mod tests {
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_of_two_gets_it_until_it_is_given_back() {
+    async fn one_of_two_writers_has_a_reservation_until_it_is_given_back() {
         let dir = tempfile::tempdir().unwrap();
         let bucket = bucket(dir.path()).await;
         let [one, other] = ["a", "b"].map(|lease| Reservations::new(bucket.clone(), lease, true));
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_conditions_are_ignored_none_is_made() {
+    async fn no_reservation_is_made_where_conditions_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let bucket = bucket(dir.path()).await;
         let reservations = Reservations::new(bucket.clone(), "a", false);

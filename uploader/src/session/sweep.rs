@@ -1,7 +1,7 @@
-//! What writers that were killed leave in a bucket: uploads in parts that nobody will finish, reservations, and leases.
+//! Removes the objects that killed writers leave in a bucket: unfinished multipart uploads, reservations, and leases.
 //!
-//! The key of a NAR names its writer, and so does a reservation. They are left behind when the lease of the writer is gone, or has not been
-//! renewed for so long that the writer is dead by any clock.
+//! The key of a NAR names its writer, and so does the contents of a reservation. A writer is dead when its lease is gone, or
+//! has not been renewed for so long that the writer is dead by any clock.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,30 +14,28 @@ use crate::bucket::{Bucket, Depth};
 use crate::format::marker::{Lease, Reservation};
 use crate::format::object_keys;
 
-/// A lease that was renewed before this, in seconds, is that of a dead writer. Sessions end after 20 minutes without
+/// The age in seconds from which the lease of a writer shows that it is dead. A session ends 20 minutes after the last
 /// renewal; the rest is for clocks that differ.
 const DEAD: u64 = 24 * 3600;
 
 /// Begins to remove what writers that were killed have left in the bucket. `own` is the id of this writer, `former` the id
 /// of a session that is known to be dead.
-pub fn begin(bucket: Arc<dyn Bucket>, own: String, former: Option<String>) -> JoinHandle<()> {
+pub(super) fn begin(bucket: Arc<dyn Bucket>, own: String, former: Option<String>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        // What could not be removed is found again by the next session.
+        // The next session finds the objects that could not be removed.
         let _ = sweep(&*bucket, &own, former.as_deref()).await;
     })
 }
 
-/// Removes what dead writers have left. `own` is the id of this writer, `former` that of one that is known to be dead.
-///
-/// Whatever cannot be removed now is left to the next session.
+/// Removes the objects of dead writers.
 async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<()> {
     if let Some(former) = former {
         bucket.delete(&object_keys::lease(former)).await?;
     }
     let own = object_keys::writer(own);
-    // Leases last: who had begun an upload or reserved anything by then had written its lease before that.
+    // Leases are read last: a writer writes its lease before it begins an upload or a reservation.
     let reserved = reservations(bucket, own).await?;
-    // Not every server lists uploads.
+    // Some servers do not list uploads.
     let mut left = bucket.unfinished(object_keys::NARS).await.unwrap_or_default();
     left.retain(|upload| object_keys::nar_writer(&upload.key).is_some_and(|writer| writer != own));
     if left.is_empty() && reserved.is_empty() {
@@ -60,8 +58,8 @@ async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// The keys of others' reservations, and how the keys of NARs name their writers: the first page, which is all there are
-/// but in a bucket that thousands write to at the same time.
+/// The keys of the reservations of other writers, and the names of these writers in the keys of NARs. Only the first page is
+/// read: there are more only in a bucket that thousands of hosts write to at the same time.
 async fn reservations(bucket: &dyn Bucket, own: &str) -> Result<Vec<(String, String)>> {
     let mut reserved = Vec::new();
     for object in bucket.list(object_keys::RESERVATIONS, None, Depth::Flat).await?.objects {
@@ -77,9 +75,9 @@ async fn reservations(bucket: &dyn Bucket, own: &str) -> Result<Vec<(String, Str
 }
 
 struct Leases {
-    /// How the keys of NARs name their writers.
+    /// The names of living writers in the keys of NARs.
     alive: HashSet<String>,
-    /// The keys of the leases.
+    /// The keys of the leases of dead writers.
     dead: Vec<String>,
 }
 
@@ -94,7 +92,7 @@ async fn leases(bucket: &dyn Bucket) -> Result<Leases> {
             let parsed = read.and_then(|object| serde_json::from_slice::<Lease>(&object.body).ok());
             match parsed {
                 Some(parsed) if parsed.renewed.abs_diff(now()) > DEAD => leases.dead.push(lease.key),
-                // One that cannot be read, or has gone just now, may be anything.
+                // An unreadable lease may be that of a living writer, and so may a lease that has just gone.
                 _ => drop(leases.alive.insert(object_keys::writer(id).to_owned())),
             }
         }

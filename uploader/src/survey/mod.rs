@@ -1,4 +1,10 @@
-//! What a bucket holds: listings of prefixes, and the presence of paths.
+//! What a bucket holds: scans of prefixes, the presence of narinfos, and NARs of known contents.
 
-pub mod prefix_scan;
-pub mod presence;
+mod narinfos;
+mod nars;
+mod prefix_scan;
+mod presence;
+
+pub use narinfos::{FEW, NarinfoScan, NarinfoSurvey};
+pub use nars::{NarScan, find_nar};
+pub use presence::Presence;

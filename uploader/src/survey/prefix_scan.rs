@@ -1,4 +1,5 @@
-//! Listings of keys that begin with a hash: what they show, and what they prove to be absent.
+//! A scan of the keys under a prefix, where a hash follows the prefix: the keys that it finds, and the keys that it proves to
+//! be absent.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,56 +11,56 @@ use crate::base::clock::Moment;
 use crate::base::error::{Error, Result};
 use crate::bucket::{Bucket, Cursor, Depth, ObjectMeta};
 
-/// A page of a listing costs about as much as so many single questions; more pages than that are not worth it.
-const QUESTIONS_A_PAGE: usize = 20;
-/// From so many pages on, they are asked for by the first character of the hash, several at the same time. That costs
-/// half a page more for each character.
+/// A page of a listing costs about as much as this number of requests for single objects.
+const REQUESTS_A_PAGE: usize = 20;
+/// From this number of pages on, the scan asks for pages by the first character of the hash, several at the same time. That
+/// costs half a page more for each character.
 const SPLIT: usize = 32;
-/// Pages on their way at the same time.
-const AT_ONCE: usize = 8;
-/// The characters that a hash may begin with, in their order.
+/// The number of concurrent requests for pages.
+const CONCURRENT: usize = 8;
+/// The characters of nix-base32, in their order.
 const ALPHABET: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
-/// The pages that are worth it when so many objects are looked for.
-pub(crate) fn worth(wanted: usize) -> usize {
-    (wanted / QUESTIONS_A_PAGE).max(1)
+/// The largest number of pages that costs no more than a request for each of `wanted` objects.
+pub(super) fn pages_worth(wanted: usize) -> usize {
+    (wanted / REQUESTS_A_PAGE).max(1)
 }
 
-/// What a listing has shown so far, and where it goes on.
+/// A scan: the objects found so far, and the place where the scan continues.
 #[derive(Debug)]
-pub(crate) struct Listed<K, V> {
+pub(super) struct PrefixScan<K, V> {
     prefix: &'static str,
     depth: Depth,
-    /// What was read out of keys and sizes.
-    pub(crate) found: HashMap<K, V>,
-    /// When it began.
-    pub(crate) at: Moment,
-    /// Prefixes, and how far each was listed.
+    /// The values read from keys and sizes.
+    pub(super) found: HashMap<K, V>,
+    /// When the scan began.
+    pub(super) at: Moment,
+    /// The scanned prefixes, and how far each is known.
     covered: Vec<(String, Reached)>,
     pages: usize,
     next: Option<Cursor>,
 }
 
-/// Up to where the keys of a prefix are known.
+/// How far the keys of a prefix are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reached {
-    /// All of them.
+    /// All keys.
     End,
-    /// Those that sort before this key.
+    /// The keys that sort before this key.
     Key(String),
-    /// None is: the listing is unfinished, and the server does not sort.
+    /// No key: the listing is unfinished, and the server does not sort.
     Nowhere,
 }
 
-impl<K: Eq + Hash, V> Listed<K, V> {
-    /// Nothing is listed yet. What follows `prefix` in a key is a hash in nix-base32, in all keys but a few.
-    pub(crate) fn nothing(prefix: &'static str, depth: Depth) -> Self {
+impl<K: Eq + Hash, V> PrefixScan<K, V> {
+    /// A scan that has not begun. In all keys but a few, a hash in nix-base32 follows `prefix`.
+    pub(super) fn new(prefix: &'static str, depth: Depth) -> Self {
         let (found, at) = (HashMap::new(), Moment::now());
         Self { prefix, depth, found, at, covered: Vec::new(), pages: 0, next: None }
     }
 
-    /// Whether the keys that start with `prefix` would have been found if there were any.
-    pub(crate) fn covers(&self, prefix: &str) -> bool {
+    /// Whether the scan has found all keys that start with `prefix`.
+    pub(super) fn covers(&self, prefix: &str) -> bool {
         self.covered.iter().any(|(start, reached)| {
             prefix.starts_with(start)
                 && match reached {
@@ -70,11 +71,11 @@ impl<K: Eq + Hash, V> Listed<K, V> {
         })
     }
 
-    /// Lists on, `worth` pages at most, counted from the beginning; `read` picks what is kept.
+    /// Continues the scan up to `worth` pages, counted from its beginning. `read` picks the values to keep.
     ///
-    /// Hashes are spread evenly, so that the first page tells about how many there are. If they are more than are worth
-    /// it, the rest is left alone: what a few pages cover of the many would not pay for them either.
-    pub(crate) async fn list<F>(&mut self, bucket: &dyn Bucket, worth: usize, read: F) -> Result<()>
+    /// Hashes are spread evenly, so that the first page tells the approximate number of pages. When that number is above
+    /// `worth`, the scan stops: the part that it could cover would save less than it costs.
+    pub(super) async fn run<F>(&mut self, bucket: &dyn Bucket, worth: usize, read: F) -> Result<()>
     where
         F: Fn(ObjectMeta) -> Option<(K, V)> + Sync,
     {
@@ -99,7 +100,7 @@ impl<K: Eq + Hash, V> Listed<K, V> {
         Ok(())
     }
 
-    /// About how many pages there are, by how far those that were listed have come.
+    /// The approximate number of pages, estimated from the part of the hashes that the scan has passed.
     fn expected(&self) -> Option<usize> {
         let (_, Reached::Key(key)) = self.covered.first()? else { return None };
         let mut digits = key.strip_prefix(self.prefix)?.chars().map(|letter| ALPHABET.find(letter));
@@ -107,7 +108,7 @@ impl<K: Eq + Hash, V> Listed<K, V> {
         Some(self.pages * 1024 / (first * 32 + second + 1))
     }
 
-    /// Lists what comes after `key`, by characters.
+    /// Scans the keys after `key`, by the first character of the hash.
     async fn split<F>(&mut self, bucket: &dyn Bucket, worth: usize, key: &str, read: F) -> Result<()>
     where
         F: Fn(ObjectMeta) -> Option<(K, V)> + Sync,
@@ -128,7 +129,7 @@ impl<K: Eq + Hash, V> Listed<K, V> {
             }
             Ok::<_, Error>((prefix, found, reached.unwrap_or(Reached::Nowhere)))
         };
-        let mut parts = stream::iter(open.map(one)).buffer_unordered(AT_ONCE);
+        let mut parts = stream::iter(open.map(one)).buffer_unordered(CONCURRENT);
         let (mut all, mut covered) = (Vec::new(), Vec::new());
         while let Some((prefix, found, reached)) = parts.try_next().await? {
             all.push(found);
@@ -144,7 +145,7 @@ impl<K: Eq + Hash, V> Listed<K, V> {
 }
 
 impl Reached {
-    /// How far a prefix is known after one more page.
+    /// How far a prefix is known after another page.
     fn after(before: Option<Self>, objects: &[ObjectMeta], truncated: bool) -> Self {
         if !truncated {
             return Self::End;

@@ -78,9 +78,9 @@ fn bucket(count: usize, sorted: bool) -> Pages {
     Pages { keys: (0..count).map(key).collect(), sorted, ..Pages::default() }
 }
 
-async fn list(bucket: &Pages, worth: usize) -> (Listed<String, u64>, Vec<String>) {
-    let mut listed = Listed::nothing("", Depth::OneLevel);
-    listed.list(bucket, worth, |object| Some((object.key, object.size))).await.unwrap();
+async fn list(bucket: &Pages, worth: usize) -> (PrefixScan<String, u64>, Vec<String>) {
+    let mut listed = PrefixScan::new("", Depth::OneLevel);
+    listed.run(bucket, worth, |object| Some((object.key, object.size))).await.unwrap();
     (listed, bucket.asked.lock().unwrap().clone())
 }
 
@@ -117,7 +117,7 @@ async fn what_was_not_worth_it_for_few_goes_on_for_more() {
     let bucket = bucket(200, true);
     let (mut listed, _) = list(&bucket, 3).await;
     assert!(!listed.covers("m"));
-    listed.list(&bucket, 30, |object| Some((object.key, object.size))).await.unwrap();
+    listed.run(&bucket, 30, |object| Some((object.key, object.size))).await.unwrap();
     assert_eq!(listed.found.len(), 200);
     assert!(listed.covers("m") && listed.covers("zzz"));
     assert_eq!(bucket.asked.lock().unwrap().len(), 20, "no page twice");

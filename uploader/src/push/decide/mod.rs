@@ -1,6 +1,12 @@
-//! Deciding what has to be done for a request, without I/O.
+//! The decisions of a push, without I/O: what is asked, what the rules say, what has to be done.
 
-#[cfg(test)]
-mod model_tests;
-pub mod plan;
-pub mod rules;
+mod graph;
+mod plan;
+mod request;
+mod rules;
+mod verdicts;
+
+pub use plan::{Action, Plan, Todo, plan};
+pub use request::{Request, Root};
+pub use rules::{Rules, patterns};
+pub use verdicts::{Verdicts, judge};

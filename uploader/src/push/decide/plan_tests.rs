@@ -1,7 +1,10 @@
 use globset::GlobSet;
+use nix_derivation::StoreDir;
 
 use super::*;
+use crate::base::error::Error;
 use crate::format::signature::SecretKey;
+use crate::push::decide::{Request, Root, Rules, judge};
 
 fn path(name: &str) -> Arc<StorePath> {
     let mut hash = *b"00000000000000000000000000000000";
@@ -38,8 +41,8 @@ fn sign(closure: &mut Closure, name: &str, key: &SecretKey) {
     info.signatures = [key.sign(&print).to_nix_string()].into();
 }
 
-fn policy() -> Policy {
-    Policy {
+fn policy() -> Rules {
+    Rules {
         upstream_keys: Vec::new(),
         push_upstream: false,
         trusted_keys: Vec::new(),
@@ -56,7 +59,7 @@ fn request(roots: &[&str], built_here: bool) -> Request {
     }
 }
 
-fn make(request: &Request, closure: Closure, policy: &Policy, present: &[(&str, Presence)]) -> Plan {
+fn make(request: &Request, closure: Closure, policy: &Rules, present: &[(&str, Presence)]) -> Plan {
     let verdicts = judge(&StoreDir::default(), request, &closure, policy);
     let mut presence: HashMap<_, _> =
         closure.infos.keys().map(|path| (path.clone(), Presence::Absent)).collect();

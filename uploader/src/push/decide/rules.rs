@@ -1,4 +1,4 @@
-//! Which paths are pushed and signed: trust, upstream, exclusion. Pure.
+//! The rules for which paths are pushed and signed: upstream, exclusion, trust.
 
 use std::cell::LazyCell;
 
@@ -13,31 +13,31 @@ use crate::format::signature::verified;
 
 /// The rules.
 #[derive(Clone, Debug)]
-pub struct Policy {
-    /// What these keys have signed is upstream's.
+pub struct Rules {
+    /// A path that one of these keys has signed is upstream's.
     pub upstream_keys: Vec<TrustedPublicKey>,
-    /// Push what upstream has, too.
+    /// Push upstream's paths, too.
     pub push_upstream: bool,
-    /// What these keys have signed may be signed here.
+    /// A path that one of these keys has signed may be signed here.
     pub trusted_keys: Vec<TrustedPublicKey>,
-    /// Sign whatever it is.
+    /// Sign every path, trusted or not.
     pub trust_unsigned: bool,
-    /// Names that are kept out.
+    /// Patterns on the names of paths that are not pushed.
     pub exclude: GlobSet,
-    /// Paths above this size are kept out.
+    /// Paths whose NAR is larger than this number of bytes are not pushed.
     pub max_nar_size: Option<u64>,
 }
 
-/// What the rules say of a path by itself.
+/// The verdict on a path by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Push it, signed.
+    /// Push the path and sign it.
     Push,
-    /// Upstream has it.
+    /// Upstream has the path.
     Upstream,
-    /// It is kept out.
+    /// The configuration excludes the path, for this reason.
     Excluded(String),
-    /// Nothing says that it may be trusted.
+    /// Nothing shows that the path can be trusted.
     Refused,
 }
 
@@ -54,9 +54,9 @@ pub fn patterns(texts: &[String]) -> Result<GlobSet> {
     set.build().map_err(|error| bad("…", error))
 }
 
-impl Policy {
-    /// Judges a path. `built_here` is whether this machine built it or trusted it in a build; `extra_keys` are what
-    /// Nix trusted when the path was queued. Signatures are checked where they decide something.
+impl Rules {
+    /// Judges a path. `built_here` says whether this machine built the path or used it in a build; `extra_keys` are the keys
+    /// that Nix trusted when the path was queued. A signature is checked only where it decides the verdict.
     pub fn judge(
         &self,
         store_dir: &StoreDir,
@@ -94,5 +94,5 @@ impl Policy {
     }
 }
 
-/// What a person reads when a path is refused.
-pub const REFUSED: &str = "it was not built here, is not content-addressed and has no signature by a key of `trusted-keys`; `--trust-unsigned` signs it all the same";
+/// The reason that a person reads when a path is refused.
+pub(super) const REFUSED: &str = "it was not built here, is not content-addressed and has no signature by a key of `trusted-keys`; `--trust-unsigned` signs it all the same";

@@ -1,4 +1,9 @@
-//! Publishing: the order in which narinfos become visible, and their writing.
+//! Publishing: narinfos become visible, each after all its references. Optional objects stand beside them.
 
-pub mod narinfo;
-pub mod order;
+mod listing;
+mod narinfo;
+mod order;
+
+pub use listing::write_listing;
+pub use narinfo::Publisher;
+pub use order::Order;

@@ -11,7 +11,7 @@ const UNIT: u64 = 64 << 10;
 
 /// The memory that compressed parts may take up, over all uploads.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     semaphore: Arc<Semaphore>,
     total: u32,
     /// How much of it is for parts that are complete.
@@ -22,20 +22,20 @@ pub struct Budget {
 
 impl Budget {
     /// A budget of so many bytes for parts that are being filled, and for parts that are being sent.
-    pub fn new(filling: u64, sending: u64) -> Self {
+    pub(super) fn new(filling: u64, sending: u64) -> Self {
         let total = units(filling + sending);
         let semaphore = Arc::new(Semaphore::new(total as usize));
         Self { semaphore, total, sending, pending: Arc::default() }
     }
 
     /// Waits for the memory of one part. One that is larger than the whole budget gets all of it.
-    pub(crate) async fn take(&self, bytes: u64) -> Result<Share, AcquireError> {
+    pub(super) async fn take(&self, bytes: u64) -> Result<Share, AcquireError> {
         let permit = self.semaphore.clone().acquire_many_owned(units(bytes).min(self.total)).await?;
         Ok(Share { permit, pending: self.pending.clone() })
     }
 
     /// The share of the memory for sending that is in use: about 1 where parts are made faster than they are sent.
-    pub fn backlog(&self) -> f64 {
+    pub(super) fn backlog(&self) -> f64 {
         self.pending.load(Ordering::Relaxed) as f64 / self.sending.max(1) as f64
     }
 }
@@ -46,21 +46,21 @@ fn units(bytes: u64) -> u32 {
 
 /// A share of the budget.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(super) struct Share {
     permit: OwnedSemaphorePermit,
     pending: Arc<AtomicU64>,
 }
 
 /// A piece of the compressed stream, to be sent. It holds its share of the budget until it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) bytes: Bytes,
+pub(super) struct Part {
+    pub(super) bytes: Bytes,
     share: Option<Share>,
 }
 
 impl Part {
     /// With no more of the budget than it needs.
-    pub(crate) fn new(bytes: Bytes, mut share: Share) -> Self {
+    pub(super) fn new(bytes: Bytes, mut share: Share) -> Self {
         let needed = units(bytes.len() as u64) as usize;
         drop(share.permit.split(share.permit.num_permits().saturating_sub(needed)));
         share.pending.fetch_add(bytes.len() as u64, Ordering::Relaxed);

@@ -11,7 +11,7 @@ const MAPPED_FROM: usize = 256 << 10;
 
 /// A buffer of fixed capacity. Memory is taken as it fills.
 #[derive(Debug)]
-pub(crate) struct Buffer {
+pub(super) struct Buffer {
     memory: Memory,
     filled: usize,
 }
@@ -27,7 +27,7 @@ impl Buffer {
     ///
     /// # Errors
     /// The system has no memory.
-    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
         let memory = if capacity < MAPPED_FROM {
             Memory::Heap(vec![0; capacity])
         } else {
@@ -37,7 +37,7 @@ impl Buffer {
     }
 
     /// Takes as much as there is room for, and tells how much that was.
-    pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
+    pub(super) fn fill(&mut self, bytes: &[u8]) -> usize {
         let memory = match &mut self.memory {
             Memory::Heap(memory) => memory.as_mut_slice(),
             Memory::Mapped(memory) => memory,
@@ -50,7 +50,7 @@ impl Buffer {
     }
 
     /// Whether there is no room left.
-    pub(crate) fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let capacity = match &self.memory {
             Memory::Heap(memory) => memory.len(),
             Memory::Mapped(memory) => memory.len(),
@@ -59,7 +59,7 @@ impl Buffer {
     }
 
     /// What was filled in, to be sent; the memory goes when the last of it does.
-    pub(crate) fn into_bytes(self) -> Bytes {
+    pub(super) fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

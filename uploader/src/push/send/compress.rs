@@ -8,6 +8,7 @@ use zstd::stream::zio;
 
 use crate::base::lock::lock;
 use crate::format::object_keys::Compression;
+use crate::push::progress::Effort;
 
 /// How NARs are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,22 +24,10 @@ pub struct Settings {
 /// How the level is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// zstd: by what limits the push, see [`Pace`](super::pace::Pace); xz has its usual one.
+    /// zstd: by what limits the push, see `pace.rs`; xz has its usual one.
     Adaptive,
     /// This one.
     Fixed(i32),
-}
-
-/// What is spent on a NAR at some time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort {
-    /// The level.
-    pub level: i32,
-    /// The threads.
-    pub threads: u32,
-    /// How far zstd looks for long matches, as the logarithm of the distance in bytes; `None` for the level's own
-    /// window and no special search.
-    pub reach: Option<u32>,
 }
 
 const XZ_LEVEL: u32 = 6;

@@ -1,10 +1,18 @@
-//! Sending the NAR of a path into the bucket.
+//! Sending: the NAR of a path is read, hashed, compressed, and uploaded.
 
-pub mod budget;
+mod budget;
 mod buffer;
 pub mod compress;
-pub mod flow;
-pub mod nar;
-pub mod pace;
-pub mod produce;
-pub mod upload;
+mod lanes;
+mod nar;
+mod pace;
+mod paced;
+mod part_sink;
+mod produce;
+mod request_limit;
+mod upload;
+
+pub use lanes::is_small;
+pub use nar::NarSender;
+pub use request_limit::RequestLimit;
+pub use upload::Uploaded;

@@ -1,112 +1,143 @@
-//! Getting the NAR of a path into the bucket: by finding one of equal contents there, by waiting for another writer that
-//! is sending it, or by sending it.
+//! Brings the NAR of a path into the bucket: by sharing an object of equal contents, by waiting for another writer that is
+//! sending it, or by sending it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
-use super::upload::Uploaded;
+use super::budget::Budget;
+use super::compress::Settings;
+use super::lanes::{Lanes, is_small};
+use super::pace::Pace;
+use super::part_sink::PART;
+use super::produce::Producer;
+use super::request_limit::RequestLimit;
+use super::upload::{Uploaded, Uploader};
 use crate::base::clock::Moment;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::Result;
+use crate::base::lock::lock;
 use crate::format::narinfo::NarObject;
 use crate::format::path_info::PathInfo;
-use crate::push::decide::plan::Todo;
 use crate::push::progress::Progress;
-use crate::push::pusher::Pusher;
-use crate::session::reservation::Patience;
-use crate::survey::presence::{Nars, find_nar};
+use crate::session::{FACT_AGE, Patience, Session};
+use crate::store::StoreLocation;
+use crate::survey::{NarScan, find_nar};
 
-/// Below this size of a NAR, latency costs more than bytes: many are on their way at the same time.
-const SMALL: u64 = 1 << 20;
-/// How many of them are read at the same time; each takes a thread, and a disk is waited for.
-const READERS: usize = 16;
-/// Each large one that is read takes a thread, and the runtime has 512, which others need, too.
-pub(crate) const MOST_LARGE: usize = 64;
-/// Large ones that are asked for while others are compressed, so that the way to the server is no delay.
-const AHEAD: usize = 2;
+/// Memory for compressed parts that are being sent, over all uploads, in bytes. In addition, each job fills a part. A line
+/// of 1 Gbit/s carries this in a quarter of a second, so requests may take as long as that.
+const SENDING: u64 = 32 << 20;
 
-/// A NAR that is being sent or was, and since when.
-pub(crate) type Remembered = (Moment, Arc<OnceCell<Uploaded>>);
+/// A NAR that this session is sending or has sent, and since when.
+type Remembered = (Moment, Arc<OnceCell<Uploaded>>);
 
-/// What limits how many NARs are worked on at the same time.
+/// Sends the NARs of a session.
 #[derive(Debug)]
-pub(crate) struct Lanes {
-    /// Large ones that are next.
-    large: Semaphore,
-    /// Large ones that are being compressed.
-    pub(crate) turns: Arc<Semaphore>,
-    /// Small ones that are being read.
-    readers: Arc<Semaphore>,
+pub struct NarSender {
+    uploader: Uploader,
+    lanes: Lanes,
+    /// The NARs of this session, by NarHash, so that equal contents are sent once.
+    remembered: Mutex<HashMap<[u8; 32], Remembered>>,
 }
 
-impl Lanes {
-    /// For so many large ones that are compressed at the same time.
-    pub(crate) fn new(jobs: usize) -> Self {
-        Self {
-            large: Semaphore::new(jobs + AHEAD),
-            turns: Arc::new(Semaphore::new(jobs)),
-            readers: Arc::new(Semaphore::new(READERS)),
-        }
+impl NarSender {
+    /// A sender for a session. `jobs` is the number of large NARs that are compressed at the same time; with `listings`, a
+    /// listing is made of each NAR that is sent.
+    pub fn new(
+        session: &Session,
+        store: Arc<StoreLocation>,
+        compression: Settings,
+        jobs: usize,
+        listings: bool,
+    ) -> Self {
+        let lanes = Lanes::new(jobs);
+        let budget = Budget::new(PART * lanes.jobs as u64, SENDING);
+        let pace = Pace::new(compression, lanes.compressors(), lanes.jobs, budget.clone());
+        let producer =
+            Producer { store, pace: Arc::new(pace), contexts: Arc::default(), budget, listing: listings };
+        let (bucket, writer) = (session.bucket().clone(), session.id().to_owned());
+        Self { uploader: Uploader { bucket, writer, producer }, lanes, remembered: Mutex::default() }
     }
-}
 
-impl Pusher {
-    /// Gets the NAR of a path into the bucket, by finding one of equal contents or by sending it.
-    pub(crate) async fn nar(
+    /// Forgets the NARs of which the bucket was asked too long ago.
+    pub fn forget_outdated(&self) {
+        lock(&self.remembered).retain(|_, (since, _)| since.elapsed() < FACT_AGE);
+    }
+
+    /// Brings the NAR of a path into the bucket. `scan` holds NARs that a scan has found there.
+    ///
+    /// # Errors
+    /// Of the store, when the path cannot be read or is corrupt; of the bucket.
+    pub async fn send(
         &self,
-        todo: &Todo,
-        nars: &Nars,
+        session: &Session,
+        requests: &RequestLimit,
+        info: &Arc<PathInfo>,
+        scan: &NarScan,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
-        let hash = todo.info.nar_hash;
-        let cell = self.remembered().entry(hash).or_insert_with(|| (Moment::now(), Arc::default())).1.clone();
+        let hash = info.nar_hash;
+        let new = || (Moment::now(), Arc::default());
+        let cell = lock(&self.remembered).entry(hash).or_insert_with(new).1.clone();
         let mut own = false;
         let uploaded = cell
             .get_or_try_init(|| async {
                 own = true;
-                if let Some(found) = nars.listed(&hash) {
+                if let Some(found) = scan.get(&hash) {
                     return Ok(shared(found));
                 }
-                match is_small(&todo.info) {
-                    true => self.small_nar(todo, progress).await,
-                    false => self.large_nar(todo, progress).await,
+                match is_small(info.nar_size) {
+                    true => self.send_small(requests, info, progress).await,
+                    false => self.send_large(session, requests, info, progress).await,
                 }
             })
             .await;
         let mut uploaded = uploaded?.clone();
         if own {
-            // Listings are not worth the memory.
+            // A listing is not worth the memory.
             let remembered = Uploaded { listing: None, ..uploaded.clone() };
-            self.remembered().insert(hash, (remembered.at, Arc::new(OnceCell::new_with(Some(remembered)))));
+            let cell = OnceCell::new_with(Some(remembered));
+            lock(&self.remembered).insert(hash, (uploaded.at, Arc::new(cell)));
         } else {
             uploaded.sent = 0;
         }
         Ok(uploaded)
     }
 
-    /// Sends a NAR without a question whether another path has brought the same: that would cost as much as sending it,
+    /// Sends a small NAR without asking whether the bucket has an equal one. The question would cost as much as the upload,
     /// and far more on a server that looks through all NARs to answer.
-    async fn small_nar(&self, todo: &Todo, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
-        let request = self.flow.turn().await;
-        let turn = self.turn(&self.lanes.readers).await?;
-        let uploaded = self.send(todo, turn, progress).await?;
+    async fn send_small(
+        &self,
+        requests: &RequestLimit,
+        info: &Arc<PathInfo>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Uploaded> {
+        let request = requests.slot().await;
+        let reader = self.lanes.reader().await?;
+        let uploaded = self.upload(info, reader, progress).await?;
         request.answered();
         Ok(uploaded)
     }
 
-    /// Sends a NAR unless another writer has sent it, or does so in time.
-    async fn large_nar(&self, todo: &Todo, progress: &Arc<dyn Progress>) -> Result<Uploaded> {
-        let hash = &todo.info.nar_hash;
-        let mut patience = Patience::new(todo.info.nar_size);
+    /// Sends a large NAR unless another writer has sent it, or sends it in time.
+    async fn send_large(
+        &self,
+        session: &Session,
+        requests: &RequestLimit,
+        info: &Arc<PathInfo>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Uploaded> {
+        let (hash, reservations) = (&info.nar_hash, session.reservations());
+        let mut patience = Patience::new(info.nar_size);
         loop {
-            let next = self.lanes.large.acquire().await;
+            let next = self.lanes.next().await?;
             let reserved = {
-                let _turn = self.flow.turn().await;
-                let reserved = self.reservations.take(hash).await;
-                // It is worth a question whether another writer has sent it since the listing.
-                let found = find_nar(&*self.bucket, hash).await;
+                let _slot = requests.slot().await;
+                let reserved = reservations.take(hash).await;
+                // Another writer may have sent the NAR since the scan. The question costs little beside a large NAR.
+                let found = find_nar(&**session.bucket(), hash).await;
                 if let Some(found) = found.transpose() {
-                    self.reservations.give_back(reserved).await;
+                    reservations.give_back(reserved).await;
                     return found.map(shared);
                 }
                 reserved
@@ -116,41 +147,27 @@ impl Pusher {
                 patience.pause().await;
                 continue;
             };
-            let turn = self.turn(&self.lanes.turns).await?;
-            // What is left to be sent keeps nobody from being next.
+            let compressor = self.lanes.compressor().await?;
+            // The rest of this upload delays no other NAR's question.
             drop(next);
-            let sent = self.send(todo, turn, progress).await;
-            self.reservations.give_back(reserved).await;
+            let sent = self.upload(info, compressor, progress).await;
+            reservations.give_back(reserved).await;
             return sent;
         }
     }
 
-    async fn turn(&self, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
-        let turn = turns.clone().acquire_owned().await;
-        turn.map_err(|_| over())
-    }
-
-    async fn send(
+    async fn upload(
         &self,
-        todo: &Todo,
-        turn: OwnedSemaphorePermit,
+        info: &Arc<PathInfo>,
+        place: OwnedSemaphorePermit,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
-        progress.started(&todo.info.path, todo.info.nar_size);
-        self.uploader.upload(&todo.info, turn, progress).await
+        progress.started(&info.path, info.nar_size);
+        self.uploader.upload(info, place, progress).await
     }
 }
 
 /// A NAR of equal contents that is in the bucket.
 fn shared((object, at): (NarObject, Moment)) -> Uploaded {
     Uploaded { object, sent: 0, listing: None, at }
-}
-
-/// Whether latency costs more for a NAR than its bytes.
-pub(crate) fn is_small(info: &PathInfo) -> bool {
-    info.nar_size < SMALL
-}
-
-fn over() -> Error {
-    Error::permanent(Area::General, "the push is over")
 }

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::budget::Budget;
-use super::compress::{Effort, Level, Settings};
+use super::compress::{Level, Settings};
 use crate::base::lock::lock;
+use crate::push::progress::Effort;
 
 /// What is in question, each worth its time: what costs more than the next and saves no more is left out. The search
 /// for long matches costs a third of level 1's time and saves more than level 3 does, since programs and their
@@ -38,10 +39,10 @@ const PROCESSOR: f64 = 0.3;
 const IDLE: f64 = 0.1;
 const BUSY: f64 = 0.02;
 /// Below this size, a NAR is compressed by one thread: splitting it costs more than it gains.
-pub(crate) const MANY_THREADS_FROM: u64 = 8 << 20;
+pub(super) const MANY_THREADS_FROM: u64 = 8 << 20;
 
 /// Decides, for all uploads of a session together.
-pub struct Pace {
+pub(super) struct Pace {
     settings: Settings,
     /// The turns that large NARs take; free ones mean that nobody else wants the processor.
     turns: Arc<Semaphore>,
@@ -60,18 +61,18 @@ struct Seen {
 
 impl Pace {
     /// With `most` turns for large NARs, all of them free now.
-    pub fn new(settings: Settings, turns: Arc<Semaphore>, most: usize, budget: Budget) -> Self {
+    pub(super) fn new(settings: Settings, turns: Arc<Semaphore>, most: usize, budget: Budget) -> Self {
         let seen = Seen { since: Instant::now(), backlog: 0.0, idle: IdleMeter::start() };
         Self { settings, turns, most, budget, step: AtomicUsize::new(BEGIN), seen: Mutex::new(seen) }
     }
 
     /// What the user wants.
-    pub fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         self.settings
     }
 
     /// With which effort a NAR of this size is to be compressed now.
-    pub fn effort(&self, nar_size: u64) -> Effort {
+    pub(super) fn effort(&self, nar_size: u64) -> Effort {
         let (level, far) = match self.settings.level {
             Level::Adaptive => LADDER[self.step.load(Ordering::Relaxed)],
             Level::Fixed(level) => (level, false),
@@ -85,7 +86,7 @@ impl Pace {
     }
 
     /// Looks what the limit is, and moves the level when it is time. Every thread that compresses calls this.
-    pub fn look(&self) {
+    pub(super) fn look(&self) {
         let mut seen = lock(&self.seen);
         if self.settings.level != Level::Adaptive || seen.since.elapsed() < PERIOD {
             return;

@@ -1,71 +1,74 @@
-//! Producing the object of a NAR: read, hash, compress, hash, cut into parts. Runs in a thread of its own.
+//! Makes the object of a NAR: reads, hashes, compresses, hashes again, and cuts into parts. Runs in a thread of its own.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use nix_derivation::nixbase32;
 use tokio::sync::mpsc;
 
-use super::budget::{Budget, Part, Share};
-use super::buffer::Buffer;
-use super::compress::{Compressor, Effort};
+use super::budget::{Budget, Part};
+use super::compress::{Compressor, Contexts};
 use super::pace::{MANY_THREADS_FROM, Pace};
-use super::upload::Uploader;
+use super::paced::Paced;
+use super::part_sink::PartSink;
 use crate::base::error::{Area, Error, Result, Retry};
 use crate::format::listing::ListingWriter;
 use crate::format::path_info::PathInfo;
 use crate::push::progress::Progress;
-use crate::store::{Digested, HashingWriter, NarError, dump};
+use crate::store::{Digested, HashingWriter, NarError, StoreLocation, dump};
 
-/// The usual size of a part: the least that S3 takes, so that what is pending is fine-grained.
-pub(crate) const PART: u64 = 5 << 20;
-/// S3 takes 10,000 parts; a margin for streams that compression makes longer.
-const PARTS: u64 = 9_500;
-
-/// The size of the parts of a NAR's object.
-fn part_size(nar_size: u64) -> u64 {
-    (nar_size / PARTS).max(PART).next_multiple_of(1 << 20)
+/// The result of reading a NAR.
+pub(super) struct Produced {
+    /// Hash and size of the NAR.
+    pub(super) nar: Digested,
+    /// Hash and size of the object.
+    pub(super) file: Digested,
+    /// The listing, where one was wanted and could be made.
+    pub(super) listing: Option<String>,
+    /// The last part, which is not full.
+    pub(super) rest: Part,
 }
 
-/// What the producing thread found out.
-pub(crate) struct Produced {
-    pub(crate) nar: Digested,
-    pub(crate) file: Digested,
-    pub(crate) listing: Option<String>,
-    /// What did not fill a whole part.
-    pub(crate) rest: Part,
+/// What the production of NARs takes.
+#[derive(Clone, Debug)]
+pub(super) struct Producer {
+    /// The store that is read.
+    pub(super) store: Arc<StoreLocation>,
+    /// The format of compression, and its effort.
+    pub(super) pace: Arc<Pace>,
+    /// The memory of compressors.
+    pub(super) contexts: Arc<Contexts>,
+    /// The memory for parts.
+    pub(super) budget: Budget,
+    /// Whether a listing is made of each NAR.
+    pub(super) listing: bool,
 }
 
-impl Uploader {
-    /// Reads, hashes and compresses a NAR, and hands over the full parts; blocks.
-    pub(crate) fn produce(
+impl Producer {
+    /// Reads, hashes and compresses a NAR, and hands the full parts to `sender`. It blocks.
+    ///
+    /// # Errors
+    /// Of the store, when the files cannot be read or are not the NAR that the store promises.
+    pub(super) fn produce(
         &self,
         info: &PathInfo,
         sender: &mpsc::Sender<Part>,
         runtime: &tokio::runtime::Handle,
         progress: &dyn Progress,
     ) -> Result<Produced> {
-        let size = part_size(info.nar_size);
-        let sink = PartSink {
-            // Incompressible data grows a little.
-            part_size: size.min(info.nar_size + info.nar_size / 128 + 4096),
-            filling: None,
-            sender,
-            runtime,
-            budget: &self.budget,
-        };
+        let sink = PartSink::new(info.nar_size, sender, runtime, &self.budget);
         let cannot = |error: io::Error| {
             Error::new(Area::Store, Retry::Unknown, format!("cannot compress `{}`", info.path.to_basename()))
                 .because(error)
         };
-        // A small NAR is one frame of known size; a larger one is looked after while it passes.
+        // A small NAR is one frame of known size. The effort for a larger NAR follows the pace.
         let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
         let effort = self.pace.effort(info.nar_size);
         let out =
             Compressor::new(self.pace.settings(), effort, size, &self.contexts, HashingWriter::new(sink))
                 .map_err(cannot)?;
-        let meter = Meter { pace: &self.pace, progress, passed: 0, reported: 0 };
         let mut tee = HashingWriter::new(Tee {
-            out: Paced { out, meter, nar_size: info.nar_size },
+            out: Paced::new(out, &self.pace, progress, info.nar_size),
             listing: self.listing.then(ListingWriter::new),
             left: info.nar_size,
             too_long: false,
@@ -73,7 +76,7 @@ impl Uploader {
         });
         match dump(&self.store, &info.path, &mut tee) {
             Ok(()) => {}
-            // Reading stopped where the NAR grew longer than promised.
+            // The NAR is longer than promised, so reading stopped.
             Err(NarError::Sink(_)) if tee.get_mut().too_long => {
                 let (_, nar) = tee.finish();
                 return Err(corrupt(info, &nar));
@@ -87,25 +90,20 @@ impl Uploader {
         }
         let (mut sink, file) = tee.out.finish().map_err(cannot)?.finish();
         let rest = sink.rest();
-        // A listing is an extra: without one, the path is pushed all the same.
+        // A listing is optional: the path is pushed without it, too.
         let listing = tee.listing.and_then(|listing| listing.finish().ok());
         Ok(Produced { nar, file, listing, rest })
     }
 }
 
-/// The error of a path whose files are not where they should be. Whether the path itself is gone only the store can
-/// tell.
+/// The error of a path whose files are missing. Only the store can tell whether the path itself is gone.
 fn gone(info: &PathInfo) -> Error {
-    Error::new(
-        Area::Store,
-        Retry::Unknown,
-        format!("the files of `{}` are not there", info.path.to_basename()),
-    )
-    .hint("is the store mounted, and `real-store-dir` right?")
+    Error::new(Area::Store, Retry::Unknown, format!("the files of `{}` are missing", info.path.to_basename()))
+        .hint("is the store mounted, and `real-store-dir` right?")
 }
 
-/// The error of a path whose contents are not what the store promises.
-pub(crate) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
+/// The error of a path whose files are not the NAR that the store promises.
+pub(super) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
     let name = info.path.to_basename();
     Error::permanent(Area::Store, format!("`{name}` is corrupt"))
         .because(format!(
@@ -118,115 +116,7 @@ pub(crate) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
         .hint("`nix-store --repair-path` or `nix store repair` mends it, then `larder retry` pushes it")
 }
 
-/// Cuts a stream into parts and hands the full ones to the async side.
-struct PartSink<'a> {
-    part_size: u64,
-    /// The part that is being filled, with its share of the budget.
-    filling: Option<(Buffer, Share)>,
-    sender: &'a mpsc::Sender<Part>,
-    runtime: &'a tokio::runtime::Handle,
-    budget: &'a Budget,
-}
-
-impl PartSink<'_> {
-    /// The part that is being filled.
-    fn filling(&mut self) -> io::Result<&mut Buffer> {
-        let part = match self.filling.take() {
-            Some(part) => part,
-            None => {
-                let share =
-                    self.runtime.block_on(self.budget.take(self.part_size)).map_err(io::Error::other)?;
-                (Buffer::new(usize::try_from(self.part_size).unwrap_or(usize::MAX))?, share)
-            }
-        };
-        Ok(&mut self.filling.insert(part).0)
-    }
-
-    /// Hands over a full part.
-    fn send(&mut self) -> io::Result<()> {
-        self.sender.blocking_send(self.rest()).map_err(|_| io::Error::other("the upload was given up"))
-    }
-
-    /// What has been filled so far; empty where that is nothing.
-    fn rest(&mut self) -> Part {
-        match self.filling.take() {
-            Some((buffer, share)) => Part::new(buffer.into_bytes(), share),
-            None => Part::default(),
-        }
-    }
-}
-
-impl Write for PartSink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let buffer = self.filling()?;
-        let count = buffer.fill(bytes);
-        if buffer.is_full() {
-            self.send()?;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// How much of a NAR passes before it is asked again how hard it is to be compressed.
-const PACED: u64 = 4 << 20;
-
-/// A compressor that keeps to the pace.
-struct Paced<'a, 'b> {
-    out: Compressor<HashingWriter<PartSink<'b>>>,
-    meter: Meter<'a>,
-    nar_size: u64,
-}
-
-impl<'b> Paced<'_, 'b> {
-    fn finish(mut self) -> io::Result<HashingWriter<PartSink<'b>>> {
-        let effort = self.out.effort();
-        let sink = self.out.finish()?;
-        self.meter.report(sink.size(), effort);
-        Ok(sink)
-    }
-}
-
-impl Write for Paced<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write_all(bytes)?;
-        self.meter.passed += bytes.len() as u64;
-        if self.meter.passed >= PACED {
-            let effort = self.out.effort();
-            let size = self.out.get_mut().map_or(self.meter.reported, |sink| sink.size());
-            self.meter.report(size, effort);
-            self.out.change(self.meter.pace.effort(self.nar_size))?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
-/// Tells what the compressor does, to who sets the pace and to who watches.
-struct Meter<'a> {
-    pace: &'a Pace,
-    progress: &'a dyn Progress,
-    /// Bytes of the NAR since the last report.
-    passed: u64,
-    /// Bytes of the object until the last report.
-    reported: u64,
-}
-
-impl Meter<'_> {
-    fn report(&mut self, size: u64, effort: Effort) {
-        self.pace.look();
-        self.progress.compressed(std::mem::take(&mut self.passed), size - self.reported, effort);
-        self.reported = size;
-    }
-}
-
-/// Passes a NAR on to the compressor and, where wanted, to the listing; never more of it than was promised.
+/// Passes a NAR to the compressor and, where wanted, to the listing. It fails when the NAR is longer than promised.
 struct Tee<'a, W> {
     out: W,
     listing: Option<ListingWriter>,

@@ -1,9 +1,9 @@
-//! One NAR on its way into the bucket: a thread produces the compressed stream in parts, see [`produce`](super::produce),
-//! and the async side sends them.
+//! Uploads one NAR: a thread produces the compressed stream in parts (see [`produce`](super::produce)), and the async side
+//! sends them.
 //!
-//! Small NARs are one PUT from memory, larger ones a multipart upload. Nothing becomes visible before the NAR's hash and
-//! size have been found to be those that the store promised: the PUT, or the completion of the multipart upload, comes
-//! after the comparison.
+//! An object of one part is one PUT from memory; a larger object is a multipart upload. Nothing becomes visible before hash
+//! and size of the NAR equal those that the store promises: the PUT, or the completion of the multipart upload, comes after
+//! the comparison.
 
 use std::sync::Arc;
 
@@ -11,10 +11,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::budget::{Budget, Part};
-use super::compress::Contexts;
-use super::pace::Pace;
-use super::produce::{Produced, corrupt};
+use super::budget::Part;
+use super::produce::{Produced, Producer, corrupt};
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Body, Bucket, Condition, ContentType, Multipart};
@@ -22,68 +20,60 @@ use crate::format::narinfo::NarObject;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
 use crate::push::progress::Progress;
-use crate::store::{Digested, StoreLocation};
+use crate::store::Digested;
 
-/// How many parts of one NAR are on the wire at the same time.
+/// The number of parts of one NAR that are sent at the same time.
 const IN_FLIGHT: usize = 6;
 
-/// What uploading one NAR takes.
+/// What the upload of a NAR takes.
 #[derive(Clone, Debug)]
-pub struct Uploader {
-    /// Where it goes.
-    pub bucket: Arc<dyn Bucket>,
-    /// The id of the session that it belongs to.
-    pub writer: String,
-    /// Where it comes from.
-    pub store: Arc<StoreLocation>,
-    /// The format that it is compressed in, and how hard.
-    pub pace: Arc<Pace>,
-    /// What compressors work in.
-    pub contexts: Arc<Contexts>,
-    /// Memory for parts.
-    pub budget: Budget,
-    /// Whether a listing is made on the way.
-    pub listing: bool,
+pub(super) struct Uploader {
+    /// The bucket.
+    pub(super) bucket: Arc<dyn Bucket>,
+    /// The id of the session, which becomes a part of each key.
+    pub(super) writer: String,
+    /// Makes the objects.
+    pub(super) producer: Producer,
 }
 
 /// A NAR that is in the bucket now.
 #[derive(Clone, Debug)]
 pub struct Uploaded {
-    /// The object.
+    /// The object in the bucket.
     pub object: NarObject,
-    /// Bytes that were sent for it; 0 when it is shared.
+    /// The number of bytes sent for the object; 0 for a shared object.
     pub sent: u64,
-    /// Its listing, when one was made.
+    /// The listing of the NAR, where one was made.
     pub listing: Option<String>,
-    /// When it was known to be there.
+    /// When the object was in the bucket.
     pub at: Moment,
 }
 
 impl Uploader {
-    /// Uploads the NAR of a path under a fresh key. `turn` is given back as soon as the last byte is compressed: what
-    /// is left to send then needs the wire and memory, but no processor.
+    /// Uploads the NAR of a path under a new key. `place` is given back as soon as the last byte is compressed: the rest
+    /// needs the network and memory, but no processor.
     ///
     /// # Errors
-    /// A path whose contents are not what the store promised is a permanent error of the store.
-    pub async fn upload(
+    /// A path whose files are not the NAR that the store promises is a permanent error of the store.
+    pub(super) async fn upload(
         &self,
         info: &Arc<PathInfo>,
-        turn: OwnedSemaphorePermit,
+        place: OwnedSemaphorePermit,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
-        let compression = self.pace.settings().compression;
+        let compression = self.producer.pace.settings().compression;
         let key = object_keys::new_nar(&info.nar_hash, compression, &self.writer);
         let (sender, mut parts) = mpsc::channel::<Part>(1);
         let producer = {
-            let (this, info, progress) = (self.clone(), info.clone(), progress.clone());
+            let (producer, info, progress) = (self.producer.clone(), info.clone(), progress.clone());
             let runtime = tokio::runtime::Handle::current();
             tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                this.produce(&info, &sender, &runtime, &*progress)
+                let _place = place;
+                producer.produce(&info, &sender, &runtime, &*progress)
             })
         };
         let sent = self.send_parts(&key, &mut parts).await;
-        // With the receiver gone, a producer that is still at work finds out and stops.
+        // A producer that still works stops when the receiver is gone.
         drop(parts);
         let produced = producer.await.unwrap_or_else(|error| {
             Err(Error::permanent(Area::General, "the thread that reads a NAR died").because(error))
@@ -91,7 +81,7 @@ impl Uploader {
         let upload = match (sent, produced) {
             (Ok(upload), Ok(produced)) => self.finish(&key, upload, produced, info).await,
             (Ok(upload), Err(error)) => give_up(upload, error).await,
-            // The producer's complaint about a closed channel says less than why it was closed.
+            // The producer's error is about the closed channel. The error that closed it says more.
             (Err(error), _) => Err(error),
         };
         let (file, listing) = upload?;
@@ -99,7 +89,7 @@ impl Uploader {
         Ok(Uploaded { object, sent: file.size, listing, at: Moment::now() })
     }
 
-    /// Sends full parts as they come; `None` when there was none.
+    /// Sends full parts as they come. The result is `None` when there was no full part.
     async fn send_parts(&self, key: &str, parts: &mut mpsc::Receiver<Part>) -> Result<Option<Sending>> {
         let mut sending: Option<Sending> = None;
         while let Some(part) = parts.recv().await {
@@ -114,7 +104,7 @@ impl Uploader {
         Ok(sending)
     }
 
-    /// Compares what was read with what was promised, and only then makes the object visible.
+    /// Compares the NAR with the promise of the store, and only then makes the object visible.
     async fn finish(
         &self,
         key: &str,
@@ -128,12 +118,12 @@ impl Uploader {
         }
         match upload {
             None => {
-                // The rest is the whole file. Its key is used once: a condition would only have the server look.
+                // The rest is the whole object. Its key is used once, so a condition would only cost the server a look.
                 let body = Body { bytes: rest.bytes.clone(), sha256: Some(file.sha256) };
                 self.bucket.put(key, body, ContentType::Nar, Condition::None).await?;
             }
             Some(Sending { upload, parts }) => {
-                // A stream that ends with a full part leaves nothing over.
+                // The rest is empty when the stream ends with a full part.
                 let sent = match rest.bytes.is_empty() {
                     true => Ok(()),
                     false => upload.part(parts + 1, rest.bytes.clone().into()).await,
@@ -155,7 +145,7 @@ struct Sending {
 }
 
 impl Sending {
-    /// Sends `first` and what follows it, several at a time, until the producer ends.
+    /// Sends `first` and the parts after it, several at a time, until the producer ends.
     async fn send_with(mut self, first: Part, parts: &mut mpsc::Receiver<Part>) -> Result<Self> {
         let mut failure = None;
         {
@@ -185,10 +175,10 @@ impl Sending {
     }
 }
 
-/// Takes back what was sent and hands the error on.
+/// Aborts the upload, and passes the error on.
 async fn give_up<T>(sending: Option<Sending>, error: Error) -> Result<T> {
     if let Some(sending) = sending {
-        // Best effort: the error that matters is the first one.
+        // The first error matters more than an error of the abort. A later session removes the upload.
         let _ = sending.upload.abort().await;
     }
     Err(error)

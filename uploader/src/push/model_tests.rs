@@ -8,15 +8,15 @@ use nix_derivation::{StoreDir, StorePath};
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use super::plan::{Action, Plan, Presence, Request, Root, judge, plan};
-use super::rules::{Policy, patterns};
+use super::decide::{Action, Plan, Request, Root, Rules, judge, patterns, plan};
+use super::publish::Order;
 use crate::base::error::{Area, Error};
 use crate::format::narinfo::fingerprint;
 use crate::format::path_info::PathInfo;
 use crate::format::signature::SecretKey;
 use crate::push::outcome::Outcome;
-use crate::push::publish::order::Order;
 use crate::store::Closure;
+use crate::survey::Presence;
 
 static UPSTREAM: LazyLock<SecretKey> = LazyLock::new(|| SecretKey::generate("upstream-1").expect("a key"));
 
@@ -135,7 +135,7 @@ impl World {
             parked: parked.map(|number| self.path(number)).collect(),
             ..Request::default()
         };
-        let policy = Policy {
+        let policy = Rules {
             upstream_keys: vec![UPSTREAM.public()],
             push_upstream: false,
             trusted_keys: Vec::new(),

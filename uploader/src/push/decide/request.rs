@@ -1,0 +1,34 @@
+//! What a caller asks of a push.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nix_derivation::StorePath;
+use nix_narinfo::TrustedPublicKey;
+
+/// A path that the caller wants in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The path.
+    pub path: Arc<StorePath>,
+    /// Whether the hook says that this machine built the path. A path that the store calls `ultimate` counts as built here
+    /// without it.
+    pub built_here: bool,
+}
+
+/// A request for a push.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The paths.
+    pub roots: Vec<Root>,
+    /// Push only the roots, not their closures. The references of the roots must be available already.
+    pub no_closure: bool,
+    /// Make the plan, and change nothing.
+    pub dry_run: bool,
+    /// Read each narinfo in the bucket, also those for which a listing tells enough.
+    pub read_all: bool,
+    /// The public keys that Nix trusted when the paths were queued.
+    pub extra_keys: Vec<TrustedPublicKey>,
+    /// Parked paths, which are not tried.
+    pub parked: BTreeSet<StorePath>,
+}

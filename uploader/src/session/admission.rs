@@ -1,0 +1,36 @@
+//! Whether a writer may use a bucket: the format marker and `nix-cache-info` decide.
+
+use crate::base::error::{Area, Error, Result};
+use crate::bucket::Bucket;
+use crate::format::cache_info::CacheInfo;
+use crate::format::marker::Format;
+use crate::format::object_keys;
+
+/// Refuses a bucket that has no marker or one of another format.
+pub(super) async fn check_format(bucket: &dyn Bucket) -> Result<Format> {
+    let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
+    match bucket.get(object_keys::FORMAT).await? {
+        None => Err(unfit()
+            .because(format!("it has not been made ready: there is no `{}`", object_keys::FORMAT))
+            .hint("`larder init` makes it ready; objects that are there stay")),
+        Some(marker) => Format::check(&marker.body).map_err(|reason| {
+            unfit().because(reason).hint("push with the newest larder that your machines use")
+        }),
+    }
+}
+
+/// Refuses a bucket for another store directory, which clients would skip.
+pub(super) async fn check_cache_info(bucket: &dyn Bucket, store_dir: &str) -> Result<()> {
+    let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
+    let Some(object) = bucket.get(object_keys::CACHE_INFO).await? else {
+        return Err(unfit().because("it has no `nix-cache-info`").hint("`larder init` writes one"));
+    };
+    let info = CacheInfo::parse(&String::from_utf8_lossy(&object.body))
+        .map_err(|reason| unfit().because(format!("its `nix-cache-info` is malformed: {reason}")))?;
+    if info.store_dir == store_dir {
+        return Ok(());
+    }
+    Err(unfit()
+        .because(format!("it is for the store directory `{}`, this store is `{store_dir}`", info.store_dir))
+        .hint("a bucket or prefix holds the paths of one store directory; use another"))
+}

@@ -1,0 +1,109 @@
+//! A writer's session with a bucket, composed of its parts.
+//!
+//! See "Other writers" in `ARCHITECTURE.md`.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder_hook::fault::point;
+use tokio::task::JoinHandle;
+
+use super::admission::{check_cache_info, check_format};
+use super::facts::Facts;
+use super::lease::Lease;
+use super::reservation::Reservations;
+use super::sweep;
+use crate::base::error::{Area, Error, Result};
+use crate::base::lock::lock;
+use crate::bucket::Bucket;
+use crate::format::object_keys;
+
+/// The longest time that the end of a session waits for the bucket.
+const END: Duration = Duration::from_secs(5);
+
+/// A running session: who writes, what the writer knows about the bucket, and the right to go on. [`Session::close`] gives
+/// the lease back.
+#[derive(Debug)]
+pub struct Session {
+    bucket: Arc<dyn Bucket>,
+    id: String,
+    conditional_writes: bool,
+    lease: Lease,
+    facts: Facts,
+    reservations: Reservations,
+    sweep: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Session {
+    /// Begins a session: reads the format marker and the cache info, takes a lease.
+    pub async fn open(bucket: Arc<dyn Bucket>, store_dir: &str) -> Result<Self> {
+        let (format, info) =
+            futures::future::join(check_format(&*bucket), check_cache_info(&*bucket, store_dir)).await;
+        // For a bucket that is not ready, the error about the format says more.
+        let conditional_writes = format?.conditional_writes;
+        info?;
+        let id = object_keys::new_writer();
+        let lease = Lease::take(bucket.clone(), &id).await?;
+        point("session: begun");
+        let reservations = Reservations::new(bucket.clone(), &id, conditional_writes);
+        let (facts, sweep) = (Facts::default(), Mutex::default());
+        Ok(Self { bucket, id, conditional_writes, lease, facts, reservations, sweep })
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &Arc<dyn Bucket> {
+        &self.bucket
+    }
+
+    /// The id of this writer, unique among all writers.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the session knows about the bucket.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The reservations of large NARs.
+    pub fn reservations(&self) -> &Reservations {
+        &self.reservations
+    }
+
+    /// Whether the server is known to refuse a conditional write whose condition does not hold.
+    pub fn has_conditional_writes(&self) -> bool {
+        self.conditional_writes
+    }
+
+    /// Fails when the session is over. Every narinfo is written after this check only.
+    pub fn check(&self) -> Result<()> {
+        if self.lease.holds() {
+            return Ok(());
+        }
+        Err(Error::transient(Area::Bucket, format!("the session with `{}` has ended", self.bucket.address()))
+            .because("its lease could not be renewed, or the bucket's format has changed"))
+    }
+
+    /// Writes the lease again, which succeeds whenever the bucket takes any write.
+    pub async fn probe(&self) -> Result<()> {
+        self.check()?;
+        self.lease.write().await
+    }
+
+    /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be
+    /// dead. Only [`Session::close`] waits for the end, for 5 seconds at most.
+    pub fn begin_sweep(&self, former: Option<String>) {
+        *lock(&self.sweep) = Some(sweep::begin(self.bucket.clone(), self.id.clone(), former));
+    }
+
+    /// Ends the session.
+    pub async fn close(self) {
+        let sweep = lock(&self.sweep).take();
+        if let Some(sweep) = sweep {
+            let _ = tokio::time::timeout(END, sweep).await;
+        }
+        point("session: before its end");
+        // A lease that cannot be deleted runs out by itself.
+        let _ = tokio::time::timeout(END, self.lease.give_back()).await;
+    }
+}
