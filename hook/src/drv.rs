@@ -1,11 +1,12 @@
-//! The output paths that stand in a derivation file (ATerm, as Nix writes `*.drv`).
+//! Reads the output paths from a derivation file. Nix writes `*.drv` files in the ATerm format.
 
-/// The outputs of a derivation by name; the path is empty where it is known only after the build (floating
-/// content-addressed outputs). `None` when `text` is no derivation.
+/// The name and the path of each output of a derivation; `None` if `text` is no derivation.
+///
+/// The path of a floating content-addressed output is empty, because it is known only after the build.
 pub fn outputs(text: &str) -> Option<Vec<(String, String)>> {
     let mut rest = match text.strip_prefix("Derive(") {
         Some(rest) => rest,
-        // Dynamic derivations: DrvWithVersion("xp-dyn-drv",[…
+        // A dynamic derivation: DrvWithVersion("xp-dyn-drv",[…
         None => {
             let rest = text.strip_prefix("DrvWithVersion(")?;
             let (_, rest) = string(rest)?;
@@ -29,7 +30,7 @@ pub fn outputs(text: &str) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// A quoted string at the start of `text`, unescaped, and what follows it.
+/// Reads a quoted string at the start of `text`. Returns the string without escapes, and the rest of the text.
 fn string(text: &str) -> Option<(String, &str)> {
     let text = text.strip_prefix('"')?;
     let mut value = String::new();
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none() {
+    fn other_texts_give_none() {
         for text in
             ["", "Derive(", "Derive([])", "Derive([(\"out\"", "Derive([(\"out\",\"/p\",\"\",\"\")", "ELF\\"]
         {

@@ -1,52 +1,53 @@
-//! What Nix tells a `post-build-hook` through its environment.
+//! The environment variables through which Nix describes a build to its `post-build-hook`.
 //!
-//! Nix adds `DRV_PATH`, `OUT_PATHS` and `NIX_CONFIG` only where they are absent, so an inherited value can stand in
-//! their place: everything read here is checked. `NIX_CONFIG` holds access tokens; one setting is taken out of it and
-//! nothing of it is kept or shown.
+//! Nix sets `DRV_PATH`, `OUT_PATHS` and `NIX_CONFIG` only if they are absent, so a value can also be inherited from the
+//! user. Therefore this module checks all values. `NIX_CONFIG` can hold access tokens: the hook takes the trusted
+//! public keys from it, and neither keeps nor prints any other part.
 
 use crate::drv;
 use crate::store_path::StorePath;
 
-/// The variables that matter, as they were found.
+/// The values of the variables; `None` for a variable that is not set.
 #[derive(Default)]
 pub struct Environment {
     /// `DRV_PATH`.
     pub drv_path: Option<String>,
-    /// `OUT_PATHS`, separated by spaces.
+    /// `OUT_PATHS`: store paths, separated by spaces.
     pub out_paths: Option<String>,
     /// `NIX_CONFIG`.
     pub nix_config: Option<String>,
 }
 
-/// A build, as far as the hook could tell.
+/// The valid part of the environment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Build {
     /// The derivation that was built.
     pub deriver: Option<StorePath>,
-    /// Its outputs; empty where only the daemon knows them.
+    /// Its outputs, sorted. The list is empty if only the daemon knows the outputs.
     pub outputs: Vec<StorePath>,
-    /// The public keys that this Nix trusts.
+    /// The public keys that Nix trusts, sorted; each has the form `name:base64`.
     pub trusted_keys: Vec<String>,
-    /// What could not be used, and why; for the one line that the hook prints.
+    /// Why parts of the environment cannot be used, one text for each part.
     pub complaints: Vec<String>,
 }
 
 impl Environment {
-    /// Reads this process's environment.
+    /// Reads the environment of the process.
     pub fn read() -> Self {
         let text = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         Self { drv_path: text("DRV_PATH"), out_paths: text("OUT_PATHS"), nix_config: text("NIX_CONFIG") }
     }
 
-    /// Validates everything against `store_dir`. `read_drv` yields the text of a derivation; it is asked only when
-    /// `OUT_PATHS` is empty, as with Nix 2.8.0.
+    /// Checks the values: paths must be store paths in `store_dir`. `complaints` names each path that is not.
+    ///
+    /// `read_drv` returns the text of a derivation. It is called only if `OUT_PATHS` is empty, as with Nix 2.8.0.
     pub fn build(&self, store_dir: &str, read_drv: impl FnOnce(&StorePath) -> Option<String>) -> Build {
         let mut build =
             Build { trusted_keys: trusted_public_keys(self.nix_config.as_deref()), ..Build::default() };
         if let Some(text) = self.drv_path.as_deref().filter(|text| !text.is_empty()) {
             match StorePath::parse(store_dir, text) {
                 Ok(path) if path.name().ends_with(".drv") => build.deriver = Some(path),
-                Ok(path) => build.complaints.push(format!("`{path}` in DRV_PATH is no derivation")),
+                Ok(path) => build.complaints.push(format!("DRV_PATH: `{path}` is not a derivation")),
                 Err(error) => build.complaints.push(format!("DRV_PATH: {error}")),
             }
         }
@@ -56,13 +57,10 @@ impl Environment {
                 Err(error) => build.complaints.push(format!("OUT_PATHS: {error}")),
             }
         }
-        let told_nothing = self.out_paths.as_deref().unwrap_or_default().trim().is_empty();
-        if let (true, Some(deriver)) = (told_nothing, &build.deriver) {
-            let outputs = read_drv(deriver).as_deref().and_then(drv::outputs).unwrap_or_default();
-            // An output whose path is not written there is floating: then the agent asks the daemon for all of them.
-            let paths: Option<Vec<_>> =
-                outputs.iter().map(|(_, path)| StorePath::parse(store_dir, path).ok()).collect();
-            build.outputs = paths.unwrap_or_default();
+        let no_outputs = self.out_paths.as_deref().unwrap_or_default().trim().is_empty();
+        if let (true, Some(deriver)) = (no_outputs, &build.deriver) {
+            build.outputs =
+                read_drv(deriver).and_then(|text| outputs_of(store_dir, &text)).unwrap_or_default();
         }
         build.outputs.sort();
         build.outputs.dedup();
@@ -70,7 +68,13 @@ impl Environment {
     }
 }
 
-/// The values of `trusted-public-keys` and its `extra-` form; only what has the shape `name:base64`.
+/// The outputs of the derivation `text`; `None` if the path of an output is not known before the build. In that case
+/// the agent asks the daemon for all outputs.
+fn outputs_of(store_dir: &str, text: &str) -> Option<Vec<StorePath>> {
+    drv::outputs(text)?.iter().map(|(_, path)| StorePath::parse(store_dir, path).ok()).collect()
+}
+
+/// The public keys in the settings `trusted-public-keys` and `extra-trusted-public-keys`.
 fn trusted_public_keys(nix_config: Option<&str>) -> Vec<String> {
     let mut keys = Vec::new();
     for line in nix_config.unwrap_or_default().lines() {
@@ -78,16 +82,17 @@ fn trusted_public_keys(nix_config: Option<&str>) -> Vec<String> {
         if !matches!(name.trim(), "trusted-public-keys" | "extra-trusted-public-keys") {
             continue;
         }
-        keys.extend(value.split_ascii_whitespace().filter(|key| has_key_shape(key)).map(str::to_owned));
+        keys.extend(value.split_ascii_whitespace().filter(|key| is_public_key(key)).map(str::to_owned));
     }
     keys.sort();
     keys.dedup();
     keys
 }
 
-fn has_key_shape(text: &str) -> bool {
+/// Whether `text` has the form of a public key: a name, a colon, and 32 bytes in base64.
+fn is_public_key(text: &str) -> bool {
     let base64 = |c: u8| c.is_ascii_alphanumeric() || b"+/=".contains(&c);
-    // 32 bytes in base 64 are 44 characters; a secret key's 64 bytes are 88 and never copied.
+    // 32 bytes have 44 characters. The 64 bytes of a secret key have 88, so a secret key is never copied.
     text.split_once(':').is_some_and(|(name, key)| {
         !name.is_empty()
             && name.bytes().all(|c| c.is_ascii_graphic())
@@ -110,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_outputs() {
+    fn outputs_are_read_once_each() {
         let build = environment(DRV, &format!("{OUT} {OUT}"), "").build(DIR, |_| panic!("not needed"));
         assert_eq!(build.outputs.len(), 1);
         assert_eq!(build.deriver.unwrap().as_str(), DRV);
@@ -118,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_derivation_when_nix_passes_no_outputs() {
+    fn the_derivation_is_read_if_nix_passes_no_outputs() {
         let text = format!(r#"Derive([("out","{OUT}","","")],[],[],"x","sh",[],[])"#);
         let build = environment(DRV, "", "").build(DIR, |_| Some(text));
         assert_eq!(build.outputs[0].as_str(), OUT);
@@ -128,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_told_and_the_rest_used() {
+    fn invalid_paths_are_named_and_the_others_used() {
         let build = environment("/etc/passwd", &format!("rubbish {OUT} ../x"), "").build(DIR, |_| None);
         assert_eq!(build.outputs.len(), 1);
         assert_eq!(build.complaints.len(), 3);
     }
 
     #[test]
-    fn copies_public_keys_and_nothing_else() {
+    fn only_public_keys_are_copied_from_nix_config() {
         let key = format!("cache.example-1:{}=", "A".repeat(43));
         let secret = format!("cache.example-1:{}==", "A".repeat(86));
         let config = format!(

@@ -1,18 +1,19 @@
-//! Fail points, for tests: places at which a process may be killed. Without the feature `faults` there are none, and
-//! what stands here compiles to nothing.
+//! Fail points: places in the code at which a test can kill the process. Without the feature `faults`, all functions
+//! of this module compile to nothing.
 //!
-//! `LARDER_FAULT=NAME:N` kills the process with SIGKILL when it passes the point NAME for the `N`th time, and `*:N` at
-//! the `N`th point of any name. `LARDER_FAULT_LOG=FILE` has the name of each point that is passed appended to a file.
+//! `LARDER_FAULT=NAME:N` kills the process with SIGKILL when it passes the fail point NAME for the `N`th time.
+//! `LARDER_FAULT=*:N` kills the process at the `N`th fail point of any name. With `LARDER_FAULT_LOG=FILE`, the process
+//! appends the name of each fail point that it passes to that file.
 
 /// Whether fail points are compiled in.
 pub const COMPILED_IN: bool = cfg!(feature = "faults");
 
-/// A place at which a test may kill this process.
+/// A fail point: a test can kill the process here.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn point(_name: &'static str) {}
 
-/// A place at which a test may kill this process.
+/// A fail point: a test can kill the process here.
 #[cfg(feature = "faults")]
 pub fn point(name: &'static str) {
     use std::io::Write;
@@ -21,7 +22,7 @@ pub fn point(name: &'static str) {
     if let Some(file) = std::env::var_os("LARDER_FAULT_LOG")
         && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
     {
-        // One write, so that lines of several threads do not mix.
+        // A single write, so that the lines of several threads do not mix.
         let _ = file.write_all(format!("{name}\n").as_bytes());
     }
     let Ok(wanted) = std::env::var("LARDER_FAULT") else { return };
@@ -31,13 +32,13 @@ pub fn point(name: &'static str) {
     }
 }
 
-/// Whether `LARDER_FAULT` is this word.
+/// Whether `LARDER_FAULT` has the value `word`.
 #[cfg(feature = "faults")]
 pub fn is(word: &str) -> bool {
     std::env::var("LARDER_FAULT").is_ok_and(|wanted| wanted == word)
 }
 
-/// Whether `LARDER_FAULT` is this word: never, without fail points.
+/// Whether `LARDER_FAULT` has the value `word`: without the feature `faults`, always false.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn is(_word: &str) -> bool {

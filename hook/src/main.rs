@@ -1,28 +1,21 @@
-//! `larder-hook`: Nix runs it after each build. It queues the outputs and exits 0; it prints nothing unless something
-//! is wrong, and then one line. It never waits for the network.
+//! `larder-hook`: the `post-build-hook` that Nix runs after each build. It queues the outputs of the build and exits 0.
+//! It prints one line if something is wrong, and nothing otherwise. It never waits for the network.
 //!
-//! Nix knows one `post-build-hook`. `larder-hook --then PROGRAM` queues, and then becomes the other hook, with the
-//! environment and the standard streams that Nix gave. Nix passes no arguments: a script of one line has to.
+//! Nix has only one `post-build-hook`. `larder-hook --then PROGRAM` queues the outputs and then runs another hook, with
+//! the environment and the standard streams that Nix gave. Nix passes no arguments to its hook, so a script of one line
+//! has to pass them.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 
-use larder_hook::environment::Environment;
-use larder_hook::job::{Job, Origin};
-use larder_hook::layout::{Layout, Place};
-use larder_hook::queue::{Queue, now};
+use larder_hook::environment::{Build, Environment};
+use larder_hook::queue::{Job, Layout, Origin, Place, Queue};
 use larder_hook::settings::{self, Settings};
+use larder_hook::time::now;
 
-/// What the hook could not do, in one line.
-enum Outcome {
-    Queued,
-    Remark(String),
-    Failed { reason: String, strict: bool },
-}
-
-/// What the arguments ask for. Nix passes none, and what is not understood must not fail a build.
+/// The arguments. Unknown arguments are ignored, because they must not fail a build.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
     version: bool,
@@ -43,31 +36,42 @@ impl Arguments {
     }
 }
 
+/// The line that the hook prints, if any, and whether the build fails.
+struct Report {
+    line: Option<String>,
+    fail: bool,
+}
+
+impl Report {
+    /// The report on a job that was queued, with a remark if something is wrong.
+    fn queued(remark: Option<String>) -> Self {
+        Self { line: remark, fail: false }
+    }
+
+    /// The report on outputs that were not queued. The build fails if `strict`.
+    fn failed(reason: &str, strict: bool) -> Self {
+        let line = format!("not queued for the cache: {reason} (`larder catch-up` queues the outputs later)");
+        Self { line: Some(line), fail: strict }
+    }
+}
+
 fn main() -> ExitCode {
-    // A panic must not fail a build either.
+    // A panic must not fail a build, and must not print more than one line.
     std::panic::set_hook(Box::new(|_| {}));
     let arguments = Arguments::read(std::env::args_os().skip(1));
     if arguments.version {
         let _ = writeln!(std::io::stdout(), "larder-hook {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let outcome = std::panic::catch_unwind(run)
-        .unwrap_or_else(|_| Outcome::Failed { reason: "internal error".into(), strict: false });
-    let (line, fail) = match outcome {
-        Outcome::Queued => (None, false),
-        Outcome::Remark(line) => (Some(line), false),
-        Outcome::Failed { reason, strict } => {
-            (Some(format!("not queued for the cache: {reason} (`larder catch-up` finds it later)")), strict)
-        }
-    };
-    line.iter().for_each(|line| say(line));
+    let report = std::panic::catch_unwind(run).unwrap_or_else(|_| Report::failed("internal error", false));
+    report.line.iter().for_each(|line| say(line));
     match arguments.then {
-        Some(program) => then(program, fail),
-        None => exit(fail),
+        Some(program) => then(program, report.fail),
+        None => exit(report.fail),
     }
 }
 
-/// One line for whoever builds. Nobody may be listening; that is no reason to fail.
+/// Prints a line for the person who builds. A closed stream must not fail a build.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "larder: {line}");
 }
@@ -76,9 +80,10 @@ fn exit(fail: bool) -> ExitCode {
     if fail { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs the other hook and ends as it does; with `fail`, not with success.
+/// Runs the other hook and exits as it does. If `fail` is set and the other hook succeeds, exits with a failure.
 ///
-/// One that cannot be run fails the build, as it would if Nix were to run it: it may be a hook that has to succeed.
+/// If the other hook cannot be run, the build fails, as it does when Nix cannot run its hook: the other hook may be one
+/// that has to succeed.
 fn then(program: OsString, fail: bool) -> ExitCode {
     let mut command = Command::new(&program);
     let error = if fail {
@@ -91,34 +96,41 @@ fn then(program: OsString, fail: bool) -> ExitCode {
             Err(error) => error,
         }
     } else {
-        // Its end, a signal included, is ours then.
+        // The other hook replaces this process, so Nix sees its exit code or its signal.
         command.exec()
     };
     say(&format!(
-        "cannot run the next post-build-hook `{}`: {error}; correct what follows `--then`",
+        "cannot run the next post-build-hook `{}`: {error}; correct the path after `--then`",
         program.to_string_lossy().escape_debug()
     ));
     ExitCode::FAILURE
 }
 
-fn run() -> Outcome {
+/// Queues the outputs of the build that the environment describes.
+fn run() -> Report {
     let root = rustix::process::geteuid().is_root();
     let settings = match Settings::read(&settings::process_environment, root) {
         Ok(settings) => settings,
         Err(error) => {
             let strict = settings::strict_by_environment(&settings::process_environment).unwrap_or(false);
-            return Outcome::Failed { reason: error.to_string(), strict };
+            return Report::failed(&error.to_string(), strict);
         }
     };
-    let failed = |reason: String| Outcome::Failed { reason, strict: settings.strict };
     let build = Environment::read().build(&settings.store_dir, |drv| {
         std::fs::read_to_string(settings.real_store_dir.join(drv.base_name())).ok()
     });
+    match enqueue(&settings, build) {
+        Ok(remark) => Report::queued(remark),
+        Err(reason) => Report::failed(&reason, settings.strict),
+    }
+}
+
+/// Queues the outputs of `build`. Returns a remark if something is wrong, or why the outputs could not be queued.
+fn enqueue(settings: &Settings, build: Build) -> Result<Option<String>, String> {
     let complaint = (!build.complaints.is_empty()).then(|| build.complaints.join("; "));
     if build.outputs.is_empty() && build.deriver.is_none() {
-        return failed(
-            complaint.unwrap_or_else(|| "neither OUT_PATHS nor DRV_PATH is set; is it run by Nix?".into()),
-        );
+        let unset = || "neither OUT_PATHS nor DRV_PATH is set; only Nix should run this program".to_owned();
+        return Err(complaint.unwrap_or_else(unset));
     }
     let job = Job {
         origin: Origin::Hook,
@@ -130,16 +142,13 @@ fn run() -> Outcome {
         roots: 0,
     };
     let auto = settings.nix_state_dir.join("gcroots/auto");
-    let queued = Layout::ready(&settings.state_dir)
-        .and_then(|layout| Queue::new(layout, &*settings.store_dir).enqueue(&job, Place::Tmp, Some(&auto)));
-    match (queued, complaint) {
-        (Err(error), _) => failed(error.to_string()),
-        (Ok((_, Some(unprotected))), _) => {
-            Outcome::Remark(format!("queued, but a garbage collection may take it: {unprotected}"))
-        }
-        (Ok(_), Some(complaint)) => Outcome::Remark(format!("queued in part: {complaint}")),
-        (Ok(_), None) => Outcome::Queued,
-    }
+    let layout = Layout::ready(&settings.state_dir).map_err(|error| error.to_string())?;
+    let queue = Queue::new(layout, &*settings.store_dir);
+    let (_, unprotected) = queue.enqueue(&job, Place::Tmp, Some(&auto)).map_err(|error| error.to_string())?;
+    Ok(match unprotected {
+        Some(error) => Some(format!("queued, but a garbage collection may delete the outputs: {error}")),
+        None => complaint.map(|complaint| format!("queued in part: {complaint}")),
+    })
 }
 
 #[cfg(test)]
@@ -147,11 +156,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_few_and_strangers_do_no_harm() {
+    fn known_arguments_are_read_and_others_ignored() {
         let read = |words: &[&str]| Arguments::read(words.iter().map(OsString::from));
         assert_eq!(read(&[]), Arguments::default());
         assert_eq!(read(&["--then", "/x y"]).then, Some("/x y".into()));
-        // No program: there is nothing to run.
+        // Without a program there is no other hook to run.
         assert_eq!(read(&["--then"]), Arguments::default());
         assert_eq!(read(&["/a/script", "--what"]), Arguments::default());
         assert!(read(&["--version"]).version);

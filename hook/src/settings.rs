@@ -1,35 +1,39 @@
-//! The few settings that the hook needs. They stand in larder's one configuration file; the uploader checks it
-//! strictly, the hook takes what concerns it and leaves the rest alone.
+//! The settings that the hook needs, from larder's configuration files and the environment.
+//!
+//! The uploader checks all keys of the configuration. The hook reads its own keys and ignores the others.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::{Failure, Result};
+use toml::de::{DeTable, DeValue};
 
-/// Where the queue and the store are.
+use crate::failure::{Failure, Result};
+
+/// The locations of the queue and the store, and how the hook reports a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The queue's directory.
+    /// The state directory: the directory of the queue.
     pub state_dir: PathBuf,
-    /// The store directory in store paths.
+    /// The store directory, as store paths name it.
     pub store_dir: String,
-    /// Where the store's files are; differs for a store below another root.
+    /// The directory that holds the files of the store. It differs from `store_dir` for a store below another root.
     pub real_store_dir: PathBuf,
-    /// Nix's own state, `/nix/var/nix`.
+    /// Nix's state directory, by default `/nix/var/nix`.
     pub nix_state_dir: PathBuf,
-    /// Whether a failure to queue fails the build.
+    /// Whether a build fails if its outputs cannot be queued.
     pub strict: bool,
 }
 
-/// Reads a variable; empty counts as unset.
+/// Reads an environment variable; `None` if it is unset or empty.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The process's environment.
+/// Reads a variable from the environment of the process.
 pub fn process_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The configuration files that exist, most important last: `/etc/larder/config.toml`, then the user's own. With
-/// `LARDER_CONFIG` it is that one alone.
+/// The existing configuration files, the most important last: `/etc/larder/config.toml`, then the file of the user.
+/// If `LARDER_CONFIG` is set, it names the only configuration file.
 pub fn config_files(variable: Variables<'_>) -> Vec<PathBuf> {
     if let Some(path) = variable("LARDER_CONFIG") {
         return vec![path.into()];
@@ -43,10 +47,10 @@ pub fn config_files(variable: Variables<'_>) -> Vec<PathBuf> {
     files
 }
 
-/// The queue of a machine whose hook is run by root.
+/// The state directory on a machine whose hook runs as root.
 pub const SHARED_STATE_DIR: &str = "/var/lib/larder";
 
-/// Where the queue is when nothing says so: [`SHARED_STATE_DIR`] for root, the user's state directory otherwise.
+/// The default of the state directory: [`SHARED_STATE_DIR`] for root, a directory below the home directory otherwise.
 pub fn default_state_dir(variable: Variables<'_>, root: bool) -> PathBuf {
     let user = || {
         let state = variable("XDG_STATE_HOME").map(PathBuf::from);
@@ -55,22 +59,21 @@ pub fn default_state_dir(variable: Variables<'_>, root: bool) -> PathBuf {
     user().filter(|_| !root).unwrap_or_else(|| PathBuf::from(SHARED_STATE_DIR))
 }
 
-/// What `LARDER_HOOK_STRICT` says, if anything.
+/// The value of `LARDER_HOOK_STRICT`, if it is set.
 pub fn strict_by_environment(variable: Variables<'_>) -> Option<bool> {
     variable("LARDER_HOOK_STRICT").map(|value| matches!(value.as_str(), "1" | "true" | "yes"))
 }
 
 impl Settings {
-    /// Reads the configuration files and the environment. `root` is whether the hook runs as root.
+    /// Reads the configuration files and the environment. `root` says whether the hook runs as root.
     pub fn read(variable: Variables<'_>, root: bool) -> Result<Self> {
         let mut table = Table::default();
         for path in config_files(variable) {
-            let text = std::fs::read_to_string(&path).map_err(|error| {
-                Failure::new(format!("cannot read the configuration `{}`", path.display()), error)
-            })?;
+            let text =
+                std::fs::read_to_string(&path).map_err(Failure::at("read the configuration", &path))?;
             table.merge(&path, &text)?;
         }
-        // The same order as in the uploader: both must mean the same store and the same queue.
+        // The uploader uses the same order, so that both programs find the same store and the same queue.
         let text = |name: &str, own: &str, of_nix: &str| {
             variable(own).or_else(|| table.text.get(name).cloned()).or_else(|| variable(of_nix))
         };
@@ -92,35 +95,33 @@ impl Settings {
     }
 }
 
+/// The keys of the configuration that hold a text for the hook.
+const TEXT_KEYS: [&str; 4] = ["state-dir", "store-dir", "real-store-dir", "nix-state-dir"];
+
+/// The hook's keys in the configuration files.
 #[derive(Default)]
 struct Table {
-    text: std::collections::BTreeMap<String, String>,
+    text: BTreeMap<String, String>,
     strict: bool,
 }
 
 impl Table {
+    /// Adds the keys of the file `path` with the content `text`. They replace the keys of earlier files.
     fn merge(&mut self, path: &Path, text: &str) -> Result<()> {
-        let bad = |reason: String| {
-            Failure::new(
-                format!("cannot use the configuration `{}`", path.display()),
-                std::io::Error::other(reason),
-            )
-        };
-        let table = toml::de::DeTable::parse(text).map_err(|error| bad(error.message().to_owned()))?;
+        let bad = |reason: String| Failure::at("use the configuration", path)(std::io::Error::other(reason));
+        let table = DeTable::parse(text).map_err(|error| bad(error.message().to_owned()))?;
         for (name, value) in table.get_ref() {
-            match (name.get_ref().as_ref(), value.get_ref()) {
-                (
-                    name @ ("state-dir" | "store-dir" | "real-store-dir" | "nix-state-dir"),
-                    toml::de::DeValue::String(value),
-                ) => {
+            let name = name.get_ref().as_ref();
+            match (name, value.get_ref()) {
+                ("hook-strict", DeValue::Boolean(value)) => self.strict = *value,
+                ("hook-strict", _) => {
+                    return Err(bad(format!("the value of `{name}` must be true or false")));
+                }
+                (_, DeValue::String(value)) if TEXT_KEYS.contains(&name) => {
                     self.text.insert(name.to_owned(), value.to_string());
                 }
-                ("hook-strict", toml::de::DeValue::Boolean(value)) => self.strict = *value,
-                (
-                    name @ ("state-dir" | "store-dir" | "real-store-dir" | "nix-state-dir" | "hook-strict"),
-                    _,
-                ) => {
-                    return Err(bad(format!("`{name}` has a value of the wrong kind")));
+                _ if TEXT_KEYS.contains(&name) => {
+                    return Err(bad(format!("the value of `{name}` must be a string")));
                 }
                 _ => {}
             }
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_the_file() {
+    fn the_environment_overrides_the_file() {
         let config = "bucket = 's3://x'\nstate-dir = '/a'\nstore-dir = '/s/store'\nhook-strict = true\n[hints]\nx = 1\n";
         let settings = read(config, &[("LARDER_STATE_DIR", "/b")], true).unwrap();
         assert_eq!(settings.state_dir, Path::new("/b"));
@@ -157,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn defaults_differ_for_root_and_others() {
+    fn root_and_other_users_have_different_defaults() {
         assert_eq!(read("", &[("HOME", "/root")], true).unwrap().state_dir, Path::new("/var/lib/larder"));
         let user = read("", &[("HOME", "/home/u")], false).unwrap();
         assert_eq!(user.state_dir, Path::new("/home/u/.local/state/larder"));
     }
 
     #[test]
-    fn a_broken_file_is_an_error() {
+    fn an_invalid_file_is_an_error() {
         assert!(read("state-dir = ", &[], true).is_err());
         assert!(read("state-dir = 3", &[], true).unwrap_err().to_string().contains("state-dir"));
     }

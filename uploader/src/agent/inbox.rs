@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use larder_hook::job::{Attempts, Job, Origin};
-use larder_hook::layout::Place;
-use larder_hook::queue::{Author, Entry, Queue, now};
+use larder_hook::Failure;
+use larder_hook::queue::{Attempts, Author, Entry, Job, Origin, Place, Queue, gcroot};
 use larder_hook::store_path::StorePath as QueuedPath;
-use larder_hook::{Failure, gcroot};
+use larder_hook::time::now;
 
 use crate::base::error::{Area, Error, Result, Retry};
 use crate::store::{Daemon, StoreLocation, StorePath};

@@ -1,7 +1,7 @@
 //! What the agent remembers: `state/summary.json` for `larder status`, and its session with the bucket in
 //! `state/session`. Nothing depends on them.
 
-use larder_hook::layout::{Layout, Place};
+use larder_hook::queue::{Layout, Place};
 use serde::{Deserialize, Serialize};
 
 use crate::format::object_keys;

@@ -1,9 +1,6 @@
 //! Queueing by somebody who need not be root: where `gcroots/auto` may not be written, the daemon makes the roots.
 
-use larder_hook::job::Job;
-use larder_hook::layout::Place;
-use larder_hook::parked::Parked;
-use larder_hook::queue::Queue;
+use larder_hook::queue::{Job, Parked, Place, Queue};
 
 use super::inbox::in_queue;
 use crate::base::error::Result;

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use larder_hook::job::Origin;
-use larder_hook::layout::Place;
-use larder_hook::parked::Parked;
-use larder_hook::queue::{Lock, Queue, now};
+use larder_hook::queue::{Lock, Origin, Parked, Place, Queue};
+use larder_hook::time::now;
 
 use super::inbox::{Inbox, from_queued, in_queue};
 use super::records::{self, Summary};

@@ -3,12 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use larder_hook::gcroot;
-use larder_hook::job::{Attempts, Origin};
-use larder_hook::layout::Place;
-use larder_hook::parked::Parked;
-use larder_hook::queue::{Queue, now};
+use larder_hook::queue::{Attempts, Origin, Parked, Place, Queue, gcroot};
 use larder_hook::store_path::StorePath as QueuedPath;
+use larder_hook::time::now;
 
 use super::inbox::{Inbox, from_queued, in_queue, to_queued};
 use super::records::Summary;

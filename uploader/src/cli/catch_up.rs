@@ -1,8 +1,7 @@
 //! `larder catch-up`: queues what was built here and the hook never saw.
 
-use larder_hook::job::{Job, Origin};
-use larder_hook::layout::Place;
-use larder_hook::queue::{Queue, now};
+use larder_hook::queue::{Job, Origin, Place, Queue};
+use larder_hook::time::now;
 
 use super::context::Context;
 use super::output;
@@ -74,7 +73,7 @@ fn since(queue: &Queue) -> Result<u64> {
     // What lies in the future was written under a clock that ran ahead, and tells nothing.
     let past = |at: &u64| *at <= now();
     let caught_up = read(CAUGHT_UP)?.filter(past).map(|at| at.saturating_sub(OVERLAP));
-    Ok(caught_up.max(read(larder_hook::layout::SINCE)?.filter(past)).unwrap_or(0))
+    Ok(caught_up.max(read(larder_hook::queue::SINCE)?.filter(past)).unwrap_or(0))
 }
 
 fn job(store: &StoreLocation, infos: &[PathInfo], created: u64) -> Job {

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use larder_hook::layout::Layout;
-use larder_hook::queue::Queue;
+use larder_hook::queue::{Layout, Queue};
 use larder_hook::settings;
 
 use super::output;

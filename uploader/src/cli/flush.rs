@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use larder_hook::layout::Place;
-use larder_hook::queue::{Entry, Queue};
+use larder_hook::queue::{Entry, Place, Queue};
 use larder_hook::store_path::StorePath;
 
 use super::agent::stopped;

@@ -1,6 +1,6 @@
 //! `larder queue`.
 
-use larder_hook::layout::{Layout, Owner};
+use larder_hook::queue::{Layout, Owner};
 
 use super::context::Context;
 use super::output;

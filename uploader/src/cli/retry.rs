@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use larder_hook::parked::Parked;
+use larder_hook::queue::Parked;
 
 use super::context::Context;
 use super::{output, push};

@@ -1,7 +1,7 @@
 //! `larder status`.
 
-use larder_hook::layout::Place;
-use larder_hook::queue::{Entry, Queue, now};
+use larder_hook::queue::{Entry, Place, Queue};
+use larder_hook::time::now;
 use serde_json::json;
 
 use super::context::Context;
@@ -24,7 +24,7 @@ struct Waiting {
     jobs: usize,
     paths: usize,
     oldest: Option<u64>,
-    retries: Vec<larder_hook::job::Attempts>,
+    retries: Vec<larder_hook::queue::Attempts>,
     unreadable: Vec<String>,
 }
 

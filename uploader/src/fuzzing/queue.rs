@@ -1,7 +1,7 @@
 //! What the hook and the queue read.
 
 use larder_hook::environment::Environment;
-use larder_hook::job::Job;
+use larder_hook::queue::Job;
 use larder_hook::{drv, store_path::StorePath};
 
 const DIR: &str = "/nix/store";

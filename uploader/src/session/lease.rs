@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder_hook::queue::now;
+use larder_hook::time::now;
 use tokio::task::JoinHandle;
 
 use super::admission::check_format;

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use larder_hook::queue::now;
+use larder_hook::time::now;
 use tokio::task::JoinHandle;
 
 use crate::base::error::Result;

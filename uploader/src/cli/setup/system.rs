@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use larder_hook::layout::Layout;
+use larder_hook::queue::Layout;
 
 use crate::base::error::{Area, Error, Result};
 use crate::cli::queue::look_up;

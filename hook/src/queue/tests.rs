@@ -1,8 +1,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::job::{Attempts, Origin};
-use crate::parked::Parked;
+use crate::store_path::StorePath;
+use crate::time::now;
 
 const DIR: &str = "/nix/store";
 
@@ -34,14 +34,14 @@ fn scratch() -> Scratch {
 }
 
 #[test]
-fn a_job_goes_its_way_and_its_roots_with_it() {
+fn a_job_is_queued_taken_rewritten_and_removed_with_its_roots() {
     let Scratch { dir, queue } = scratch();
     let auto = dir.path().join("auto");
     let (id, unprotected) = queue.enqueue(&job(&["a", "b"]), Place::Tmp, Some(&auto)).unwrap();
     assert!(unprotected.is_none());
     assert_eq!(queue.list(Place::Incoming).unwrap(), [id.as_str()]);
     assert_eq!(queue.rooted().unwrap()[&id].len(), 2);
-    // Nix's entry leads to our link, and that to the store path.
+    // The link in Nix's directory leads to the link in `roots/`, which leads to the store path.
     let entry = std::fs::read_link(auto.join(format!("larder-{id}.1"))).unwrap();
     assert_eq!(std::fs::read_link(entry).unwrap().to_str(), Some(path("b").as_str()));
 
@@ -61,7 +61,7 @@ fn a_job_goes_its_way_and_its_roots_with_it() {
 }
 
 #[test]
-fn drafts_of_killed_writers_go_after_a_day_and_those_of_others_stay() {
+fn abandoned_drafts_are_removed_after_a_day_and_other_files_stay() {
     let Scratch { dir, queue } = scratch();
     let tmp = dir.path().join("q/tmp");
     let day = std::time::Duration::from_secs(24 * 3600);
@@ -80,7 +80,7 @@ fn drafts_of_killed_writers_go_after_a_day_and_those_of_others_stay() {
 }
 
 #[test]
-fn several_at_once_are_all_kept() {
+fn concurrent_hooks_lose_no_job() {
     let Scratch { dir: _dir, queue } = scratch();
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -92,7 +92,7 @@ fn several_at_once_are_all_kept() {
 }
 
 #[test]
-fn planted_links_lead_nowhere() {
+fn symbolic_links_in_place_of_directories_and_jobs_are_not_followed() {
     let Scratch { dir, queue } = scratch();
     let victim = dir.path().join("victim");
     std::fs::create_dir(&victim).unwrap();
@@ -103,7 +103,7 @@ fn planted_links_lead_nowhere() {
     }
     assert!(queue.enqueue(&job(&["a"]), Place::Tmp, None).is_err());
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
-    // A job that is a link is not read either.
+    // A symbolic link in place of a job is not read either.
     let secret = dir.path().join("secret");
     std::fs::write(&secret, job(&["a"]).to_text()).unwrap();
     std::os::unix::fs::symlink(&secret, queue.layout().path().join("work/x")).unwrap();
@@ -111,7 +111,7 @@ fn planted_links_lead_nowhere() {
 }
 
 #[test]
-fn an_unwritable_queue_is_an_error_that_leaves_nothing() {
+fn a_failed_enqueue_leaves_no_file_and_no_root() {
     let Scratch { dir: _dir, queue } = scratch();
     let tmp = queue.layout().path().join("tmp");
     std::fs::remove_dir(&tmp).unwrap();
@@ -122,7 +122,7 @@ fn an_unwritable_queue_is_an_error_that_leaves_nothing() {
 }
 
 #[test]
-fn damaged_files_are_told_and_their_paths_found_by_their_roots() {
+fn a_damaged_job_is_reported_and_its_roots_still_name_its_paths() {
     let Scratch { dir: _dir, queue } = scratch();
     let (id, _) = queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap();
     std::fs::write(queue.layout().path().join("incoming").join(&id), "").unwrap();
@@ -151,7 +151,7 @@ fn parked_paths_keep_their_reason_and_their_root() {
 }
 
 #[test]
-fn there_is_one_agent_to_a_queue() {
+fn a_queue_has_one_agent() {
     let Scratch { dir: _dir, queue } = scratch();
     let lock = queue.lock().unwrap();
     assert!(lock.is_some() && queue.lock().unwrap().is_none());
@@ -162,7 +162,7 @@ fn there_is_one_agent_to_a_queue() {
 }
 
 #[test]
-fn only_the_owner_drafts() {
+fn only_the_owner_can_write_drafts() {
     let Scratch { dir: _dir, queue } = scratch();
     let mode = std::fs::metadata(queue.layout().path().join("tmp")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
@@ -188,13 +188,13 @@ fn a_parked_path_is_queued_again_in_one_step() {
         (job.origin, job.paths, job.trusted_keys),
         (Origin::Hook, vec![path("a")], vec!["k:x".to_owned()])
     );
-    assert!(queue.requeue(&parked, None).unwrap().is_none(), "it was not parked any more");
+    assert!(queue.requeue(&parked, None).unwrap().is_none(), "the path is no longer parked");
     queue.sweep_parked_roots().unwrap();
     assert_eq!(queue.rooted().unwrap().into_keys().collect::<Vec<_>>(), [id]);
 }
 
 #[test]
-fn a_job_of_another_store_is_told_from_damage() {
+fn a_job_of_another_store_is_not_damage() {
     let Scratch { dir: _dir, queue } = scratch();
     let (id, _) = queue.enqueue(&job(&["a"]), Place::Tmp, None).unwrap();
     let other = Queue::new(Layout::open(queue.layout().path()).unwrap(), "/gnu/store");
