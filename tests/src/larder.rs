@@ -185,9 +185,14 @@ impl LarderHome {
 
     /// `larder ARGS…`, to be run or spawned.
     pub fn command(&self, args: &[&str]) -> Result<Command> {
-        let mut command = clean_command(binary("larder")?);
+        Ok(self.command_of(&binary("larder")?, args))
+    }
+
+    /// [`LarderHome::command`] of another build of `larder`.
+    pub fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = clean_command(program);
         command.envs(&self.env).current_dir(self.dir.path()).args(args);
-        Ok(command)
+        command
     }
 
     /// [`LarderHome::command`] of the build with fail points, and what `LARDER_FAULT` tells it.

@@ -68,8 +68,16 @@ impl<'a> Arena<'a> {
 
     /// Measures `larder push` of paths and their closures.
     pub(crate) fn push(&self, bucket: &str, paths: &[String]) -> Result<Cost> {
+        self.push_with(None, bucket, paths)
+    }
+
+    /// Measures the same by another build of `larder`.
+    pub(crate) fn push_with(&self, program: Option<&Path>, bucket: &str, paths: &[String]) -> Result<Cost> {
         let larder = self.larder(bucket)?;
-        let mut command = larder.command(&["push"])?;
+        let mut command = match program {
+            Some(program) => larder.command_of(program, &["push"]),
+            None => larder.command(&["push"])?,
+        };
         self.measured(command.args(paths), bucket)
     }
 

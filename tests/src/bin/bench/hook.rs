@@ -154,6 +154,31 @@ pub(crate) fn run_10(_: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// The hooks of two builds, each with a queue of its own.
+pub(crate) struct Pair {
+    commands: [Command; 2],
+    queues: [LarderHome; 2],
+}
+
+impl Pair {
+    /// This build's hook and the hook `earlier`, each with the environment after a build of `expression`.
+    pub(crate) fn of_builds(nix: &mut NixHome, earlier: &Path, expression: &str) -> Result<Self> {
+        let environment = captured(nix, expression)?;
+        let queues = [LarderHome::new(nix)?, LarderHome::new(nix)?];
+        queues.iter().try_for_each(|queue| queue.run(&["queue", "create"]).map(drop))?;
+        let programs = [binary("larder-hook")?, earlier.to_owned()];
+        let commands = [0, 1].map(|who| hook_of(&programs[who], &environment, &queues[who]));
+        Ok(Self { commands, queues })
+    }
+
+    /// The seconds of each run of both hooks, which take turns.
+    pub(crate) fn times(mut self) -> Result<[Vec<f64>; 2]> {
+        let times = turns(&mut self.commands, FIRST + HOOKS, || true)?;
+        self.queues.iter().try_for_each(|queue| all_queued(&queue.state_dir(), FIRST + HOOKS))?;
+        Ok(times.map(|times| times[FIRST..].to_vec()))
+    }
+}
+
 /// Seconds of so many runs of each, in turns, for as long as `go_on` says.
 fn turns(pair: &mut [Command; 2], count: usize, mut go_on: impl FnMut() -> bool) -> Result<[Vec<f64>; 2]> {
     let mut times = [Vec::new(), Vec::new()];
@@ -225,9 +250,13 @@ fn captured(nix: &mut NixHome, expression: &str) -> Result<Variables> {
 
 /// `larder-hook` as Nix starts it, with a configuration of ours.
 fn hook(environment: &Variables, larder: &LarderHome) -> Result<Command> {
-    let mut command = Command::new(binary("larder-hook")?);
+    Ok(hook_of(&binary("larder-hook")?, environment, larder))
+}
+
+fn hook_of(program: &Path, environment: &Variables, larder: &LarderHome) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().envs(environment).env("LARDER_CONFIG", larder.config_file()).stdin(Stdio::null());
-    Ok(command)
+    command
 }
 
 fn script(dir: &Path, line: &str) -> Result<PathBuf> {

@@ -10,11 +10,13 @@
 //! | `arena.rs` | a server, a store, and the contestants in it: larder, `nix copy`, the raw client |
 //! | `raw.rs`, `connection.rs` | the yardsticks: a bare S3 client, a bare compressor |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
+//! | `before.rs` | against an earlier build of larder |
 //! | `wire.rs`, `hook.rs`, `growth.rs` | more cases: a slow and a far network, the hook, how cost grows |
 
 mod agents;
 mod arena;
 mod arguments;
+mod before;
 mod connection;
 mod context;
 mod cost;
@@ -80,6 +82,11 @@ const CASES: &[Case] = &[
     usual("builds", hook::run_builds, "100 builds with each hook"),
     usual("hook", hook::run_alone, "the hook by itself, idle and beside a push, against the least in C"),
     usual("hook-10", hook::run_10, "the hook with 10 outputs against the bare system calls"),
+    by_name(
+        "before",
+        before::run,
+        "large, tiny, the hook and planning against the build in `$LARDER_BEFORE_DIR`",
+    ),
     by_name("growth", growth::run, "how time and memory grow with bytes, paths and latency"),
 ];
 

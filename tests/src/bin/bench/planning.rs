@@ -1,12 +1,16 @@
 //! Planning a backfill of 100,000 paths, 90,000 of which are in the bucket: a generated store behind a daemon of our
 //! own, on the same processors as everything else.
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::Result;
 use larder::bucket::{Options, open};
 use larder::format::signature::SecretKey;
+use larder_tests::larder::LarderHome;
 use larder_tests::nix::KeyPair;
 use larder_tests::proxy::Proxy;
-use larder_tests::servers::Kind;
+use larder_tests::servers::{Kind, S3Server};
 use larder_tests::synthetic::SyntheticStore;
 
 use crate::context::Context;
@@ -19,28 +23,12 @@ const THERE: usize = 90_000;
 
 /// From the start of the process to the plan.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
-    let server = Kind::MinIo.start(&[])?;
-    server.client().create_bucket("cache")?;
-    let store = SyntheticStore::start(PATHS)?;
-    let mut larder = store.larder()?;
-    let key = SecretKey::generate("bench-1")?;
-    let secret_file = larder.dir().join("bench.sec");
-    key.write(&secret_file)?;
-    larder.use_keys(&[&KeyPair { secret_file, public: key.public_text() }])?;
-    larder.use_server(&*server, "cache")?;
-    larder.run(&["init", "--private"])?;
-    context.say("filling a bucket with 90,000 narinfos");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let address = format!("s3://cache?endpoint={}&region={}", server.endpoint(), server.region());
-    let credentials_file = Some(larder.dir().join("credentials"));
-    let bucket = runtime.block_on(open(&address, &Options { credentials_file, ..Options::default() }))?;
-    runtime.block_on(store.fill(&*bucket, &[key], THERE, false))?;
-    let plan = ["push", "--all", "--dry-run", "--json"];
+    let mut planning = Planning::prepare(context)?;
     let costs =
-        (0..context.rounds(3)).map(|_| measure(&mut larder.command(&plan)?)).collect::<Result<Vec<_>>>()?;
-    let proxy = Proxy::start(&server.endpoint())?;
-    larder.use_server_at(&*server, &proxy.endpoint(), "cache")?;
-    measure(&mut larder.command(&plan)?)?;
+        (0..context.rounds(3)).map(|_| measure(&mut planning.plan(None)?)).collect::<Result<Vec<_>>>()?;
+    let proxy = Proxy::start(&planning.server.endpoint())?;
+    planning.larder.use_server_at(&*planning.server, &proxy.endpoint(), "cache")?;
+    measure(&mut planning.plan(None)?)?;
     let log = proxy.log();
     let pages = log.iter().filter(|record| record.query.contains("list-type")).count();
     let row =
@@ -49,4 +37,43 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
     let row = row.figure("time", wall, "s", Some(AtMost(10.0))).peak(MOST_MEMORY);
     let row = row.figure("pages of listings", pages as f64, "", None);
     Ok(vec![row.figure("other requests", (log.len() - pages) as f64, "", Some(AtMost(20.0)))])
+}
+
+/// A store of 100,000 paths, and a bucket with 90,000 of them.
+pub(crate) struct Planning {
+    larder: LarderHome,
+    server: Box<dyn S3Server>,
+    _store: SyntheticStore,
+}
+
+impl Planning {
+    /// Generates the store and fills the bucket, which takes minutes.
+    pub(crate) fn prepare(context: &Context) -> Result<Self> {
+        let server = Kind::MinIo.start(&[])?;
+        server.client().create_bucket("cache")?;
+        let store = SyntheticStore::start(PATHS)?;
+        let mut larder = store.larder()?;
+        let key = SecretKey::generate("bench-1")?;
+        let secret_file = larder.dir().join("bench.sec");
+        key.write(&secret_file)?;
+        larder.use_keys(&[&KeyPair { secret_file, public: key.public_text() }])?;
+        larder.use_server(&*server, "cache")?;
+        larder.run(&["init", "--private"])?;
+        context.say("filling a bucket with 90,000 narinfos");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let address = format!("s3://cache?endpoint={}&region={}", server.endpoint(), server.region());
+        let credentials_file = Some(larder.dir().join("credentials"));
+        let bucket = runtime.block_on(open(&address, &Options { credentials_file, ..Options::default() }))?;
+        runtime.block_on(store.fill(&*bucket, &[key], THERE, false))?;
+        Ok(Self { larder, server, _store: store })
+    }
+
+    /// The command that plans, of this build or of another.
+    pub(crate) fn plan(&self, program: Option<&Path>) -> Result<Command> {
+        let plan = ["push", "--all", "--dry-run", "--json"];
+        match program {
+            Some(program) => Ok(self.larder.command_of(program, &plan)),
+            None => self.larder.command(&plan),
+        }
+    }
 }
