@@ -231,6 +231,15 @@ pub fn eventually(what: &str, timeout: Duration, mut condition: impl FnMut() -> 
     Ok(())
 }
 
+/// Whether all threads of a process are stopped by a signal.
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.contains(") T ")
+    })
+}
+
 /// Kills, one by one, the processes whose environment holds `variable=value`: a value that only our children have,
 /// such as a path below a temporary directory. For daemons whose children leave their group.
 pub fn kill_marked(variable: &str, value: &Path) {
