@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::common::{Cases, Ground, assert_ordered, attempt};
 use super::compare::Contents;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 #[test]
 fn whatever_the_daemon_does_the_next_push_finishes() -> Result<()> {

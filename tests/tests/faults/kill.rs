@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use super::common::{Cases, Ground, Site, assert_ordered, attempt};
 use super::compare::Contents;
 
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 const KILLED: i32 = 9;
 
 /// The fail points that an agent comes by.

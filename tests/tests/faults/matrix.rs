@@ -120,7 +120,7 @@ fn a_larder_with_the_order_reversed_is_found_out() -> Result<()> {
         let bucket = if right { "right" } else { "reversed" };
         let site = ground.site(bucket)?;
         let mut push = site.larder.faulty_command(&["push", &top], fault)?;
-        larder_tests::process::run(&mut push, Duration::from_secs(60))?.ok()?;
+        larder_tests::process::run(&mut push, Duration::from_secs(120))?.ok()?;
         let base = format!("/{bucket}");
         let checked = larder_tests::order::check(&site.proxy.log(), &base, &ground.given(), &HashSet::new());
         ensure!(checked.narinfos >= 6, "{checked:?}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::common::{Ground, Site};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Queues paths by the real hook.
 fn queue(ground: &Ground, larder: &LarderHome, paths: &[String]) -> Result<String> {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::common::{Cases, Ground, assert_ordered, attempt};
 use super::compare::Contents;
 
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 
 /// One of the four.
 struct Writer {

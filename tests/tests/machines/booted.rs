@@ -8,7 +8,7 @@ use larder_tests::nix::narinfo_key;
 use larder_tests::process::{Output, eventually};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const LARDER: &str = "/opt/new/larder";
 
 /// A machine with Nix as Debian wires it, asking no cache; on the network of another one where that is given.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::modules::project;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const KEY: &str = "cache.lan-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
 /// `larder client …` on a machine whose `nix.conf` lies in a directory; no configuration of larder's.

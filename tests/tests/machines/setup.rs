@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const NEW: [&str; 3] = ["--yes", "--bucket", "s3://nix-cache?endpoint=http://cache.lan:8333"];
 
 /// Files of a machine: names and texts.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::modules::case;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 /// The most that `systemd-analyze security` may say of a unit.
 const EXPOSURE: f64 = 1.5;
 

@@ -189,7 +189,7 @@ fn keys_that_larder_makes_are_nix_keys_and_are_never_replaced() -> Result<()> {
     let by_nix = larder_tests::process::run_with_input(
         &mut convert,
         &std::fs::read(&file)?,
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(120),
     )?;
     assert_eq!(by_nix.ok()?.stdout.trim(), public);
     let built = world.nix.build(&samples::single("made"))?;

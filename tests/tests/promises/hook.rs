@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::world::{BUCKET, Target, World};
 
-const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(180);
 
 /// The hook with an environment of the test's making.
 fn hook(larder: &LarderHome) -> Result<Command> {

@@ -118,7 +118,7 @@ fn what_is_substituted_runs() -> Result<()> {
     world.nix.retire()?;
     world.nix.substitute(&built, &world.target.public_base().unwrap_or_default(), &world.key.public)?;
     let mut program = larder_tests::process::clean_command(format!("{}/bin/hello", built[0]));
-    let output = larder_tests::process::run(&mut program, std::time::Duration::from_secs(10))?.ok()?;
+    let output = larder_tests::process::run(&mut program, std::time::Duration::from_secs(120))?.ok()?;
     assert_eq!(output.stdout.trim(), "hello from running");
     Ok(())
 }

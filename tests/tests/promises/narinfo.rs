@@ -83,7 +83,7 @@ fn file_hash_and_size_are_those_of_the_object() -> Result<()> {
     let file = file.display().to_string();
     let output = larder_tests::process::run(
         &mut world.nix.command("nix-hash", &["--type", "sha256", "--base32", "--flat", &file]),
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(120),
     )?;
     let hash = format!("sha256:{}", output.ok()?.stdout.trim());
     assert_eq!(field(&narinfo, "FileHash"), Some(hash.as_str()));

@@ -52,11 +52,11 @@ fn paths_come_from_standard_input_too() -> Result<()> {
     run_with_input(
         &mut world.larder.command(&["push", "--stdin", "-j", "1"])?,
         input.as_bytes(),
-        Duration::from_secs(60),
+        Duration::from_secs(120),
     )?
     .ok()?;
     world.assert_complete(&built)?;
-    run_with_input(&mut world.larder.command(&["push", "--stdin"])?, b"", Duration::from_secs(60))?.ok()?;
+    run_with_input(&mut world.larder.command(&["push", "--stdin"])?, b"", Duration::from_secs(120))?.ok()?;
     Ok(())
 }
 

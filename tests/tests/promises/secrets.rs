@@ -27,7 +27,7 @@ fn the_process_list_and_the_bucket_hold_no_secret() -> Result<()> {
     let secrets = secrets(&world);
     let mut agent = world.larder.agent(&[])?;
     let mut seen = 0;
-    agent.wait_until(Duration::from_secs(60), || {
+    agent.wait_until(Duration::from_secs(120), || {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
             // The harness's own servers are told theirs in their own ways.

@@ -36,7 +36,7 @@ fn what_the_hook_was_told_of_was_built_here_whatever_the_store_says() -> Result<
         assert!(infos.iter().all(|info| !info.ultimate && info.signatures.is_empty()));
         let mut hook = larder_tests::process::clean_command(larder_tests::larder::binary("larder-hook")?);
         hook.env("LARDER_CONFIG", world.larder.config_file()).env("OUT_PATHS", &built[0]);
-        larder_tests::process::run(&mut hook, std::time::Duration::from_secs(20))?.ok()?;
+        larder_tests::process::run(&mut hook, std::time::Duration::from_secs(120))?.ok()?;
         world.larder.run(&["flush", "--wait"])?;
         // What such a build's closure holds, this machine has trusted already.
         world.assert_complete(&built)?;

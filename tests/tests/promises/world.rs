@@ -166,6 +166,13 @@ impl World {
         found.map(|info| info.path).with_context(|| format!("no `{name}` in the closure of {path}"))
     }
 
+    /// Whether no job is queued, by the files of the queue.
+    pub(crate) fn is_queue_empty(&self) -> bool {
+        ["incoming", "work"].into_iter().all(|place| {
+            std::fs::read_dir(self.larder.state_dir().join(place)).is_ok_and(|mut dir| dir.next().is_none())
+        })
+    }
+
     /// Runs `larder status --json`.
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
