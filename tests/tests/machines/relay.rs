@@ -217,18 +217,18 @@ fn a_path_whose_download_breaks_off_is_built() -> Result<()> {
     Ok(())
 }
 
-/// Starts a server that answers each connection's first request with a text, and keeps the connection open.
+/// Starts a server that answers each request with a text, and keeps connections open.
 fn scripted(answer: &'static str) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
-        let mut open = Vec::new();
-        for stream in listener.incoming().flatten() {
-            let mut stream: TcpStream = stream;
-            let mut buffer = [0; 4096];
-            let _ = stream.read(&mut buffer);
-            let _ = stream.write_all(answer.as_bytes());
-            open.push(stream);
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while stream.read(&mut buffer).is_ok_and(|size| size > 0) {
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+            });
         }
     });
     Ok(format!("http://{address}"))
