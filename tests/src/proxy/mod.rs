@@ -131,6 +131,11 @@ impl Proxy {
         *lock(&self.state.rounds) = Some(Arc::new(Rounds::new(quiet)));
     }
 
+    /// Lets each request through by itself from now on.
+    pub fn clear_rounds(&self) {
+        *lock(&self.state.rounds) = None;
+    }
+
     /// The requests so far, by their start.
     pub fn log(&self) -> Vec<Record> {
         lock(&self.state.log).clone()

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use larder_tests::http::{get, request};
 use larder_tests::larder::{LarderHome, binary};
 use larder_tests::nix::{NixHome, NixVersion, narinfo_key, samples, versions};
-use larder_tests::process::{Child, Output, clean_command, eventually, run};
+use larder_tests::process::{Child, Output, at_once, clean_command, eventually, run};
 use larder_tests::proxy::{Fault, Proxy};
 use larder_tests::servers::{Directory, usual};
 use std::io::{Read, Write};
@@ -147,14 +147,7 @@ impl Home {
 
 #[test]
 fn a_cache_that_goes_away_and_comes_back_needs_no_restart() -> Result<()> {
-    // The versions run at the same time, because each waits most of the time.
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            versions().into_iter().map(|version| scope.spawn(move || away_and_back(version))).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("it panicked"))?)
-    })
+    at_once(versions(), away_and_back).map(drop)
 }
 
 fn away_and_back(version: NixVersion) -> Result<()> {

@@ -10,7 +10,7 @@ use cache::{BlackHole, Cache};
 use larder_tests::http::get;
 use larder_tests::larder::LarderHome;
 use larder_tests::nix::{NixHome, NixVersion, samples, versions};
-use larder_tests::process::{Output, run};
+use larder_tests::process::{Output, at_once, run};
 use names::{NAME, Names, apart};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -282,18 +282,6 @@ fn row(version: NixVersion, away: Away) -> Result<(String, Vec<String>)> {
         }
     }
     Ok((row, wrong))
-}
-
-/// Does something for several things at the same time; the results in the same order.
-fn at_once<T: Send, R: Send>(things: Vec<T>, work: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = things.into_iter().map(|thing| scope.spawn(move || work(thing))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<R>>| {
-            thread.join().map_err(|_| anyhow::anyhow!("a measurement panicked"))?
-        };
-        threads.into_iter().map(join).collect()
-    })
 }
 
 #[test]
