@@ -22,7 +22,7 @@ fn whatever_the_daemon_does_the_next_push_finishes() -> Result<()> {
     let site = ground.site("undisturbed")?;
     site.larder.run(&["push", &top])?;
     let wanted = Contents::read(&ground, "undisturbed")?;
-    let mut cases = Cases::new("daemon", 24, 200, None);
+    let mut cases = Cases::new("daemon", 32, 200, None);
     let mut failed = 0;
     while let Some((case, mut chance)) = cases.next() {
         let fault = draw(&mut chance);

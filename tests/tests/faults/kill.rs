@@ -54,7 +54,7 @@ fn a_hook_and_an_agent_that_are_killed_anywhere_lose_nothing_and_leave_nothing()
     let undisturbed = ground.site("undisturbed")?;
     undisturbed.larder.run(&["push", &top])?;
     let wanted = Contents::read(&ground, "undisturbed")?;
-    let (mut deaths, mut cases) = (Deaths::new(), Cases::new("kill", 12, 340, None));
+    let (mut deaths, mut cases) = (Deaths::new(), Cases::new("kill", 20, 340, None));
     while let Some((case, mut chance)) = cases.next() {
         let replay = cases.replay(case);
         attempt(&replay, &format!("case {case}"), || {

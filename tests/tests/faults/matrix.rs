@@ -27,13 +27,13 @@ fn takes_long() -> bool {
 #[test]
 fn every_fault_at_every_request_heals_with_the_next_push() -> Result<()> {
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
-    matrix(&ground, "matrix", 80)
+    matrix(&ground, "matrix", 100)
 }
 
 #[test]
 fn every_fault_at_every_request_heals_on_another_server_too() -> Result<()> {
     let Some(ground) = Ground::new(Kind::S3sFs)? else { return Ok(()) };
-    matrix(&ground, "matrix-s3s", 60)
+    matrix(&ground, "matrix-s3s", 80)
 }
 
 fn matrix(ground: &Ground, name: &'static str, sample: usize) -> Result<()> {

@@ -69,7 +69,7 @@ fn four_writers_over_a_bad_network_that_are_killed_keep_the_order_and_finish() -
     let (writers, upstream, keys) = writers(&builder)?;
     let ground = Ground::with(builder.twin()?, Kind::MinIo)?;
     let (kills, faults) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let mut cases = Cases::new("writers", 1, 17, None);
+    let mut cases = Cases::new("writers", 3, 17, None);
     while let Some((case, chance)) = cases.next() {
         let replay = cases.replay(case);
         attempt(&replay, &format!("case {case}"), || {
