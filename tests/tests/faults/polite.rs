@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::common::{Cases, Ground, attempt};
 
-/// Paths of the store: each is two or three small requests.
+/// The number of paths in the store. Each takes two or three small requests.
 const PATHS: usize = 220;
 /// A round of requests is complete when none has come for this long. Shorter than the shortest pause that larder makes.
 const QUIET: Duration = Duration::from_millis(60);
@@ -73,7 +73,7 @@ fn refused(record: &Record) -> bool {
 /// A server is too busy for some seconds. The pauses, which double, bound the requests that it gets meanwhile.
 /// Afterwards everything arrives.
 #[test]
-fn a_server_that_is_busy_for_a_while_is_left_alone_and_then_used_as_before() -> Result<()> {
+fn a_busy_server_gets_few_requests_and_everything_arrives_later() -> Result<()> {
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
     let mut cases = Cases::new("polite", 1, 3, Some(3));
     let mut told = Vec::new();
@@ -121,8 +121,8 @@ fn a_server_that_is_busy_for_a_while_is_left_alone_and_then_used_as_before() -> 
 /// A server takes three requests at the same time and refuses others. larder finds that number, and few requests are
 /// refused.
 #[test]
-fn a_server_that_bears_only_few_at_once_is_not_overrun() -> Result<()> {
-    const BEARS: usize = 3;
+fn a_server_that_takes_few_requests_at_once_is_not_overrun() -> Result<()> {
+    const TAKES: usize = 3;
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
     let crowd = Crowd::new(&ground, "narrow")?;
     let (proxy, requests) = (&crowd.proxy, crowd.proxy.counter());
@@ -131,7 +131,7 @@ fn a_server_that_bears_only_few_at_once_is_not_overrun() -> Result<()> {
     proxy.set_latency(Duration::from_millis(20));
     proxy.set_fault(move |record| {
         let running = requests.count(|one| one.end.is_none() && one.start < record.start);
-        (running >= BEARS).then_some(SLOW_DOWN)
+        (running >= TAKES).then_some(SLOW_DOWN)
     });
     let input = crowd.store.paths().collect::<Vec<_>>().join("\n");
     let mut pushes = 0;
@@ -153,9 +153,9 @@ fn a_server_that_bears_only_few_at_once_is_not_overrun() -> Result<()> {
     Ok(())
 }
 
-/// A server that has recovered is used as before.
+/// After one refusal larder halves the number of its concurrent requests, and then raises it again.
 #[test]
-fn the_width_comes_back_after_one_refusal() -> Result<()> {
+fn the_number_of_concurrent_requests_recovers_after_a_refusal() -> Result<()> {
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
     let crowd = Crowd::new(&ground, "recovers")?;
     let once = AtomicBool::new(true);
