@@ -12,6 +12,7 @@
 //! | [`http`], [`s3`] | a small client of our own, so that larder is not tested with itself |
 //! | [`secrets`] | planted secrets, searched for in all that larder prints and writes |
 //! | [`proxy`], [`fault`], [`order`] | a recording, faulty network; what it does to requests; the checker of the order of publication |
+//! | [`gate`] | a gate that holds requests and threads until the test opens it |
 //! | [`socket`] | a faulty way to the daemon |
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
@@ -22,6 +23,7 @@
 pub mod bigstore;
 pub mod cache;
 pub mod fault;
+pub mod gate;
 pub mod http;
 pub mod larder;
 pub mod machine;

@@ -87,7 +87,7 @@ impl Machine {
         let log = dir.path().with_extension("log");
         let child = Child::spawn(&command, &log)?;
         let mut machine = Self { child, pid: 0, group, _dir: dir };
-        let booted = eventually("systemd being up", Duration::from_secs(60), || machine.is_up());
+        let booted = eventually("systemd being up", Duration::from_secs(180), || machine.is_up());
         let said = fs::read_to_string(&log).unwrap_or_default();
         let _ = fs::remove_file(&log);
         match booted {

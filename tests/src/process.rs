@@ -231,6 +231,29 @@ pub fn eventually(what: &str, timeout: Duration, mut condition: impl FnMut() -> 
     Ok(())
 }
 
+/// Does something with several things at the same time; returns the results in the order of the things. For work that
+/// waits most of its time.
+///
+/// # Errors
+/// The first error, or that a thread panicked.
+pub fn at_once<T: Send, R: Send>(things: Vec<T>, work: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = things.into_iter().map(|thing| scope.spawn(move || work(thing))).collect();
+        let results: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        results.into_iter().map(|result| result.map_err(|_| anyhow::anyhow!("a thread panicked"))?).collect()
+    })
+}
+
+/// Whether all threads of a process are stopped by a signal.
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.contains(") T ")
+    })
+}
+
 /// Kills, one by one, the processes whose environment holds `variable=value`: a value that only our children have,
 /// such as a path below a temporary directory. For daemons whose children leave their group.
 pub fn kill_marked(variable: &str, value: &Path) {

@@ -26,7 +26,7 @@ impl Daemon {
         command.env("NIX_DAEMON_SOCKET_PATH", socket).env(MARK, socket).current_dir("/");
         let _ = std::fs::remove_file(socket);
         let mut daemon = Self { child: Child::spawn(&command, log)?, socket: socket.to_owned() };
-        daemon.child.wait_until(Duration::from_secs(20), || UnixStream::connect(socket).is_ok())?;
+        daemon.child.wait_until(Duration::from_secs(180), || UnixStream::connect(socket).is_ok())?;
         Ok(daemon)
     }
 

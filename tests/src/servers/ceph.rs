@@ -65,7 +65,7 @@ impl CephRgw {
         tool(root, "radosgw-admin", &user)?;
         let mut gateway = spawn(root, "radosgw", &["-n", "client.rgw.a", "-f"])?;
         let url = format!("http://127.0.0.1:{port}/");
-        gateway.wait_until(Duration::from_secs(120), || http::get(&url).is_ok_and(|r| r.status() == 200))?;
+        gateway.wait_until(Duration::from_secs(180), || http::get(&url).is_ok_and(|r| r.status() == 200))?;
         // The gateway goes first when they are dropped.
         children.insert(0, gateway);
         Ok(Self { port, _children: children, _dir: dir })

@@ -58,7 +58,7 @@ index = "index.html"
         let mut server = Self { port, web_port, program, child, dir };
         let client = server.client();
         let works = || client.send("GET", "/", &[], &[], b"").is_ok_and(|r| r.status() == 200);
-        server.child.wait_until(Duration::from_secs(60), works)?;
+        server.child.wait_until(Duration::from_secs(180), works)?;
         server.admin(&["key", "allow", "--create-bucket", ACCESS_KEY])?;
         Ok(server)
     }

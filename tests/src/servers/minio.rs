@@ -33,7 +33,7 @@ impl MinIo {
         // `/minio/health/ready` says so before requests are served: 503, XMinioServerNotInitialized.
         let client = server.client();
         let works = || client.send("GET", "/", &[], &[], b"").is_ok_and(|r| r.status() == 200);
-        server.child.wait_until(Duration::from_secs(60), works)?;
+        server.child.wait_until(Duration::from_secs(180), works)?;
         Ok(server)
     }
 }

@@ -61,7 +61,7 @@ impl SeaweedFs {
                 && client.delete("harness-probe", "ready").is_ok()
                 && client.send("DELETE", "/harness-probe", &[], &[], b"").is_ok_and(|r| r.status() < 300)
         };
-        server.child.wait_until(Duration::from_secs(60), works)?;
+        server.child.wait_until(Duration::from_secs(180), works)?;
         Ok(server)
     }
 }

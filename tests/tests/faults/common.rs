@@ -1,4 +1,4 @@
-//! What the tests share: seeds, time, one store with a server, and any number of buckets on it.
+//! What the tests share: seeds, cases, a store with a server, and any number of buckets on the server.
 
 use anyhow::{Context, Result};
 use larder_tests::fault::Chance;
@@ -10,7 +10,7 @@ use larder_tests::servers::{Kind, S3Server};
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The seed of this run: `$LARDER_FAULTS_SEED`, or another each time.
+/// The seed of this run: `$LARDER_FAULTS_SEED`, else a new one in each process.
 pub(crate) fn seed() -> u64 {
     let given = std::env::var("LARDER_FAULTS_SEED").ok().and_then(|seed| seed.parse().ok());
     given.unwrap_or_else(|| {
@@ -18,44 +18,68 @@ pub(crate) fn seed() -> u64 {
     })
 }
 
-/// How long each kind of test may go on: `$LARDER_FAULTS_SECONDS`, or 45.
-pub(crate) fn time() -> Duration {
-    let given = std::env::var("LARDER_FAULTS_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(given.unwrap_or(45))
+/// How many cases of each kind a run has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// A sample: the usual run.
+    Sample,
+    /// The full counts: `$LARDER_FAULTS_FULL`.
+    Full,
+    /// As many as begin within this time, at least the sample: `$LARDER_FAULTS_SECONDS`.
+    Time(Duration),
 }
 
-/// The one case that is asked for, as `$LARDER_FAULTS_CASE`.
+impl Extent {
+    /// The extent of this run.
+    pub(crate) fn of_run() -> Self {
+        let seconds = std::env::var("LARDER_FAULTS_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+        match (seconds, std::env::var_os("LARDER_FAULTS_FULL")) {
+            (Some(seconds), _) => Self::Time(Duration::from_secs(seconds)),
+            (None, Some(_)) => Self::Full,
+            (None, None) => Self::Sample,
+        }
+    }
+}
+
+/// The one case that `$LARDER_FAULTS_CASE` asks for.
 pub(crate) fn only_case() -> Option<usize> {
     std::env::var("LARDER_FAULTS_CASE").ok().and_then(|case| case.parse().ok())
 }
 
-/// Cases of one kind, until the time is over.
+/// The cases of one kind, by number.
 pub(crate) struct Cases {
     name: &'static str,
     pub(crate) seed: u64,
-    until: Instant,
-    least: usize,
+    begun: Instant,
+    sample: usize,
+    full: usize,
     total: Option<usize>,
     done: usize,
 }
 
 impl Cases {
-    /// At least `least` of them, whatever the time, and at most `total`.
-    pub(crate) fn new(name: &'static str, least: usize, total: Option<usize>) -> Self {
-        Self { name, seed: seed(), until: Instant::now() + time(), least, total, done: 0 }
+    /// Cases of a kind: the number in a sample and in a full run, and the number that there are, if that is limited.
+    pub(crate) fn new(name: &'static str, sample: usize, full: usize, total: Option<usize>) -> Self {
+        Self { name, seed: seed(), begun: Instant::now(), sample, full, total, done: 0 }
     }
 
-    /// The number of the next case, and chance of its own.
+    /// The number of the next case, and a generator of chance for it.
     pub(crate) fn next(&mut self) -> Option<(usize, Chance)> {
-        let case = match (only_case(), self.done) {
-            (Some(_), 1..) => return None,
-            (Some(case), _) => case,
-            (None, done) if self.total.is_some_and(|total| done >= total) => return None,
-            (None, done) if done >= self.least && Instant::now() > self.until => return None,
-            (None, done) => done,
+        let case = match only_case() {
+            Some(case) => (self.done == 0).then_some(case)?,
+            None => (self.done < self.limit()).then_some(self.done)?,
         };
         self.done += 1;
         Some((case, Chance::new(self.seed ^ (case as u64).wrapping_mul(0x2545_f491_4f6c_dd1d))))
+    }
+
+    fn limit(&self) -> usize {
+        let limit = match Extent::of_run() {
+            Extent::Full => self.full,
+            Extent::Time(time) if self.begun.elapsed() < time => usize::MAX,
+            Extent::Sample | Extent::Time(_) => self.sample,
+        };
+        limit.min(self.total.unwrap_or(usize::MAX))
     }
 
     /// The command that repeats a case.
@@ -63,7 +87,7 @@ impl Cases {
         format!("to repeat: tests/faults --only {} --seed {} --case {case}", self.name, self.seed)
     }
 
-    /// Tells what was run.
+    /// Prints the number of cases and what they found.
     pub(crate) fn report(&self, what: &str) {
         let of = self.total.map(|total| format!(" of {total}")).unwrap_or_default();
         println!("faults: {}: {} cases{of} by seed {}: {what}", self.name, self.done, self.seed);
@@ -75,11 +99,11 @@ pub(crate) struct Ground {
     pub(crate) nix: NixHome,
     pub(crate) key: KeyPair,
     pub(crate) server: Box<dyn S3Server>,
-    /// What `larder init` writes.
+    /// The objects that `larder init` writes.
     markers: BTreeMap<String, Vec<u8>>,
 }
 
-/// A bucket of its own behind a recording proxy, and larder configured for it.
+/// A bucket behind a recording proxy, and a larder that is configured for it.
 pub(crate) struct Site {
     pub(crate) bucket: String,
     pub(crate) proxy: Proxy,
@@ -114,13 +138,13 @@ impl Ground {
         Ok(Self { nix, key, server, markers })
     }
 
-    /// A new bucket that is ready.
+    /// Creates a bucket as `larder init` leaves it.
     pub(crate) fn bucket(&self, bucket: &str) -> Result<()> {
         self.server.client().create_bucket(bucket)?;
         self.markers.iter().try_for_each(|(key, bytes)| self.server.client().put(bucket, key, bytes))
     }
 
-    /// A new bucket with larder before it.
+    /// Creates a bucket, and a larder and a proxy for it.
     pub(crate) fn site(&self, bucket: &str) -> Result<Site> {
         self.bucket(bucket)?;
         let proxy = Proxy::start(&self.server.endpoint())?;
@@ -128,7 +152,7 @@ impl Ground {
         Ok(Site { bucket: bucket.to_owned(), proxy, larder })
     }
 
-    /// A larder for a store, by way of a proxy.
+    /// A larder for a store, with a bucket behind a proxy.
     pub(crate) fn larder(
         &self,
         nix: &NixHome,
@@ -144,7 +168,7 @@ impl Ground {
         Ok(larder)
     }
 
-    /// The keys that were in a new bucket.
+    /// The keys of a new bucket.
     pub(crate) fn given(&self) -> HashSet<String> {
         self.markers.keys().cloned().collect()
     }
@@ -154,7 +178,7 @@ impl Ground {
         Ok(self.server.client().list(bucket, "")?.into_iter().collect())
     }
 
-    /// The uploads that were begun in a bucket and not ended: their keys.
+    /// The keys of the unfinished multipart uploads in a bucket.
     pub(crate) fn unfinished(&self, bucket: &str) -> Result<Vec<String>> {
         let listing =
             self.server.client().send("GET", &format!("/{bucket}"), &[("uploads", "")], &[], b"")?;
@@ -171,7 +195,7 @@ impl Ground {
     }
 }
 
-/// A larder for a store; one that is a twin is read through a daemon that larder runs.
+/// A larder for a store. larder reads a twin through a daemon that it starts.
 fn home(nix: &NixHome) -> Result<LarderHome> {
     let mut larder = LarderHome::new(nix)?;
     if nix.real_store_dir() != nix.store_dir() {
@@ -182,7 +206,7 @@ fn home(nix: &NixHome) -> Result<LarderHome> {
     Ok(larder)
 }
 
-/// Checks the order in a log, and that something was checked.
+/// Checks the order of publication in a log.
 pub(crate) fn assert_ordered(
     log: &[Record],
     bucket: &str,
@@ -194,13 +218,13 @@ pub(crate) fn assert_ordered(
     assert!(list.is_empty(), "{} violations of the order:\n{}", list.len(), list.join("\n"));
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-/// Runs a case; whatever is wrong with it, an error or a panic, comes with the command that repeats it.
+/// Runs a case. The error of a case that fails or panics has the command that repeats the case.
 pub(crate) fn attempt(replay: &str, what: &str, case: impl FnOnce() -> Result<()>) -> Result<()> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(case)) {
         Ok(Ok(())) => Ok(()),

@@ -1,4 +1,4 @@
-//! What a bucket holds, but for what may differ from push to push: the keys of NARs, file hashes and sizes.
+//! The contents of a bucket without what differs from push to push: keys of NARs, file hashes and file sizes.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,14 +8,17 @@ use super::common::Ground;
 /// The contents of a bucket in a form that can be compared.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
-    /// Narinfos and listings with what must be the same in them.
+    /// Narinfos and listings, without the fields that may differ.
     pub(crate) objects: BTreeMap<String, String>,
-    /// The hashes of the NARs that are there.
+    /// The hashes of the NARs.
     pub(crate) nars: BTreeSet<String>,
 }
 
 impl Contents {
-    /// Reads a bucket; fails where a narinfo names a NAR that is not there, or not as long as it says.
+    /// Reads a bucket.
+    ///
+    /// # Errors
+    /// When a narinfo names a NAR that is missing, or that has another size than the narinfo says.
     pub(crate) fn read(ground: &Ground, bucket: &str) -> Result<Self> {
         let keys = ground.objects(bucket)?;
         let client = ground.server.client();

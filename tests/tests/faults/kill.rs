@@ -1,4 +1,4 @@
-//! Killed at every step: hook and agent die at fail points, and what is started after them finishes.
+//! Kills at every step: hook and agent are killed at fail points, and the next ones finish their work.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::fault::Chance;
@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 use super::common::{Cases, Ground, Site, assert_ordered, attempt};
 use super::compare::Contents;
 
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 const KILLED: i32 = 9;
 
-/// The fail points that an agent comes by.
+/// The fail points that an agent passes.
 const POINTS: [&str; 18] = [
     "multipart: before its end",
     "multipart: before its start",
@@ -40,7 +40,7 @@ const POINTS: [&str; 18] = [
     "write: synced draft",
 ];
 
-/// How often each fail point was the end of a process.
+/// How many processes died at each fail point.
 type Deaths = BTreeMap<String, usize>;
 
 #[test]
@@ -54,7 +54,7 @@ fn a_hook_and_an_agent_that_are_killed_anywhere_lose_nothing_and_leave_nothing()
     let undisturbed = ground.site("undisturbed")?;
     undisturbed.larder.run(&["push", &top])?;
     let wanted = Contents::read(&ground, "undisturbed")?;
-    let (mut deaths, mut cases) = (Deaths::new(), Cases::new("kill", 12, None));
+    let (mut deaths, mut cases) = (Deaths::new(), Cases::new("kill", 20, 340, None));
     while let Some((case, mut chance)) = cases.next() {
         let replay = cases.replay(case);
         attempt(&replay, &format!("case {case}"), || {
@@ -70,10 +70,10 @@ fn a_hook_and_an_agent_that_are_killed_anywhere_lose_nothing_and_leave_nothing()
     Ok(())
 }
 
-/// What an upload leaves that is killed: the agent's next session takes it away. A `larder push` has no memory, so there
-/// it is the first session a day after the last sign of life.
+/// The multipart upload of a killed writer is removed: of an agent by its next session; of a `larder push`, which keeps no
+/// record, by the first session a day after the last renewal of its lease.
 #[test]
-fn uploads_of_killed_writers_are_taken_away() -> Result<()> {
+fn uploads_of_killed_writers_are_removed() -> Result<()> {
     if need(Requirement::FaultyBuild).is_none() {
         return Ok(());
     }
@@ -93,7 +93,7 @@ fn uploads_of_killed_writers_are_taken_away() -> Result<()> {
         let site = ground.site("pushes")?;
         let mut push = site.larder.faulty_command(&["push", &top], "multipart: started:1")?;
         run(&mut push, LONG)?;
-        // It may be at work still, for all that others know.
+        // Other writers cannot know that it is dead.
         site.larder.run(&["push", &top])?;
         ensure!(
             ground.unfinished("pushes")?.len() == 1,
@@ -114,13 +114,13 @@ fn leases(ground: &Ground, bucket: &str) -> Result<Vec<String>> {
     Ok(ground.objects(bucket)?.into_keys().filter(|key| key.starts_with("larder/writers/")).collect())
 }
 
-/// Lets the leases in a bucket be old.
+/// Makes the leases in a bucket old.
 fn age(ground: &Ground, bucket: &str) -> Result<()> {
     let text = br#"{"since": 1, "renewed": 1, "version": "0"}"#;
     leases(ground, bucket)?.iter().try_for_each(|lease| ground.server.client().put(bucket, lease, text))
 }
 
-/// In a run that repeats one case there may be as few as there are.
+/// The least number of kills; none in a run that repeats one case.
 fn cases_least(kills: usize) -> usize {
     if super::common::only_case().is_some() { kills } else { 24 }
 }
@@ -136,7 +136,7 @@ fn one(
     let bucket = format!("case-{case}");
     let site = ground.site(&bucket)?;
     site.larder.run(&["queue", "create"])?;
-    // Each path is a build of its own, whose hook may be killed; then it is run again, as the next build does.
+    // Each path is a build of its own. Its hook may be killed; then the hook runs again, as for the next build.
     for path in paths {
         let fault = match chance.below(3) {
             0 => format!("*:{}", 1 + chance.below(12)),
@@ -148,7 +148,7 @@ fn one(
         }
     }
     readable(&site)?;
-    // Agents, one after the other; the steps of a whole one are about as many as the range here.
+    // Agents run one after the other. The longest range has about as many fail points as a whole agent passes.
     let most = [15, 60, 150][chance.below(3)];
     for round in 0..4 {
         let fault = match round % 2 {
@@ -202,7 +202,7 @@ fn died(who: &str, log: &Path, deaths: &mut Deaths) -> Result<()> {
     Ok(())
 }
 
-/// Whoever looks at the queue now can read all of it.
+/// Checks that everything in the queue can be read.
 fn readable(site: &Site) -> Result<()> {
     let status = site.larder.run(&["status", "--json"])?.stdout;
     let status: serde_json::Value = serde_json::from_str(&status)?;
@@ -220,7 +220,8 @@ fn readable(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// What killed processes leave is taken away by those after them; some of it a day later, so time is helped on.
+/// Checks that later processes remove what killed processes left. They remove some of it only after a day, so files and
+/// leases are made old.
 fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
     let state = site.larder.state_dir();
     let names = |place: &str| -> Result<Vec<String>> {
@@ -230,7 +231,7 @@ fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
     for place in ["incoming", "work", "parked"] {
         ensure!(names(place)?.is_empty(), "something is left in {place}/: {:?}", names(place)?);
     }
-    // Roots whose job never came, and drafts, are two days old now.
+    // Roots without a job, and drafts, become two days old.
     let old = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
     let seconds = old.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     for name in names("roots")? {
@@ -250,7 +251,7 @@ fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
     let mut left = names("state")?;
     left.sort();
     ensure!(left == ["session", "since", "summary.json"], "state/ holds {left:?}");
-    // In the bucket: a lease may be left of an agent that was killed before it had noted it; its uploads with it.
+    // An agent that was killed before it had recorded its lease leaves the lease, and its uploads, in the bucket.
     let writers = leases(ground, &site.bucket)?;
     for upload in ground.unfinished(&site.bucket)? {
         let writer = larder::format::object_keys::nar_writer(&upload)
@@ -261,7 +262,7 @@ fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
             "{upload} is left and has no lease"
         );
     }
-    // A day later those are gone, too.
+    // A day later those are removed, too.
     age(ground, &site.bucket)?;
     site.larder.run(&["push", path])?;
     let left = ground.unfinished(&site.bucket)?;

@@ -1,5 +1,6 @@
-//! A faulty world: every fault at every position, kills at every step, several writers, a store that moves, a server
-//! that asks for less. Chance comes from a seed, time is boxed; `tests/faults` runs these for as long as one likes.
+//! A faulty world: every fault at every position, kills at every step, several writers, a store that changes, a server
+//! that asks for fewer requests. Chance comes from a seed. `cargo test` runs a sample of the cases; `tests/faults` runs all
+//! of them (`--full`), or as many as begin within a time (`--minutes`).
 
 mod common;
 mod compare;

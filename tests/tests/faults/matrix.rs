@@ -1,4 +1,4 @@
-//! Every fault at every position: a push of a small closure with one fault, and a push after it without any.
+//! Every fault at every position: a push of a small closure with one fault, and then a push without faults.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::fault::{self, Chance, Fault};
@@ -8,27 +8,35 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::common::{Cases, Ground, assert_ordered, attempt};
+use super::common::{Cases, Extent, Ground, assert_ordered, attempt};
 use super::compare::Contents;
 
-/// Cases at the same time: most of a case is waiting.
+/// The number of cases that run at the same time: each waits most of its time.
 const AT_ONCE: usize = 4;
-/// In runs that take this long there is time for faults that do.
+/// Faults that take long are part of runs that take this long, and of full runs.
 const LONG: Duration = Duration::from_secs(1200);
+
+fn takes_long() -> bool {
+    match Extent::of_run() {
+        Extent::Sample => false,
+        Extent::Full => true,
+        Extent::Time(time) => time >= LONG,
+    }
+}
 
 #[test]
 fn every_fault_at_every_request_heals_with_the_next_push() -> Result<()> {
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
-    matrix(&ground, "matrix", 40)
+    matrix(&ground, "matrix", 100)
 }
 
 #[test]
 fn every_fault_at_every_request_heals_on_another_server_too() -> Result<()> {
     let Some(ground) = Ground::new(Kind::S3sFs)? else { return Ok(()) };
-    matrix(&ground, "matrix-s3s", 20)
+    matrix(&ground, "matrix-s3s", 80)
 }
 
-fn matrix(ground: &Ground, name: &'static str, least: usize) -> Result<()> {
+fn matrix(ground: &Ground, name: &'static str, sample: usize) -> Result<()> {
     let top = ground.closure(name)?.remove(0);
     let site = ground.site("undisturbed")?;
     site.larder.run(&["push", &top])?;
@@ -39,12 +47,12 @@ fn matrix(ground: &Ground, name: &'static str, least: usize) -> Result<()> {
     ensure!(log.iter().any(|record| record.query.contains("uploadId")), "nothing was sent in parts");
 
     let mut faults = fault::ALL.to_vec();
-    if super::common::time() >= LONG {
+    if takes_long() {
         faults.push(("stalled for longer than larder waits", Fault::Stall(Duration::from_secs(75))));
     }
     let mut positions: Vec<_> =
         (0..log.len()).flat_map(|k| faults.iter().map(move |fault| (k, *fault))).collect();
-    let cases = Mutex::new(Cases::new(name, least, Some(positions.len())));
+    let cases = Mutex::new(Cases::new(name, sample, positions.len(), Some(positions.len())));
     let seed = cases.lock().map(|cases| cases.seed).unwrap_or_default();
     Chance::new(seed).shuffle(&mut positions);
     let (hit, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -108,7 +116,7 @@ fn one(
     Ok(())
 }
 
-/// The checker finds out a larder that publishes in the wrong order.
+/// The checker detects a larder that publishes in the wrong order.
 #[test]
 fn a_larder_with_the_order_reversed_is_found_out() -> Result<()> {
     if larder_tests::need::need(larder_tests::need::Requirement::FaultyBuild).is_none() {
@@ -120,7 +128,7 @@ fn a_larder_with_the_order_reversed_is_found_out() -> Result<()> {
         let bucket = if right { "right" } else { "reversed" };
         let site = ground.site(bucket)?;
         let mut push = site.larder.faulty_command(&["push", &top], fault)?;
-        larder_tests::process::run(&mut push, Duration::from_secs(60))?.ok()?;
+        larder_tests::process::run(&mut push, Duration::from_secs(120))?.ok()?;
         let base = format!("/{bucket}");
         let checked = larder_tests::order::check(&site.proxy.log(), &base, &ground.given(), &HashSet::new());
         ensure!(checked.narinfos >= 6, "{checked:?}");
@@ -129,7 +137,7 @@ fn a_larder_with_the_order_reversed_is_found_out() -> Result<()> {
     Ok(())
 }
 
-/// What a release is made of has no fail points: these tests run the same build of the crates.
+/// A release has no fail points: these tests run the same build of the crates.
 #[test]
 fn without_the_feature_there_are_no_fail_points() -> Result<()> {
     const { assert!(!larder_hook::fault::COMPILED_IN, "the workspace is built with fail points") };

@@ -1,4 +1,4 @@
-//! A server that asks for less gets less, and all of it in the end.
+//! A server that asks for fewer requests gets fewer, and everything arrives in the end.
 
 use anyhow::{Result, ensure};
 use larder_tests::fault::{Refusal, SLOW_DOWN};
@@ -7,16 +7,18 @@ use larder_tests::process::{Output, run_with_input};
 use larder_tests::proxy::{Fault, Proxy, Record};
 use larder_tests::servers::Kind;
 use larder_tests::synthetic::SyntheticStore;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::common::{Cases, Ground, attempt};
 
-/// Paths of the store: each is two or three small requests.
+/// The number of paths in the store. Each takes two or three small requests.
 const PATHS: usize = 220;
-/// What each request takes, so that many are on their way at the same time.
-const LATENCY: Duration = Duration::from_millis(40);
+/// A round of requests is complete when none has come for this long. Shorter than the shortest pause that larder makes.
+const QUIET: Duration = Duration::from_millis(60);
+/// The number of requests that larder always sends at the same time, unless a server asks for fewer.
+const USUAL: usize = 16;
 
 struct Crowd {
     store: SyntheticStore,
@@ -25,7 +27,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// A larder with many small paths to push, and a bucket that is not near.
+    /// A larder with many small paths to push, and a bucket whose proxy answers in rounds.
     fn new(ground: &Ground, bucket: &str) -> Result<Self> {
         let store = SyntheticStore::start(PATHS)?;
         store.write_files(0..PATHS)?;
@@ -36,7 +38,7 @@ impl Crowd {
         larder.use_server(server, bucket)?;
         larder.run(&["init", "--private"])?;
         let proxy = Proxy::start(&server.endpoint())?;
-        proxy.set_latency(LATENCY);
+        proxy.set_rounds(QUIET);
         larder.use_server_at(server, &proxy.endpoint(), bucket)?;
         Ok(Self { store, larder, proxy })
     }
@@ -51,26 +53,29 @@ impl Crowd {
     }
 }
 
-/// The most requests that were on their way at the same time, of those that began between two moments.
-fn width(log: &[Record], from: Duration, to: Duration) -> usize {
-    let within: Vec<_> = log.iter().filter(|one| (from..to).contains(&one.began)).collect();
-    let at = |moment: Duration| {
-        let runs = |one: &&&Record| one.began <= moment && one.ended.is_none_or(|ended| ended > moment);
-        within.iter().filter(runs).count()
-    };
-    within.iter().map(|one| at(one.began)).max().unwrap_or(0)
+/// The number of requests in each round of a range: the requests that were on their way at the same time.
+fn widths(log: &[Record], rounds: impl std::ops::RangeBounds<u64>) -> BTreeMap<u64, usize> {
+    let mut widths = BTreeMap::new();
+    for record in log.iter().filter(|record| rounds.contains(&record.round)) {
+        *widths.entry(record.round).or_default() += 1;
+    }
+    widths
+}
+
+fn widest(log: &[Record], rounds: impl std::ops::RangeBounds<u64>) -> usize {
+    widths(log, rounds).into_values().max().unwrap_or(0)
 }
 
 fn refused(record: &Record) -> bool {
     record.fault.is_some_and(|fault| fault != Fault::Status(0))
 }
 
-/// A server that is too busy for some seconds: the requests that it gets meanwhile are bounded by the pauses, which
-/// double; afterwards everything arrives, and as many are on their way as before.
+/// A server is too busy for some seconds. The pauses, which double, bound the requests that it gets meanwhile.
+/// Afterwards everything arrives.
 #[test]
-fn a_server_that_is_busy_for_a_while_is_left_alone_and_then_used_as_before() -> Result<()> {
+fn a_busy_server_gets_few_requests_and_everything_arrives_later() -> Result<()> {
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
-    let mut cases = Cases::new("polite", 1, Some(3));
+    let mut cases = Cases::new("polite", 1, 3, Some(3));
     let mut told = Vec::new();
     while let Some((case, mut chance)) = cases.next() {
         let (code, status) =
@@ -90,19 +95,22 @@ fn a_server_that_is_busy_for_a_while_is_left_alone_and_then_used_as_before() -> 
             let pushed = crowd.push()?;
             let log = crowd.proxy.log();
             let refusals: Vec<_> = log.iter().filter(|one| refused(one)).collect();
-            let first = refusals.first().map(|one| one.began).unwrap_or_default();
-            // What was on its way when the first was refused is not counted: nobody could know.
-            let known = refusals.iter().filter(|one| one.began > first + 2 * LATENCY).count();
-            // Pauses of 125 to 250 ms, then of 250 to 500, 500 to 1000, …: at most five of them begin within three
-            // seconds, and after them 8, 4, 2, 1, 1 requests.
-            ensure!(known <= 24, "{known} requests were sent to a server that was too busy");
+            // All requests that were on their way when larder heard the first refusal are refused. Then come pauses of
+            // 125 to 250 ms, of 250 to 500, 500 to 1000, …: at most five of them begin within three seconds. After each
+            // pause, larder sends half as many requests as before it; at least one, and a few more for the rounds of one.
+            let most = widest(&log, ..=refusals.first().map_or(0, |one| one.round)).max(USUAL);
+            ensure!(
+                refusals.len() <= 2 * most + 8,
+                "{} requests were sent to a server that was too busy, {most} at once before",
+                refusals.len()
+            );
             ensure!(pushed.code() == 0 || pushed.stderr.contains("fewer requests"), "{}", pushed.stderr);
             let again = crowd.push()?.ok()?;
             ensure!(again.timed_out.eq(&false));
             let keys = ground.objects(&format!("busy-{case}"))?;
             let narinfos = keys.keys().filter(|key| key.ends_with(".narinfo")).count();
             ensure!(narinfos == PATHS, "{narinfos} of {PATHS} have arrived");
-            told.push(format!("{} refusals, {known} of them after the first round", refusals.len()));
+            told.push(format!("{} refusals, {most} requests at once before", refusals.len()));
             Ok(())
         })?;
     }
@@ -110,19 +118,20 @@ fn a_server_that_is_busy_for_a_while_is_left_alone_and_then_used_as_before() -> 
     Ok(())
 }
 
-/// A server that takes no more than three requests at the same time and refuses those beyond: larder finds the width
-/// that it bears, and few requests are refused.
+/// A server takes three requests at the same time and refuses others. larder finds that number, and few requests are
+/// refused.
 #[test]
-fn a_server_that_bears_only_few_at_once_is_not_overrun() -> Result<()> {
-    const BEARS: usize = 3;
+fn a_server_that_takes_few_requests_at_once_is_not_overrun() -> Result<()> {
+    const TAKES: usize = 3;
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
     let crowd = Crowd::new(&ground, "narrow")?;
-    let proxy = Arc::new(crowd.proxy);
-    let asked = Arc::downgrade(&proxy);
+    let (proxy, requests) = (&crowd.proxy, crowd.proxy.counter());
+    // Each request takes a while, so that many are on their way at the same time.
+    proxy.clear_rounds();
+    proxy.set_latency(Duration::from_millis(20));
     proxy.set_fault(move |record| {
-        let log = asked.upgrade()?.log();
-        let running = log.iter().filter(|one| one.end.is_none() && one.start < record.start).count();
-        (running >= BEARS).then_some(SLOW_DOWN)
+        let running = requests.count(|one| one.end.is_none() && one.start < record.start);
+        (running >= TAKES).then_some(SLOW_DOWN)
     });
     let input = crowd.store.paths().collect::<Vec<_>>().join("\n");
     let mut pushes = 0;
@@ -144,9 +153,9 @@ fn a_server_that_bears_only_few_at_once_is_not_overrun() -> Result<()> {
     Ok(())
 }
 
-/// A server that has recovered is used as before.
+/// After one refusal larder halves the number of its concurrent requests, and then raises it again.
 #[test]
-fn the_width_comes_back_after_one_refusal() -> Result<()> {
+fn the_number_of_concurrent_requests_recovers_after_a_refusal() -> Result<()> {
     let Some(ground) = Ground::new(Kind::MinIo)? else { return Ok(()) };
     let crowd = Crowd::new(&ground, "recovers")?;
     let once = AtomicBool::new(true);
@@ -157,19 +166,15 @@ fn the_width_comes_back_after_one_refusal() -> Result<()> {
     });
     crowd.push()?.ok()?;
     let log = crowd.proxy.log();
-    let slowed = log.iter().find(|one| refused(one)).and_then(|one| one.ended).unwrap_or_default();
-    let end = log.iter().map(|one| one.began).max().unwrap_or_default();
-    let before = width(&log, Duration::ZERO, slowed);
-    // As many requests as there were at once: half of them may begin together, and each round of answers lets one more
-    // through.
-    let mut begun: Vec<_> = log.iter().map(|one| one.began).filter(|began| *began > slowed).collect();
-    begun.sort();
-    let until = begun.get(before).copied().unwrap_or(end);
-    let after = width(&log, slowed + Duration::from_millis(1), until);
-    let last = width(&log, slowed + Duration::from_millis(400), end);
+    let refusal = log.iter().find(|one| refused(one)).map_or(0, |one| one.round);
+    let before = widest(&log, ..=refusal);
+    // The next round is the first that larder began after it heard the refusal. From round to round, one more request
+    // is on its way.
+    let after = widths(&log, refusal + 1..).into_values().next().unwrap_or(0);
+    let last = widest(&log, refusal + 2..);
     println!("faults: polite: {before} at once before a refusal, {after} right after it, {last} later");
     ensure!(before >= 12, "only {before} at once: nothing is shown");
     ensure!(after <= before / 2 + 2, "{after} at once right after a refusal, {before} before");
-    ensure!(last >= before.min(16), "{last} at once later, {before} before");
+    ensure!(last >= before.min(USUAL), "{last} at once later, {before} before");
     Ok(())
 }

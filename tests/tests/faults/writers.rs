@@ -1,5 +1,5 @@
 //! Four agents on four stores push overlapping closures into one bucket, by different rules and with two keys, over a
-//! bad network, and are killed now and then.
+//! bad network. Most of the agents are killed.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::fault::{self, Chance};
@@ -17,25 +17,26 @@ use std::time::{Duration, Instant};
 use super::common::{Cases, Ground, assert_ordered, attempt};
 use super::compare::Contents;
 
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 
-/// One of the four.
+/// One of the four stores.
 struct Writer {
     nix: NixHome,
     key: KeyPair,
-    /// Whether it leaves out what upstream has.
+    /// Whether the writer leaves out the paths of upstream.
     skips: bool,
-    /// What its hook is told of.
+    /// The paths that its hook queues.
     built: Vec<String>,
 }
 
-/// Four stores that hold overlapping parts of what `builder` has built, and the hash parts of what upstream signed.
+/// Makes four stores with overlapping parts of the paths of `builder`. Returns also the hash parts of the paths that
+/// upstream signed, and the public key of upstream.
 fn writers(builder: &NixHome) -> Result<(Vec<Writer>, HashSet<String>, Vec<String>)> {
     let mut tops = builder.build(&samples::layered("writers", 8))?;
     tops.extend(builder.build(&samples::chain("writers", 8))?);
     tops.extend(builder.build(&samples::assorted("writers"))?);
     let upstream = builder.key_pair("upstream-1")?;
-    // `base` and what the chain begins with come from upstream.
+    // `base` and the first paths of the chain come from upstream.
     let all = builder.closure(&tops)?;
     let theirs: Vec<_> = all
         .iter()
@@ -69,7 +70,7 @@ fn four_writers_over_a_bad_network_that_are_killed_keep_the_order_and_finish() -
     let (writers, upstream, keys) = writers(&builder)?;
     let ground = Ground::with(builder.twin()?, Kind::MinIo)?;
     let (kills, faults) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let mut cases = Cases::new("writers", 1, None);
+    let mut cases = Cases::new("writers", 3, 17, None);
     while let Some((case, chance)) = cases.next() {
         let replay = cases.replay(case);
         attempt(&replay, &format!("case {case}"), || {
@@ -108,7 +109,7 @@ fn one(
         }
         homes.push(larder);
     }
-    // One request in twenty meets a fault.
+    // One request in twenty gets a fault.
     let rule = Mutex::new(Chance::new(chance.draw()));
     proxy.set_fault(move |_| {
         let mut chance = rule.lock().ok()?;
@@ -134,7 +135,7 @@ fn one(
     complete(ground, writers, &bucket, upstream)
 }
 
-/// Agents one after the other, most of which are killed.
+/// Runs agents one after the other. Most of them are killed.
 fn live_badly(larder: &LarderHome, mut chance: Chance, kills: &AtomicUsize, over: &AtomicBool) -> Result<()> {
     let log = larder.dir().join("agent.log");
     for _ in 0..4 {
@@ -155,7 +156,7 @@ fn live_badly(larder: &LarderHome, mut chance: Chance, kills: &AtomicUsize, over
     Ok(())
 }
 
-/// Everything that somebody wanted is there with its closure, but for what upstream has and nobody mirrors.
+/// Checks that the bucket has the closure of each path, without the paths of upstream that no writer mirrors.
 fn complete(ground: &Ground, writers: &[Writer], bucket: &str, upstream: &HashSet<String>) -> Result<()> {
     let contents = Contents::read(ground, bucket)?;
     for writer in writers {

@@ -1,4 +1,4 @@
-//! `larder setup` on a machine with a real systemd and Debian's Nix daemon: from the first build to its removal.
+//! `larder setup` on a machine with a real systemd and Debian's Nix daemon, from the first build to the removal of larder.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::larder::binary;
@@ -8,10 +8,10 @@ use larder_tests::nix::narinfo_key;
 use larder_tests::process::{Output, eventually};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const LARDER: &str = "/opt/new/larder";
 
-/// A machine with Nix as Debian wires it, asking no cache; on the network of another one where that is given.
+/// Boots a machine with Nix as Debian installs it, without a cache; on the network of another machine where one is given.
 pub(crate) fn debian(beside: Option<&Machine>) -> Result<Option<Machine>> {
     let (Some(setup), Some(_)) = (need(Requirement::NixSetup), need(Requirement::Nix28)) else {
         return Ok(None);
@@ -25,7 +25,7 @@ pub(crate) fn debian(beside: Option<&Machine>) -> Result<Option<Machine>> {
     let nix_conf = std::fs::read_to_string(machine.path("/etc/nix/nix.conf"))?;
     machine.write("/etc/nix/nix.conf", &(nix_conf + "substituters =\n"))?;
     let name = if beside.is_some() { "second" } else { "first" };
-    // As the package's own script makes them.
+    // As the script of the package does.
     machine
         .shell(&format!(
             "set -e; hostname {name}; groupadd --force --system nixbld; groupadd --force --system nix-users
@@ -37,7 +37,7 @@ pub(crate) fn debian(beside: Option<&Machine>) -> Result<Option<Machine>> {
     Ok(Some(machine))
 }
 
-/// The same with the two programs somewhere, a signing key, and a hook of somebody else's.
+/// The same with the two programs in /opt, a signing key, and another program as post-build-hook.
 fn machine() -> Result<Option<Machine>> {
     let Some(machine) = debian(None)? else { return Ok(None) };
     for program in ["larder", "larder-hook"] {
@@ -60,10 +60,51 @@ fn build_line(name: &str, script: &str) -> String {
     )
 }
 
-/// Builds something; its path.
+/// Builds a path; returns it.
 pub(crate) fn build(machine: &Machine, name: &str) -> Result<String> {
     let output = machine.shell(&build_line(name, &format!("echo {name} > $out")))?.ok()?;
     Ok(output.stdout.trim().to_owned())
+}
+
+/// A build that waits until the test lets it end.
+struct SlowBuild<'a> {
+    machine: &'a Machine,
+    name: &'static str,
+}
+
+impl<'a> SlowBuild<'a> {
+    /// Starts the build, and waits until its builder runs.
+    fn start(machine: &'a Machine, name: &'static str) -> Result<Self> {
+        let slow = Self { machine, name };
+        let [begun, end] = [slow.file("begun"), slow.file("end")];
+        let wait = format!("touch {begun}; until [ -e {end} ]; do sleep 0.1; done; echo {name} > $out");
+        let line = build_line(name, &wait);
+        let [log, code] = [slow.file("log"), slow.file("code")];
+        machine.shell("install -d -m 1777 /opt/slow")?.ok()?;
+        machine.write(
+            "/opt/slow/script",
+            &format!("export HOME=/root\n{line} > {log} 2>&1\necho $? > {code}.new\nmv {code}.new {code}\n"),
+        )?;
+        machine.shell(&format!("systemd-run --quiet --unit={name} bash /opt/slow/script"))?.ok()?;
+        let log = || machine.shell(&format!("cat {log}")).map(|output| output.stdout).unwrap_or_default();
+        eventually("the builder running", SOON, || machine.path(&begun).exists()).with_context(log)?;
+        Ok(slow)
+    }
+
+    fn file(&self, kind: &str) -> String {
+        format!("/opt/slow/{}.{kind}", self.name)
+    }
+
+    /// Lets the build end, which must succeed.
+    fn finish(self) -> Result<()> {
+        self.machine.write(&self.file("end"), "")?;
+        let code = self.machine.path(&self.file("code"));
+        eventually("the end of the slow build", SOON, || code.exists())?;
+        let log =
+            self.machine.shell(&format!("cat {} {}", self.file("code"), self.file("log")))?.ok()?.stdout;
+        ensure!(log.starts_with("0\n"), "the build failed: {log}");
+        self.machine.shell("rm -r /opt/slow")?.ok().map(drop)
+    }
 }
 
 /// Whether a path's narinfo is in the bucket.
@@ -71,7 +112,7 @@ fn arrived(machine: &Machine, path: &str) -> bool {
     machine.path("/srv/cache").join(narinfo_key(path)).exists()
 }
 
-/// What is installed: names, modes, contents. Without what `useradd` keeps beside its files, and what is no file.
+/// The names, modes and contents of installed files, without the copies that `useradd` keeps.
 fn snapshot(machine: &Machine) -> Result<String> {
     let line = "cd /; { find etc usr/local/bin usr/local/lib opt -xdev \\( -name '*-' -o -name .pwd.lock -o -name other-hook.log -o -name machine-id -o -name ld.so.cache \\) -prune -o -printf '%p %m %u %l\\n'; find etc usr/local/bin usr/local/lib -xdev -type f ! -name '*-' ! -name .pwd.lock ! -name machine-id -exec sha256sum {} +; } | sort";
     Ok(machine.shell(line)?.ok()?.stdout)
@@ -86,10 +127,10 @@ fn setup(machine: &Machine, args: &[&str]) -> Result<Output> {
 }
 
 #[test]
-fn a_debian_machine_is_set_up_pushes_rests_and_is_as_before_when_that_is_taken_back() -> Result<()> {
+fn a_debian_machine_is_set_up_pushes_and_is_as_before_when_larder_is_removed() -> Result<()> {
     let Some(machine) = machine()? else { return Ok(()) };
     let before = snapshot(&machine)?;
-    let new = ["--bucket", "file:///srv/cache", "--set", "linger=5"];
+    let new = ["--bucket", "file:///srv/cache", "--set", "linger=10"];
     setup(&machine, &new)?.ok()?;
     assert_eq!(before, snapshot(&machine)?, "changed by showing");
     machine.shell("mkdir /srv/cache")?.ok()?;
@@ -105,9 +146,9 @@ fn a_debian_machine_is_set_up_pushes_rests_and_is_as_before_when_that_is_taken_b
         owners,
         ". root 755\nincoming root 770\nparked larder 755\nroots larder 755\nstate larder 755\ntmp root 700\nwork larder 755\n"
     );
-    assert!(!machine.is_active("larder-agent.service"), "it runs without work");
+    assert!(!machine.is_active("larder-agent.service"), "the service runs without work");
 
-    // A build starts it, a second one finds it still there, and then it rests.
+    // A build starts the agent, a second build finds the agent running, and then the agent ends.
     let first = build(&machine, "first")?;
     let journal = || {
         machine.shell("journalctl --no-pager -u 'larder*' | tail -40; systemctl status --no-pager larder-agent.service").map(|output| output.stdout).unwrap_or_default()
@@ -116,8 +157,8 @@ fn a_debian_machine_is_set_up_pushes_rests_and_is_as_before_when_that_is_taken_b
     let pid = main_pid(&machine)?;
     let second = build(&machine, "second")?;
     eventually("the second path arriving", SOON, || arrived(&machine, &second)).with_context(journal)?;
-    assert_eq!(main_pid(&machine)?, pid, "started anew for the second build");
-    eventually("the agent resting", SOON, || !machine.is_active("larder-agent.service"))?;
+    assert_eq!(main_pid(&machine)?, pid, "the agent was started again for the second build");
+    eventually("the end of the agent", SOON, || !machine.is_active("larder-agent.service"))?;
     let state =
         machine.run(&["systemctl", "show", "-p", "Result,NRestarts", "larder-agent.service"])?.ok()?.stdout;
     assert_eq!(state, "Result=success\nNRestarts=0\n");
@@ -133,33 +174,25 @@ fn a_debian_machine_is_set_up_pushes_rests_and_is_as_before_when_that_is_taken_b
         ))?
         .ok()?;
 
-    // The catch-up, as its timer starts it: what the hook never saw.
+    // The catch-up, as its timer starts it, queues a path that the hook did not see.
     machine.shell("mv /usr/local/lib/larder/hook /usr/local/lib/larder/hook.away; printf '#!/bin/sh\\n' > /usr/local/lib/larder/hook; chmod +x /usr/local/lib/larder/hook")?.ok()?;
     let unseen = build(&machine, "unseen")?;
     machine.shell("mv /usr/local/lib/larder/hook.away /usr/local/lib/larder/hook; systemctl start larder-catch-up.service")?.ok().with_context(journal)?;
     eventually("the unseen path arriving", SOON, || arrived(&machine, &unseen)).with_context(journal)?;
 
-    // Killed in the middle of its work, it is started again by what it had taken.
+    // When the agent is killed, its jobs start it again.
     machine.shell("systemctl kill -s KILL larder-agent.service; true")?;
     let fourth = build(&machine, "fourth")?;
     eventually("the fourth path arriving", SOON, || arrived(&machine, &fourth)).with_context(journal)?;
 
-    // Taken back while a build runs: that build still has its hook.
-    let slow = build_line("slow", "sleep 8; echo slow > $out");
-    machine.write(
-        "/opt/slow.sh",
-        &format!("export HOME=/root\n{slow} > /opt/slow.log 2>&1\necho $? > /opt/slow.code\n"),
-    )?;
-    machine.shell("systemd-run --quiet --unit=slow bash /opt/slow.sh; sleep 3")?.ok()?;
+    // Removed while a build runs: that build still has its hook.
+    let slow = SlowBuild::start(&machine, "slow")?;
     let output = setup(&machine, &["--remove", "--yes"])?;
     assert_eq!(output.code(), 3, "{}{}", output.stdout, output.stderr);
     assert!(output.stderr.contains("when they have ended"), "{}", output.stderr);
     assert!(machine.path("/usr/local/lib/larder/larder-hook").exists());
-    eventually("the slow build's end", SOON, || machine.path("/opt/slow.code").exists())?;
-    let said = machine.shell("cat /opt/slow.code /opt/slow.log")?.ok()?.stdout;
-    ensure!(said.starts_with("0\n"), "the build failed for the hook's sake: {said}");
-    machine.shell("rm /opt/slow*")?.ok()?;
-    eventually("its daemon's end", SOON, || {
+    slow.finish()?;
+    eventually("the end of its daemon", SOON, || {
         setup(&machine, &["--remove", "--queue", "--yes"]).is_ok_and(|output| output.status.success())
     })?;
     assert_eq!(before, snapshot(&machine)?, "something is left");
@@ -169,7 +202,7 @@ fn a_debian_machine_is_set_up_pushes_rests_and_is_as_before_when_that_is_taken_b
 }
 
 #[test]
-fn the_guard_restarts_the_daemon_when_its_word_has_changed_and_only_then() -> Result<()> {
+fn the_guard_restarts_the_daemon_only_when_the_list_of_caches_has_changed() -> Result<()> {
     let Some(machine) = machine()? else { return Ok(()) };
     let daemon = || -> Result<String> {
         Ok(machine
@@ -199,18 +232,14 @@ fn the_guard_restarts_the_daemon_when_its_word_has_changed_and_only_then() -> Re
     assert_eq!(daemon()?, second, "restarted although nothing changed");
     machine.write("/srv/lan/nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n")?;
     // A build that runs meanwhile goes on.
-    let slow = build_line("meanwhile", "sleep 5; echo there > $out");
-    machine.write("/opt/slow.sh", &format!("export HOME=/root\n{slow}; echo $? > /opt/slow.code\n"))?;
-    machine.shell("systemd-run --quiet --unit=slow bash /opt/slow.sh; sleep 2")?.ok()?;
+    let slow = SlowBuild::start(&machine, "meanwhile")?;
     assert!(guard()?.ok()?.stderr.contains("1 of 1 cache"));
     assert_ne!(daemon()?, second);
-    eventually("the build's end", SOON, || machine.path("/opt/slow.code").exists())?;
-    assert_eq!(std::fs::read_to_string(machine.path("/opt/slow.code"))?, "0\n");
-    Ok(())
+    slow.finish()
 }
 
 #[test]
-fn the_modules_relay_runs_behind_its_socket_and_closed_in() -> Result<()> {
+fn the_relay_of_the_module_runs_behind_its_socket_and_confined() -> Result<()> {
     let Some(machine) = machine()? else { return Ok(()) };
     let dir = tempfile::tempdir()?;
     let Some(files) = super::units::render("relayed", dir.path())? else { return Ok(()) };
@@ -221,17 +250,17 @@ fn the_modules_relay_runs_behind_its_socket_and_closed_in() -> Result<()> {
         machine.write(&format!("/etc/systemd/system/{name}"), &text)?;
     }
     machine.shell("systemctl daemon-reload && systemctl start larder-relay.socket")?.ok()?;
-    assert!(!machine.is_active("larder-relay.service"), "it runs without work");
+    assert!(!machine.is_active("larder-relay.service"), "the service runs without work");
     let url = "http://127.0.0.1:8391";
     let ask = |path: &str| machine.run(&["curl", "--silent", "--show-error", &format!("{url}{path}")]);
     let journal = || machine.shell("journalctl --no-pager -u larder-relay | tail -20").map(|out| out.stdout);
-    // There is no such host here.
+    // The host of the cache does not exist.
     let info = ask("/lan/nix-cache-info")?.ok().with_context(|| journal().unwrap_or_default())?.stdout;
     assert_eq!(info, "WantMassQuery: 1\nPriority: 30\n");
     assert!(machine.is_active("larder-relay.service"));
     assert!(ask("/")?.ok()?.stdout.contains("lan\thttp://cache.lan:8333/nix%20cache?x=y\taway"));
     assert!(journal()?.contains("lan is away"), "{}", journal()?);
-    // Nobody misses it: the socket stays, and the next question starts it again.
+    // The socket stays, and the next request starts the relay again.
     machine.shell("systemctl stop larder-relay.service")?.ok()?;
     assert_eq!(ask("/lan/x.narinfo")?.ok()?.stdout, "away\n");
     Ok(())

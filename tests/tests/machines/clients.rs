@@ -1,4 +1,4 @@
-//! A machine that uses caches: its configuration checked as it is, the guard, and what is told about taking one out.
+//! A machine that uses caches: the check of its configuration, the guard, and the steps for removing a cache.
 
 use anyhow::{Context, Result};
 use larder_tests::larder::{LarderHome, binary};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::modules::project;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const KEY: &str = "cache.lan-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
-/// `larder client …` on a machine whose `nix.conf` lies in a directory; no configuration of larder's.
+/// Runs `larder client …` with the `nix.conf` of a directory, without a configuration of larder.
 fn client(dir: &Path, args: &[&str]) -> Result<Output> {
     let mut command = clean_command(binary("larder")?);
     command.env("NIX_CONF_DIR", dir).env("HOME", dir).env("LARDER_CONFIG", "/dev/null");
@@ -22,7 +22,7 @@ fn client(dir: &Path, args: &[&str]) -> Result<Output> {
 }
 
 #[test]
-fn a_key_with_a_slip_is_named_with_its_line_before_nix_trips_over_it() -> Result<()> {
+fn a_mistyped_key_is_named_with_its_line() -> Result<()> {
     let table = std::fs::read_to_string(project("nix/tests/keys.json"))?;
     let table: serde_json::Value = serde_json::from_str(&table)?;
     let dir = tempfile::tempdir()?;
@@ -30,7 +30,7 @@ fn a_key_with_a_slip_is_named_with_its_line_before_nix_trips_over_it() -> Result
     for case in table["bad"].as_array().context("no table")? {
         let keys: Vec<_> =
             case["keys"].as_array().into_iter().flatten().filter_map(|key| key.as_str()).collect();
-        // What is no word of its own cannot stand in a list of words.
+        // A list of words cannot have these as words.
         if keys.iter().any(|key| key.is_empty() || key.contains(' ')) {
             continue;
         }
@@ -56,7 +56,7 @@ fn a_key_with_a_slip_is_named_with_its_line_before_nix_trips_over_it() -> Result
 }
 
 #[test]
-fn a_machine_is_checked_as_it_is_and_told_how_to_take_a_cache_out() -> Result<()> {
+fn the_configuration_of_a_machine_is_checked_and_the_steps_of_removal_are_printed() -> Result<()> {
     let Some(version) = versions().first().copied() else { return Ok(()) };
     let nix = NixHome::new(version)?;
     let server = Directory::start()?;
@@ -111,7 +111,7 @@ fn a_machine_is_checked_as_it_is_and_told_how_to_take_a_cache_out() -> Result<()
 }
 
 #[test]
-fn the_guard_takes_a_cache_out_of_nix_and_puts_it_back() -> Result<()> {
+fn the_guard_lists_only_reachable_caches() -> Result<()> {
     for version in versions() {
         let mut nix = NixHome::new(version)?;
         let server = Directory::start()?;
@@ -146,7 +146,7 @@ fn the_guard_takes_a_cache_out_of_nix_and_puts_it_back() -> Result<()> {
         guard(&url)?;
         assert_eq!(std::fs::metadata(&fragment)?.modified()?, before, "written although nothing changed");
         assert!(substituted()?, "{version}: the fragment is not read");
-        // Gone: the fragment names no cache, and Nix asks none.
+        // The cache is gone: the fragment names no cache, and Nix asks none.
         drop(server);
         guard(&url)?;
         assert_eq!(std::fs::read_to_string(&fragment)?, "# No cache can be reached.\n");
@@ -157,7 +157,7 @@ fn the_guard_takes_a_cache_out_of_nix_and_puts_it_back() -> Result<()> {
 }
 
 #[test]
-fn the_agents_user_is_added_to_those_that_the_daemon_lets_in() -> Result<()> {
+fn the_user_of_the_agent_is_added_to_allowed_users() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     if larder_tests::need::need(larder_tests::need::Requirement::Root).is_none() {
         return Ok(());
@@ -170,7 +170,7 @@ fn the_agents_user_is_added_to_those_that_the_daemon_lets_in() -> Result<()> {
         }
         larder.run(&["queue", "create", "--owner", "65534:65534"])?;
         let built = nix.build(&samples::single("seen by another"))?.remove(0);
-        // The first as an administrator may have it; the second as the module and `larder setup` add it.
+        // The first as an administrator may set it, the second as the module and `larder setup` do.
         for (extra, lets_in) in [(None, false), (Some("nobody"), true)] {
             nix.set_conf("allowed-users", "root")?;
             if let Some(user) = extra {

@@ -1,5 +1,4 @@
-//! What installs larder, and what machines that use a cache have to bear: modules, units, `larder setup`, caches that
-//! are away. Each test is named for what holds.
+//! Installation of larder, and machines that use caches: modules, units, `larder setup`, unreachable caches.
 
 mod absent;
 mod activation;

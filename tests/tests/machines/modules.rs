@@ -1,7 +1,7 @@
-//! The modules evaluate, set what they are to set, and refuse what would hurt.
+//! The modules evaluate, set their options, and refuse harmful configurations.
 //!
-//! With `NIXPKGS_LIB`, the path of nixpkgs' `lib`, they are evaluated with that; in any case with the small evaluator
-//! in `nix/tests/mini-lib.nix`.
+//! They are evaluated with the small evaluator in `nix/tests/mini-lib.nix`, and where `NIXPKGS_LIB` has the path of
+//! `lib` in nixpkgs, with that as well.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::larder::binary;
@@ -11,14 +11,14 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A file of the project.
 pub(crate) fn project(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)
 }
 
-/// Evaluates strictly to JSON, with a home and a state of its own.
+/// Evaluates strictly to JSON, with a home and a state directory of its own.
 fn evaluate(version: NixVersion, args: &[&str]) -> Result<Output> {
     let dir = tempfile::tempdir()?;
     let mut command = clean_command(version.bin_dir().join("nix-instantiate"));
@@ -27,7 +27,7 @@ fn evaluate(version: NixVersion, args: &[&str]) -> Result<Output> {
     run(&mut command, SOON)
 }
 
-/// All cases of `nix/tests/cases.nix`, by each evaluator that is here; the name of the evaluator with them.
+/// All cases of `nix/tests/cases.nix`, by each available evaluator.
 fn evaluated(version: NixVersion) -> Result<Vec<Value>> {
     let mut libs = vec!["null".to_owned()];
     match std::env::var("NIXPKGS_LIB") {
@@ -47,7 +47,7 @@ fn evaluated(version: NixVersion) -> Result<Vec<Value>> {
         .collect()
 }
 
-/// One case's configuration, by the small evaluator.
+/// The configuration of a case, by the small evaluator.
 pub(crate) fn case(name: &str) -> Result<Option<Value>> {
     let Some(version) = versions().last().copied() else { return Ok(None) };
     let file = project("nix/tests/evaluate.nix").display().to_string();
@@ -63,7 +63,7 @@ pub(crate) fn evaluate_with(version: NixVersion, document: &str) -> Result<Value
     Ok(serde_json::from_str(&output.stdout)?)
 }
 
-/// The text of larder's configuration in a case: of the file itself, or of the derivation that checks it.
+/// The text of the configuration of larder in a case: of the file, or of the derivation that checks the file.
 pub(crate) fn config_text(source: &Value) -> String {
     let source = source.as_str().unwrap_or_default();
     let text = source.split_once("text:larder-config.toml:").map_or(source, |(_, text)| text);
@@ -78,14 +78,14 @@ fn text(value: &Value) -> String {
 }
 
 #[test]
-fn every_machine_is_what_it_is_to_be_and_every_mistake_has_its_remedy() -> Result<()> {
-    // Case, JSON pointer into its configuration, what is there.
+fn every_case_has_its_configuration_or_its_error_message() -> Result<()> {
+    // Case, JSON pointer into its configuration, value.
     const HOLDS: &[(&str, &str, &str)] = &[
         ("nothing", "/systemd/services", "{}"),
         ("nothing", "/nix/settings/substituters", "[]"),
         ("pushes", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
         ("pushes", "/nix/settings/extra-allowed-users", r#"["larder"]"#),
-        // The default is left alone: everybody may.
+        // The default stays: every user is allowed.
         ("pushes", "/nix/settings/allowed-users", r#"["*"]"#),
         ("pushes", "/systemd/services/larder-agent/serviceConfig/Type", "notify"),
         ("pushes", "/systemd/services/larder-agent/unitConfig/StartLimitIntervalSec", "0"),
@@ -104,7 +104,7 @@ fn every_machine_is_what_it_is_to_be_and_every_mistake_has_its_remedy() -> Resul
         ("substitutes", "/nix/settings/fallback", "true"),
         ("substitutes", "/nix/settings/connect-timeout", "3"),
         ("substitutes", "/nix/extraOptions", ""),
-        // What the machine's owner says counts more.
+        // A setting of the administrator has priority.
         ("first", "/nix/settings/connect-timeout", "7"),
         (
             "first",
@@ -135,7 +135,7 @@ fn every_machine_is_what_it_is_to_be_and_every_mistake_has_its_remedy() -> Resul
             "/home/u/.local/state/larder/incoming",
         ),
     ];
-    // Case, words of the one message.
+    // Case, words of its message.
     const REFUSED: &[(&str, &[&str])] = &[
         ("no-bucket", &["settings.bucket is not set", "s3://"]),
         ("no-key", &["signingKeyFiles is empty", "larder key generate"]),
@@ -188,7 +188,7 @@ fn every_machine_is_what_it_is_to_be_and_every_mistake_has_its_remedy() -> Resul
 }
 
 #[test]
-fn keys_and_urls_are_judged_in_nix_as_the_table_says() -> Result<()> {
+fn the_modules_accept_and_refuse_keys_and_urls_as_the_table_says() -> Result<()> {
     for version in versions() {
         for all in evaluated(version)? {
             for (index, faults) in all["keys"]["good"].as_array().context("no table")?.iter().enumerate() {
@@ -198,7 +198,7 @@ fn keys_and_urls_are_judged_in_nix_as_the_table_says() -> Result<()> {
                 let says = case["says"].as_str().unwrap_or_default();
                 let faults = case["faults"].as_array().cloned().unwrap_or_default();
                 assert!(faults.len() == 1 && text(&faults[0]).contains(says), "{case}");
-                // A secret key must not be repeated.
+                // A message must not have a secret key.
                 assert!(!text(&faults[0]).contains("AAAAAAAAAA"), "{case}");
             }
             for fault in all["urls"]["good"].as_array().context("no table")? {
@@ -214,7 +214,7 @@ fn keys_and_urls_are_judged_in_nix_as_the_table_says() -> Result<()> {
 }
 
 #[test]
-fn the_configuration_that_is_generated_is_one_that_larder_takes() -> Result<()> {
+fn larder_accepts_the_generated_configuration() -> Result<()> {
     for (case_name, pointer) in [
         ("pushes", "/environment/etc/larder~1config.toml/source"),
         ("directory", "/environment/etc/larder~1config.toml/source"),
@@ -234,7 +234,7 @@ fn the_configuration_that_is_generated_is_one_that_larder_takes() -> Result<()> 
         let text = config_text(source);
         let shown = check(&text)?.ok()?.stdout;
         assert!(shown.contains(r#"signing-key-files = ["/etc/larder/key.sec"]"#), "{case_name}: {shown}");
-        // What the build refuses: a key with a slip, a value of the wrong kind.
+        // The build refuses a mistyped key and a value of the wrong kind.
         let refused = check(&format!("{text}max-nar-sise = \"1 GiB\"\n"))?;
         assert_eq!(refused.code(), 4, "{}", refused.stderr);
         assert!(refused.stderr.contains("max-nar-size"), "no remedy: {}", refused.stderr);
@@ -261,7 +261,7 @@ fn flake_package_and_virtual_machines_evaluate_with_stubs() -> Result<()> {
         assert_eq!(value["package"]["mainProgram"], "larder");
         assert_eq!(value["package"]["missing"], serde_json::json!([]), "files that the package names");
         assert_eq!(value["machines"]["nodes"], serde_json::json!(["bucket", "builder", "other"]));
-        // The machines' script is Python.
+        // The script of the virtual machines is Python.
         let script = text(&value["machines"]["script"]);
         let mut python = clean_command("python3");
         python.args(["-c", "import ast, sys; ast.parse(sys.argv[1])", &script]);

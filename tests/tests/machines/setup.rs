@@ -1,4 +1,4 @@
-//! `larder setup` below a scratch root: what it writes, that it writes it once, and that removing leaves nothing.
+//! `larder setup` below a scratch root: its files, that a second run changes nothing, and that removal leaves nothing.
 
 use anyhow::{Context, Result};
 use larder_tests::larder::binary;
@@ -9,17 +9,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const NEW: [&str; 3] = ["--yes", "--bucket", "s3://nix-cache?endpoint=http://cache.lan:8333"];
 
 /// Files of a machine: names and texts.
 type Files<'a> = &'a [(&'a str, &'a str)];
 
-/// Another machine's root.
+/// The root directory of another machine.
 struct Scratch(tempfile::TempDir);
 
 impl Scratch {
-    /// With files of Nix's, and a signing key.
+    /// A root with these files, directories of Nix and systemd, and a signing key.
     fn new(files: Files<'_>) -> Result<Self> {
         let scratch = Self(tempfile::tempdir()?);
         for dir in [
@@ -50,7 +50,7 @@ impl Scratch {
         run(&mut command, SOON)
     }
 
-    /// Everything below the root: modes, contents, where links lead.
+    /// Everything below the root: modes, contents, targets of links.
     fn snapshot(&self) -> Result<BTreeMap<String, String>> {
         let mut all = BTreeMap::new();
         for entry in walkdir::WalkDir::new(self.0.path()) {
@@ -76,9 +76,9 @@ fn differences(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Ve
 }
 
 #[test]
-fn a_machine_is_set_up_once_and_is_the_same_to_the_byte_when_that_is_taken_back() -> Result<()> {
+fn setup_is_idempotent_and_removal_restores_every_byte() -> Result<()> {
     const DETERMINATE: &str = "# managed\nbuild-users-group = nixbld\n!include nix.custom.conf\n";
-    // Files, the one that gains lines, and those lines.
+    // Files, the file that gains lines, and those lines.
     let ours = "post-build-hook = /usr/local/lib/larder/larder-hook\n";
     let chained = "post-build-hook = /usr/local/lib/larder/hook\n";
     let cases: &[(Files<'_>, &str, &str)] = &[
@@ -131,7 +131,7 @@ fn a_machine_is_set_up_once_and_is_the_same_to_the_byte_when_that_is_taken_back(
 }
 
 #[test]
-fn an_earlier_hook_is_kept_and_run() -> Result<()> {
+fn an_earlier_hook_is_kept_and_run_by_a_script() -> Result<()> {
     let scratch = Scratch::new(&[("etc/nix/nix.conf", "post-build-hook = /opt/it's mine\n")])?;
     let output = scratch.setup(&NEW)?.ok()?;
     assert!(output.stderr.contains("`/opt/it's mine` is Nix's post-build-hook now"), "{}", output.stderr);
@@ -141,7 +141,7 @@ fn an_earlier_hook_is_kept_and_run() -> Result<()> {
         "{script}"
     );
     assert!(scratch.read("etc/nix/nix.conf")?.starts_with("post-build-hook = /opt/it's mine\n"));
-    // The other one goes. What Nix's daemon may know still stays, until all is taken back.
+    // The other hook is removed. The script stays until larder is removed, because the daemon may still run it.
     let ours = scratch.read("etc/nix/nix.conf")?;
     let (_, block) = ours.split_once('\n').context("one line only")?;
     scratch.write("etc/nix/nix.conf", block)?;
@@ -150,7 +150,7 @@ fn an_earlier_hook_is_kept_and_run() -> Result<()> {
     assert!(scratch.read("usr/local/lib/larder/hook").is_ok());
     let refused = scratch.setup(&["--yes", "--no-hook"])?;
     assert!(refused.code() == 2 && refused.stderr.contains("larder setup --remove"), "{}", refused.stderr);
-    // A line of somebody's own that names our hook: it has to go first.
+    // A line of the administrator that names the script must be removed first.
     let conf = scratch.read("etc/nix/nix.conf")?;
     scratch.write("etc/nix/nix.conf", &(conf.clone() + "post-build-hook = /usr/local/lib/larder/hook\n"))?;
     let refused = scratch.setup(&["--remove", "--yes"])?;
@@ -163,14 +163,14 @@ fn an_earlier_hook_is_kept_and_run() -> Result<()> {
 }
 
 #[test]
-fn what_others_made_or_changed_is_left_alone() -> Result<()> {
+fn files_that_others_made_or_changed_are_kept() -> Result<()> {
     let scratch = Scratch::new(&[("etc/nix/nix.conf", "sandbox = false\n")])?;
     scratch.setup(&NEW)?.ok()?;
     let config = scratch.read("etc/larder/config.toml")? + "linger = 90\n";
     scratch.write("etc/larder/config.toml", &config)?;
     let conf = scratch.read("etc/nix/nix.conf")? + "max-jobs = 3\n";
     scratch.write("etc/nix/nix.conf", &conf)?;
-    // A changed configuration makes another unit, and nothing else.
+    // These changes need no other units.
     let again = scratch.setup(&["--yes"])?.ok()?;
     assert!(again.stderr.contains("nothing is to be changed"), "{}{}", again.stdout, again.stderr);
     let removed = scratch.setup(&["--remove", "--yes"])?.ok()?;
@@ -178,7 +178,7 @@ fn what_others_made_or_changed_is_left_alone() -> Result<()> {
     assert_eq!(scratch.read("etc/larder/config.toml")?, config);
     assert_eq!(scratch.read("etc/nix/nix.conf")?, "sandbox = false\nmax-jobs = 3\n");
 
-    // With a configuration that is there, it stays, and is what counts.
+    // An existing configuration is kept and used.
     scratch.setup(&["--yes"])?.ok()?;
     assert_eq!(scratch.read("etc/larder/config.toml")?, config);
     let refused = scratch.setup(&NEW)?;
@@ -187,7 +187,7 @@ fn what_others_made_or_changed_is_left_alone() -> Result<()> {
 }
 
 #[test]
-fn what_would_end_badly_is_refused_with_a_way_out() -> Result<()> {
+fn harmful_setups_are_refused_with_a_way_out() -> Result<()> {
     // Files of the machine, arguments, words.
     let cases: &[(Files<'_>, &[&str], &[&str])] = &[
         (&[("etc/NIXOS", "")], &NEW, &["NixOS", "services.larder"]),
@@ -240,7 +240,7 @@ fn what_would_end_badly_is_refused_with_a_way_out() -> Result<()> {
 }
 
 #[test]
-fn the_units_that_are_written_are_taken_by_systemd_and_closed() -> Result<()> {
+fn systemd_accepts_the_units_and_rates_them_confined() -> Result<()> {
     if !Path::new("/usr/bin/systemd-analyze").exists() {
         larder_tests::need::skip("no systemd-analyze here");
         return Ok(());

@@ -1,4 +1,4 @@
-//! The units that the NixOS module renders, as systemd itself judges them.
+//! The units that the NixOS module renders, checked by systemd.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::larder::binary;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::modules::case;
 
-const SOON: Duration = Duration::from_secs(60);
-/// The most that `systemd-analyze security` may say of a unit.
+const SOON: Duration = Duration::from_secs(120);
+/// The highest exposure level that `systemd-analyze security` may find in a unit.
 const EXPOSURE: f64 = 1.5;
 
 fn lines(section: &str, values: &Map<String, Value>) -> String {
@@ -28,7 +28,7 @@ fn lines(section: &str, values: &Map<String, Value>) -> String {
     text
 }
 
-/// Writes the units of a case as NixOS writes them, with the programs of this build; their paths.
+/// Writes the units of a case as NixOS does, with the programs of this build; returns their paths.
 pub(crate) fn render(name: &str, dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     let Some(config) = case(name)? else { return Ok(None) };
     let bin = binary("larder")?.parent().context("no directory")?.display().to_string();
@@ -59,13 +59,13 @@ fn analyze() -> Option<&'static str> {
     found.then_some("/usr/bin/systemd-analyze")
 }
 
-/// systemd has nothing to say about the units, and finds the services closed.
+/// Checks that systemd reports nothing about the units, and rates the services as confined.
 pub(crate) fn verify_and_judge(files: &[PathBuf]) -> Result<()> {
     let Some(analyze) = analyze() else { return Ok(()) };
     let mut verify = clean_command(analyze);
     verify.args(["verify", "--man=no", "--recursive-errors=no"]).args(files);
     let output = run(&mut verify, SOON)?.ok()?;
-    assert_eq!(output.stderr, "", "systemd has something to say");
+    assert_eq!(output.stderr, "", "systemd reports something");
     for file in files.iter().filter(|file| file.extension().is_some_and(|suffix| suffix == "service")) {
         let mut security = clean_command(analyze);
         security.args(["security", "--offline=true", "--no-pager"]).arg(file);
@@ -83,7 +83,7 @@ pub(crate) fn verify_and_judge(files: &[PathBuf]) -> Result<()> {
 }
 
 #[test]
-fn systemd_takes_the_units_and_finds_them_closed() -> Result<()> {
+fn systemd_accepts_the_module_units_and_rates_them_confined() -> Result<()> {
     for (name, count) in [("pushes", 6), ("directory", 6), ("relayed", 2)] {
         let dir = tempfile::tempdir()?;
         let Some(files) = render(name, dir.path())? else { return Ok(()) };
@@ -94,7 +94,7 @@ fn systemd_takes_the_units_and_finds_them_closed() -> Result<()> {
 }
 
 #[test]
-fn a_unit_that_systemd_does_not_know_is_found_out() -> Result<()> {
+fn an_unknown_setting_in_a_unit_is_detected() -> Result<()> {
     let Some(analyze) = analyze() else { return Ok(()) };
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("wrong.service");

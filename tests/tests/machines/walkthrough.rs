@@ -1,4 +1,4 @@
-//! docs/two-machines.md, command by command, on two machines; and what the documents show of Nix, evaluated.
+//! docs/two-machines.md, command by command, on two machines; and the Nix code of the documents, evaluated.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::larder::binary;
@@ -10,10 +10,10 @@ use std::path::Path;
 use super::booted;
 use super::modules::{evaluate_with, project};
 
-/// The key that the documents show.
+/// The key in the documents.
 const EXAMPLE: &str = "cache.lan-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
-/// A fenced block: the words behind the fence, and its text.
+/// A fenced block: the words after the fence, and the text.
 #[derive(Debug)]
 struct Block {
     words: Vec<String>,
@@ -37,11 +37,11 @@ fn blocks(file: &str) -> Result<Vec<Block>> {
             block.text.push('\n');
         }
     }
-    ensure!(!open, "{file}: a block that does not end");
+    ensure!(!open, "{file}: a block without an end");
     Ok(blocks)
 }
 
-/// Makes a machine ready as the page wants it.
+/// Prepares a machine as the page requires.
 fn prepare(machine: &Machine, server: Option<(&Path, &str)>) -> Result<()> {
     for program in ["larder", "larder-hook"] {
         machine.put(&binary(program)?, &format!("/usr/local/bin/{program}"))?;
@@ -51,7 +51,7 @@ fn prepare(machine: &Machine, server: Option<(&Path, &str)>) -> Result<()> {
     }
     let hosts = std::fs::read_to_string(machine.path("/etc/hosts")).unwrap_or_default();
     machine.write("/etc/hosts", &(hosts + "127.0.0.1 cache.lan\n"))?;
-    // The commands of one machine share their variables, as in a shell that stays open.
+    // The blocks of a machine share their variables, as in one shell.
     machine.write("/root/session", "")
 }
 
@@ -85,7 +85,7 @@ fn walk(server: &str, program: &Path) -> Result<()> {
             let session =
                 "set -e; export HOME=/root NIX_REMOTE=daemon; cd /root; set -a; . /root/session; set +a; ";
             machine.write("/root/block", &text)?;
-            // What a block sets, the next one has.
+            // The next block has the variables of this block.
             let keep =
                 "; declare -p OUT HASH 2>/dev/null | sed 's/^declare -[^ ]* //' > /root/session || true";
             let output = machine.shell(&format!("{session} . /root/block{keep}"))?;
@@ -110,10 +110,10 @@ fn walk(server: &str, program: &Path) -> Result<()> {
     }
     eprintln!("{server}: {commands} lines of commands were run");
     ensure!(commands > 60, "the page has lost its commands");
-    ensure!(!first.path("/usr/local/lib/larder").exists(), "larder is still there");
+    ensure!(!first.path("/usr/local/lib/larder").exists(), "larder is still installed");
     ensure!(!second.shell("cat /etc/nix/nix.conf")?.stdout.contains("cache.lan"));
     let said = second.run(&["journalctl", "--no-pager", "-u", "larder-relay.service"])?.ok()?.stdout;
-    ensure!(said.contains("lan is away"), "the relay has not seen the cache go: {said}");
+    ensure!(said.contains("lan is away"), "the relay has not noticed that the cache is away: {said}");
     Ok(())
 }
 
@@ -128,7 +128,7 @@ fn the_walk_through_works_with_minio() -> Result<()> {
 }
 
 #[test]
-fn what_the_documents_show_of_nix_is_taken_by_the_modules() -> Result<()> {
+fn the_modules_accept_the_nix_code_of_the_documents() -> Result<()> {
     let mut shown = 0;
     let Some(version) = versions().last().copied() else { return Ok(()) };
     for file in ["README.md", "docs/two-machines.md", "docs/buckets.md", "docs/clients.md"] {

@@ -1,4 +1,4 @@
-//! One suite for every bucket.
+//! The conformance suite, for each kind of bucket.
 
 use anyhow::{Result, anyhow};
 use larder::bucket::conformance::{Traits, run};

@@ -1,4 +1,4 @@
-//! A build never waits for the network and never fails because of us.
+//! A build never waits for the network and never fails because of larder.
 
 use anyhow::Result;
 use larder_tests::larder::{LarderHome, binary};
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::world::{BUCKET, Target, World};
 
-const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(180);
 
-/// The hook with an environment of the test's making.
+/// The hook with an empty environment, and the configuration of a larder.
 fn hook(larder: &LarderHome) -> Result<Command> {
     let mut command = clean_command(binary("larder-hook")?);
     command.env("LARDER_CONFIG", larder.config_file());
@@ -22,7 +22,7 @@ fn hook(larder: &LarderHome) -> Result<Command> {
 }
 
 #[test]
-fn a_build_does_not_wait_for_a_bucket_that_is_away_and_its_outputs_arrive_later() -> Result<()> {
+fn a_build_does_not_wait_for_an_unreachable_bucket_and_its_outputs_arrive_later() -> Result<()> {
     let Some(mut world) = World::minio()? else { return Ok(()) };
     let Target::Server(server) = &world.target else { return Ok(()) };
     let mut proxy = Proxy::start(&server.endpoint())?;
@@ -33,7 +33,7 @@ fn a_build_does_not_wait_for_a_bucket_that_is_away_and_its_outputs_arrive_later(
     let built = world.nix.build(&samples::app("away"))?;
     assert_eq!(world.status()?["queued"]["jobs"], 3);
     assert!(proxy.log().is_empty(), "something reached the bucket");
-    // The agent has met the absent bucket at least once, and lives.
+    // The agent has tried to reach the bucket, and goes on.
     eventually("the agent noticing", SOON, || agent.log().contains("trying again"))?;
     assert!(agent.try_wait()?.is_none(), "{}", agent.log());
     proxy.switch_on()?;
@@ -44,7 +44,7 @@ fn a_build_does_not_wait_for_a_bucket_that_is_away_and_its_outputs_arrive_later(
 }
 
 #[test]
-fn the_hook_is_silent_and_writes_nothing_but_the_queue() -> Result<()> {
+fn the_hook_prints_nothing_and_writes_only_the_queue() -> Result<()> {
     for version in versions() {
         let mut nix = NixHome::new(version)?;
         let larder = LarderHome::new(&nix)?;
@@ -58,7 +58,7 @@ fn the_hook_is_silent_and_writes_nothing_but_the_queue() -> Result<()> {
 }
 
 #[test]
-fn rubbish_in_the_environment_loses_nothing_and_fails_nothing() -> Result<()> {
+fn rubbish_in_the_environment_fails_no_build_and_loses_no_path() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let good = world.nix.build(&samples::single("good"))?.remove(0);
     let long = "x".repeat(100_000);
@@ -79,11 +79,11 @@ fn rubbish_in_the_environment_loses_nothing_and_fails_nothing() -> Result<()> {
 }
 
 #[test]
-fn an_unwritable_queue_is_told_in_one_line_and_only_strict_fails() -> Result<()> {
+fn an_unwritable_queue_prints_one_line_and_fails_builds_only_when_strict() -> Result<()> {
     let Some(version) = versions().into_iter().next() else { return Ok(()) };
     let mut nix = NixHome::new(version)?;
     let mut larder = LarderHome::new(&nix)?;
-    // A file where a directory should be: no permission that root could not overrule.
+    // A file in the place of the directory: root may ignore permissions.
     std::fs::remove_dir(larder.state_dir())?;
     std::fs::write(larder.state_dir(), "")?;
     larder.install_hook(&mut nix)?;
@@ -97,7 +97,7 @@ fn an_unwritable_queue_is_told_in_one_line_and_only_strict_fails() -> Result<()>
 }
 
 #[test]
-fn a_full_disk_loses_nothing() -> Result<()> {
+fn a_path_that_meets_a_full_disk_is_found_by_catch_up() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     let disk = world.larder.dir().join("disk");
     std::fs::create_dir(&disk)?;
@@ -130,7 +130,7 @@ fn full_disk(world: &mut World, disk: &std::path::Path) -> Result<()> {
 }
 
 #[test]
-fn a_hundred_hooks_at_once_are_all_heard() -> Result<()> {
+fn a_hundred_hooks_at_once_all_queue_their_paths() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let path = world.nix.build(&samples::single("many"))?.remove(0);
     let mut children = Vec::new();
@@ -153,7 +153,7 @@ fn a_hundred_hooks_at_once_are_all_heard() -> Result<()> {
 }
 
 #[test]
-fn nothing_of_nix_config_but_public_keys_reaches_the_disk_or_the_terminal() -> Result<()> {
+fn only_public_keys_of_nix_config_reach_the_disk_or_the_terminal() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let path = world.nix.build(&samples::single("secret"))?.remove(0);
     let key = "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -190,7 +190,7 @@ fn a_panic_or_a_closed_stderr_does_not_fail_a_build() -> Result<()> {
 }
 
 #[test]
-fn roots_writing_is_safe_against_links_of_the_agents_user() -> Result<()> {
+fn the_hook_of_root_does_not_follow_links_of_the_agents_user() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let path = world.nix.build(&samples::single("planted"))?.remove(0);
     let (state, victim) = (world.larder.state_dir(), world.larder.dir().join("victim"));
@@ -205,7 +205,7 @@ fn roots_writing_is_safe_against_links_of_the_agents_user() -> Result<()> {
     Ok(())
 }
 
-/// A hook of somebody else's, which writes down what it is given and ends with `code`.
+/// Another program as post-build-hook, which notes its arguments and environment and exits with `code`.
 fn other_hook(dir: &std::path::Path, code: i32) -> Result<std::path::PathBuf> {
     let file = dir.join("other-hook");
     let notes = dir.join("notes");
@@ -221,7 +221,7 @@ fn other_hook(dir: &std::path::Path, code: i32) -> Result<std::path::PathBuf> {
 }
 
 #[test]
-fn the_hook_that_was_there_before_runs_after_ours_and_its_word_counts() -> Result<()> {
+fn an_earlier_hook_runs_after_larders_and_decides_the_exit_code() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let path = world.nix.build(&samples::single("chained"))?.remove(0);
     let dir = world.larder.dir().to_owned();
@@ -238,10 +238,10 @@ fn the_hook_that_was_there_before_runs_after_ours_and_its_word_counts() -> Resul
     assert_eq!(world.status()?["queued"]["jobs"], 2, "queued first, whatever the other says");
     let notes = std::fs::read_to_string(dir.join("notes"))?;
     assert_eq!(notes.lines().next(), Some(format!("0 {path}||a b=c").as_str()), "the same environment");
-    // It runs although nothing could be queued.
+    // The other hook runs although nothing could be queued.
     let output = run_then(&other_hook(&dir, 0)?.display().to_string(), "rubbish")?.ok()?;
     assert!(output.stderr.contains("larder: ") && output.stdout.contains("from the other hook"));
-    // A signal is passed on, and one that is missing fails, as it did when Nix ran it.
+    // A death by signal fails the build, and so does a missing hook, as when Nix runs the hook itself.
     std::fs::write(dir.join("other-hook"), "#!/bin/sh\nkill -TERM $$\n")?;
     assert!(!run_then(&dir.join("other-hook").display().to_string(), &path)?.status.success());
     let output = run_then("/nowhere/other-hook", &path)?;
@@ -252,7 +252,7 @@ fn the_hook_that_was_there_before_runs_after_ours_and_its_word_counts() -> Resul
 }
 
 #[test]
-fn strictness_holds_with_another_hook_behind() -> Result<()> {
+fn a_strict_hook_fails_with_another_hook_after_it() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     world.larder.set("hook-strict", "true")?;
     let dir = world.larder.dir().to_owned();
@@ -268,7 +268,7 @@ fn strictness_holds_with_another_hook_behind() -> Result<()> {
 }
 
 #[test]
-fn nix_runs_both_hooks_through_a_script_of_one_line() -> Result<()> {
+fn nix_runs_both_hooks_through_a_one_line_script() -> Result<()> {
     for version in versions() {
         let mut nix = NixHome::new(version)?;
         let larder = LarderHome::new(&nix)?;

@@ -1,5 +1,4 @@
-//! The promises, held against real Nix, real S3 servers and real files. Each module holds some of them; each test is
-//! named for the one it holds.
+//! The promises of larder, with real Nix, real S3 servers and real files. The name of each test is the promise.
 
 mod agent;
 mod conformance;

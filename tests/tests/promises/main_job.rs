@@ -1,7 +1,8 @@
-//! What larder is for: what one machine built, another substitutes, with no process of ours in between.
+//! The purpose of larder: a machine substitutes what another has built, from a server without a process of larder.
 
 use anyhow::Result;
 use larder_tests::nix::{NixHome, NixVersion, samples, versions};
+use larder_tests::process::at_once;
 use larder_tests::servers::{self, Directory, Kind};
 
 use super::world::{Target, World};
@@ -32,6 +33,11 @@ fn build_here_run_there(version: NixVersion, target: Target, tag: &str) -> Resul
     Ok(())
 }
 
+fn with_each_nix(tag: &str, target: impl Fn() -> Result<Target> + Sync) -> Result<()> {
+    at_once(versions(), |version| build_here_run_there(version, target()?, &format!("{tag} {version}")))
+        .map(drop)
+}
+
 /// `nix store verify` finds nothing untrusted with our key, and something with another.
 fn verified_by_our_key_alone(nix: &NixHome, cache: &str, public: &str, paths: &[String]) -> Result<()> {
     nix.verify_cache(cache, public, paths)?.ok()?;
@@ -46,10 +52,7 @@ fn a_second_store_substitutes_what_the_first_built_on_every_nix_from_minio() -> 
     if !Kind::MinIo.is_here() {
         return Ok(());
     }
-    for version in versions() {
-        build_here_run_there(version, Target::server(Kind::MinIo)?, &format!("minio {version}"))?;
-    }
-    Ok(())
+    with_each_nix("minio", || Target::server(Kind::MinIo))
 }
 
 #[test]
@@ -57,30 +60,17 @@ fn a_second_store_substitutes_what_the_first_built_on_every_nix_from_seaweedfs()
     if !Kind::SeaweedFs.is_here() {
         return Ok(());
     }
-    for version in versions() {
-        build_here_run_there(version, Target::server(Kind::SeaweedFs)?, &format!("seaweedfs {version}"))?;
-    }
-    Ok(())
+    with_each_nix("seaweedfs", || Target::server(Kind::SeaweedFs))
 }
 
 #[test]
 fn a_second_store_substitutes_what_the_first_built_on_every_nix_from_a_directory() -> Result<()> {
-    for version in versions() {
-        build_here_run_there(
-            version,
-            Target::Directory(Directory::start()?),
-            &format!("directory {version}"),
-        )?;
-    }
-    Ok(())
+    with_each_nix("directory", || Ok(Target::Directory(Directory::start()?)))
 }
 
 #[test]
 fn a_push_arrives_on_a_server_without_anonymous_readers() -> Result<()> {
-    for version in versions() {
-        build_here_run_there(version, Target::server(Kind::S3sFs)?, &format!("s3s {version}"))?;
-    }
-    Ok(())
+    with_each_nix("s3s", || Target::server(Kind::S3sFs))
 }
 
 #[test]
@@ -118,7 +108,7 @@ fn what_is_substituted_runs() -> Result<()> {
     world.nix.retire()?;
     world.nix.substitute(&built, &world.target.public_base().unwrap_or_default(), &world.key.public)?;
     let mut program = larder_tests::process::clean_command(format!("{}/bin/hello", built[0]));
-    let output = larder_tests::process::run(&mut program, std::time::Duration::from_secs(10))?.ok()?;
+    let output = larder_tests::process::run(&mut program, std::time::Duration::from_secs(120))?.ok()?;
     assert_eq!(output.stdout.trim(), "hello from running");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Many paths: what a listing tells is not asked again, and what it cannot tell is.
+//! Many paths: larder reads from the bucket only what a listing cannot show.
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::nix::{narinfo_key, samples};
@@ -14,7 +14,7 @@ use larder::format::signature::SecretKey;
 use super::order::behind_proxy;
 use super::world::{BUCKET, Target, World, field};
 
-/// Reads of narinfos and listings of the top level in a log.
+/// The numbers of narinfos that were read, and of listings of the top level, in a log.
 fn questions(log: &[Record]) -> (usize, usize) {
     let gets = log.iter().filter(|one| one.method == "GET");
     let narinfos = gets.clone().filter(|one| one.path.ends_with(".narinfo")).count();
@@ -31,7 +31,7 @@ fn signers(narinfo: &str) -> Vec<&str> {
 }
 
 #[test]
-fn many_paths_that_are_there_cost_a_listing_and_a_sample() -> Result<()> {
+fn many_present_paths_cost_a_listing_and_a_sample() -> Result<()> {
     let Some((world, proxy)) = behind_proxy()? else { return Ok(()) };
     let built = world.nix.build(&samples::tiny("present", 100))?;
     world.larder.run(&push(&[], &built))?;
@@ -47,7 +47,7 @@ fn many_paths_that_are_there_cost_a_listing_and_a_sample() -> Result<()> {
 }
 
 #[test]
-fn a_second_key_signs_many_paths_that_are_there() -> Result<()> {
+fn a_second_key_signs_many_present_paths() -> Result<()> {
     let Some(mut world) = World::minio()? else { return Ok(()) };
     let built = world.nix.build(&samples::tiny("second key", 100))?;
     world.larder.run(&push(&[], &built))?;
@@ -63,7 +63,7 @@ fn a_second_key_signs_many_paths_that_are_there() -> Result<()> {
 }
 
 #[test]
-fn a_key_in_place_of_another_signs_many_paths_although_their_narinfos_are_as_long() -> Result<()> {
+fn a_replaced_key_signs_many_paths_although_narinfo_sizes_do_not_show_it() -> Result<()> {
     let Some(mut world) = World::minio()? else { return Ok(()) };
     let built = world.nix.build(&samples::tiny("rotated key", 100))?;
     world.larder.run(&push(&[], &built))?;
@@ -79,7 +79,7 @@ fn a_key_in_place_of_another_signs_many_paths_although_their_narinfos_are_as_lon
 }
 
 #[test]
-fn the_one_of_many_that_lacks_its_signature_gets_it() -> Result<()> {
+fn a_path_among_many_that_lacks_its_signature_gets_it() -> Result<()> {
     let Some(world) = World::minio()? else { return Ok(()) };
     let built = world.nix.build(&samples::tiny("lacking", 100))?;
     world.larder.run(&push(&[], &built))?;
@@ -109,7 +109,7 @@ fn many_paths_that_nix_copy_wrote_are_signed() -> Result<()> {
     Ok(())
 }
 
-/// A key's file, its secret half, and what reads and fills a bucket.
+/// Generates a signing key; its file, and the key itself for filling a bucket.
 fn secret(dir: &std::path::Path) -> Result<(larder_tests::nix::KeyPair, Vec<SecretKey>)> {
     let key = SecretKey::generate("test-1")?;
     let file = dir.join("key.sec");
@@ -118,7 +118,7 @@ fn secret(dir: &std::path::Path) -> Result<(larder_tests::nix::KeyPair, Vec<Secr
 }
 
 #[test]
-fn a_backfill_of_thousands_asks_by_pages_and_pushes_what_lacks() -> Result<()> {
+fn a_backfill_of_thousands_lists_by_pages_and_pushes_the_missing_paths() -> Result<()> {
     const PATHS: usize = 2000;
     const THERE: usize = 1900;
     if !Kind::MinIo.is_here() {
@@ -176,7 +176,7 @@ fn every_protocol_version_carries_a_large_closure() -> Result<()> {
     Ok(())
 }
 
-/// Fills the bucket through larder's own client, which the tests of single paths hold against others.
+/// Fills the bucket through the client of larder, which other tests compare with independent clients.
 fn fill(
     store: &SyntheticStore,
     server: &dyn S3Server,

@@ -1,4 +1,4 @@
-//! What is published is what Nix itself would publish.
+//! larder publishes what Nix itself publishes.
 
 use anyhow::{Context, Result};
 use larder::format::object_keys::Compression;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::world::{Target, World, field};
 
-/// A narinfo's fields but for those that may differ: URL, file hash and size, and a signature's bytes.
+/// The fields of a narinfo without those that may differ: URL, file hash, file size, and the bytes of a signature.
 fn comparable(narinfo: &str) -> Vec<String> {
     let free = ["URL: ", "FileHash: ", "FileSize: ", "Compression: "];
     let lines = narinfo.lines().filter(|line| !free.iter().any(|name| line.starts_with(name)));
@@ -25,7 +25,7 @@ fn comparable(narinfo: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_narinfo_is_the_one_that_nix_copy_writes() -> Result<()> {
+fn narinfos_and_listings_equal_those_of_nix_copy() -> Result<()> {
     for version in versions() {
         let mut world = World::new(version, Target::Directory(Directory::start()?))?;
         world.larder.set("write-listings", "true")?;
@@ -58,14 +58,14 @@ fn a_narinfo_is_the_one_that_nix_copy_writes() -> Result<()> {
     Ok(())
 }
 
-/// The listing of a path is the one that `nix copy` writes, where both write one.
+/// Checks that the listing of a path equals that of `nix copy`.
 fn same_listing(world: &World, golden: &Directory, path: &str) -> Result<()> {
     let key = narinfo_key(path).replace(".narinfo", ".ls");
     let theirs = std::fs::read(golden.path().join(&key))?;
     let Some(ours) = world.target.get(&key)? else {
         anyhow::bail!("no listing of {path}");
     };
-    // An older Nix compresses nothing here and newer ones neither, by default.
+    // No version of Nix compresses listings by default.
     let parse = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes);
     assert_eq!(parse(&ours)?, parse(&theirs)?, "{path}");
     Ok(())
@@ -84,7 +84,7 @@ fn file_hash_and_size_are_those_of_the_object() -> Result<()> {
     let file = file.display().to_string();
     let output = larder_tests::process::run(
         &mut world.nix.command("nix-hash", &["--type", "sha256", "--base32", "--flat", &file]),
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(120),
     )?;
     let hash = format!("sha256:{}", output.ok()?.stdout.trim());
     assert_eq!(field(&narinfo, "FileHash"), Some(hash.as_str()));
@@ -116,9 +116,9 @@ fn every_compression_is_read_by_every_nix() -> Result<()> {
     Ok(())
 }
 
-/// What a push makes whose level, threads and windows change on the way.
+/// A push may change level, threads and window within a NAR.
 #[test]
-fn frames_of_any_effort_are_one_nar_to_every_nix() -> Result<()> {
+fn every_nix_reads_a_nar_of_frames_with_different_efforts() -> Result<()> {
     for version in versions() {
         let mut world = World::new(version, Target::Directory(Directory::start()?))?;
         world.larder.set_string("compression", "none")?;
@@ -127,7 +127,7 @@ fn frames_of_any_effort_are_one_nar_to_every_nix() -> Result<()> {
         let narinfo = world.narinfo(&built[0])?.context("no narinfo")?;
         let nar = world.target.get(field(&narinfo, "URL").context("no URL")?)?.context("no NAR")?;
         world.target.put("nar/frames.nar.zst", &frames(&nar)?)?;
-        // A signature covers neither of these lines.
+        // The signature does not cover these lines.
         let changed = narinfo.lines().filter(|line| !line.starts_with("File")).map(|line| {
             let line = match line.split_once(": ") {
                 Some(("URL", _)) => "URL: nar/frames.nar.zst",
@@ -173,7 +173,7 @@ fn equal_contents_are_stored_once_and_a_nar_is_never_rewritten() -> Result<()> {
     assert_eq!(url(&same[0])?, url(&same[1])?);
     world.larder.run(&["push", &same[0], &same[1]])?;
     assert_eq!(nars(world.target.list()?), before);
-    // Small ones are shared within a push.
+    // Small NARs of equal contents are sent once within a push.
     let small = world.nix.build(&samples::assorted("equal"))?;
     let mut paths: Vec<_> = small.into_iter().filter(|path| path.contains("-same")).collect();
     world.larder.run(&["push", &paths[0], &paths[1]])?;
@@ -184,7 +184,7 @@ fn equal_contents_are_stored_once_and_a_nar_is_never_rewritten() -> Result<()> {
 }
 
 #[test]
-fn a_standing_narinfo_gains_our_signatures_and_loses_nothing() -> Result<()> {
+fn an_existing_narinfo_gains_signatures_and_loses_nothing() -> Result<()> {
     let Some(mut world) = World::minio()? else { return Ok(()) };
     let built = world.nix.build(&samples::app("signatures"))?;
     world.larder.run(&["push", &built[0]])?;
@@ -205,7 +205,7 @@ fn a_standing_narinfo_gains_our_signatures_and_loses_nothing() -> Result<()> {
     for key in [&world.key, &second] {
         world.nix.twin()?.substitute(&built, &base, &key.public)?;
     }
-    // Both at once, on a fresh path.
+    // Both keys at once, on a new path.
     world.larder.use_keys(&[&world.key, &second])?;
     let other = world.nix.build(&samples::single("two keys"))?;
     world.larder.run(&["push", &other[0]])?;
@@ -227,14 +227,18 @@ fn a_bucket_that_nix_copy_filled_is_adopted() -> Result<()> {
         larder.use_directory(directory.path())?;
         larder.set_string("public-url", &directory.public_base())?;
         larder.run(&["init"])?;
-        assert_eq!(std::fs::read(directory.path().join("nix-cache-info"))?, info, "nix-cache-info stays");
+        assert_eq!(
+            std::fs::read(directory.path().join("nix-cache-info"))?,
+            info,
+            "nix-cache-info was changed"
+        );
         let unsigned = nix.twin()?.try_substitute(&built, &directory.public_base(), &key.public)?;
         assert!(!unsigned.status.success(), "it was signed before");
         let pushed = larder.run(&["push", &built[0]])?;
         assert!(pushed.stderr.contains("3 signed"), "{}", pushed.stderr);
         nix.twin()?.substitute(&built, &directory.public_base(), &key.public)?;
         let objects = walkdir::WalkDir::new(directory.path().join("nar")).into_iter().count();
-        assert_eq!(objects, 4, "the NARs that were there are used, not sent again");
+        assert_eq!(objects, 4, "the existing NARs were not used");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The manual backfill.
+//! `larder push`, the manual backfill.
 
 use anyhow::Result;
 use larder_tests::nix::{narinfo_key, samples, versions};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::world::{Target, World, assert_said, field};
 
 #[test]
-fn links_are_followed_and_paths_inside_count_for_the_whole() -> Result<()> {
+fn links_are_followed_and_files_inside_a_path_stand_for_the_path() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let built = world.nix.build(&samples::app("links"))?;
     let (link, second) = (world.larder.dir().join("result"), world.larder.dir().join("second"));
@@ -25,7 +25,7 @@ fn links_are_followed_and_paths_inside_count_for_the_whole() -> Result<()> {
 }
 
 #[test]
-fn a_dry_run_changes_nothing_and_json_is_json() -> Result<()> {
+fn a_dry_run_changes_nothing_and_each_line_of_json_parses() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let built = world.nix.build(&samples::app("dry"))?;
     let before = world.target.list()?;
@@ -52,11 +52,11 @@ fn paths_come_from_standard_input_too() -> Result<()> {
     run_with_input(
         &mut world.larder.command(&["push", "--stdin", "-j", "1"])?,
         input.as_bytes(),
-        Duration::from_secs(60),
+        Duration::from_secs(120),
     )?
     .ok()?;
     world.assert_complete(&built)?;
-    run_with_input(&mut world.larder.command(&["push", "--stdin"])?, b"", Duration::from_secs(60))?.ok()?;
+    run_with_input(&mut world.larder.command(&["push", "--stdin"])?, b"", Duration::from_secs(120))?.ok()?;
     Ok(())
 }
 
@@ -88,7 +88,7 @@ fn the_whole_closure_is_checked_below_present_paths() -> Result<()> {
 }
 
 #[test]
-fn without_closure_only_what_has_its_references_there_is_pushed() -> Result<()> {
+fn without_closure_only_paths_with_present_references_are_pushed() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let built = world.nix.build(&samples::app("no closure"))?;
     assert_said(&world.larder.try_run(&["push", "--no-closure", &built[0]])?, 3, &["blocked", "refers to"]);
@@ -110,7 +110,7 @@ fn upstream_paths_are_skipped_on_a_verified_signature_and_mirrored_when_asked() 
         let built = world.nix.build(&samples::app(&format!("upstream {version}")))?;
         let lib = world.member(&built[0], "lib")?;
         world.nix.sign(&upstream, std::slice::from_ref(&lib))?;
-        // A key of the same name that did not sign it proves nothing.
+        // Another key of the same name has not signed the path.
         let imposter = world.nix.key_pair("upstream-1")?;
         world.larder.set("upstream-keys", &format!("[{:?}]", imposter.public))?;
         let shown = world.larder.run(&["push", "-n", &built[0]])?;
@@ -128,7 +128,7 @@ fn upstream_paths_are_skipped_on_a_verified_signature_and_mirrored_when_asked() 
 }
 
 #[test]
-fn excluded_outputs_and_what_refers_to_them_stay_out() -> Result<()> {
+fn excluded_outputs_and_their_referrers_are_not_pushed() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     world.larder.set("exclude", "[\"li*\"]")?;
@@ -143,19 +143,19 @@ fn excluded_outputs_and_what_refers_to_them_stay_out() -> Result<()> {
 }
 
 #[test]
-fn another_machines_result_of_the_same_path_stands() -> Result<()> {
+fn a_path_of_another_machine_with_other_contents_is_not_replaced() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     let built = world.nix.build(&samples::big("not reproducible", 1))?;
     world.larder.run(&["push", &built[0]])?;
     let narinfo = world.narinfo(&built[0])?;
-    // The same derivation elsewhere makes other bytes under the same path.
+    // On another machine the same derivation gives other bytes under the same path.
     let mut world = world;
     world.nix.retire()?;
     let again = world.nix.build(&samples::big("not reproducible", 1))?;
     assert_eq!(built, again);
     let pushed = world.larder.run(&["push", &built[0]])?;
     assert!(pushed.stderr.contains("other contents"), "{}", pushed.stderr);
-    assert_eq!(world.narinfo(&built[0])?, narinfo, "the standing narinfo was touched");
+    assert_eq!(world.narinfo(&built[0])?, narinfo, "the narinfo was changed");
     assert!(field(&narinfo.unwrap_or_default(), "Sig").is_some());
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Nothing secret shows. Every test's output and files are searched, see `larder_tests::secrets`; here is the rest.
+//! No secret is shown. `larder_tests::secrets` searches the output and the files of every test; the tests here search
+//! command lines, objects, logs and the output of builds.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use larder_tests::servers::SECRET_KEY;
 
 use super::world::World;
 
-/// What this world must not show.
+/// The secrets of a world.
 fn secrets(world: &World) -> Secrets {
     let secrets = Secrets::default();
     secrets.add_key(&world.key.secret_file);
@@ -20,17 +21,17 @@ fn secrets(world: &World) -> Secrets {
 }
 
 #[test]
-fn the_process_list_and_the_bucket_hold_no_secret() -> Result<()> {
+fn command_lines_objects_and_logs_have_no_secret() -> Result<()> {
     let Some(mut world) = World::minio()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     let built = world.nix.build(&samples::app("secrets"))?;
     let secrets = secrets(&world);
     let mut agent = world.larder.agent(&[])?;
     let mut seen = 0;
-    agent.wait_until(Duration::from_secs(60), || {
+    agent.wait_until(Duration::from_secs(120), || {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
-            // The harness's own servers are told theirs in their own ways.
+            // Servers of the harness get their secrets in other ways.
             if line.windows(6).any(|word| word == b"larder") {
                 secrets.search("a command line", &line);
                 seen += 1;
@@ -48,7 +49,7 @@ fn the_process_list_and_the_bucket_hold_no_secret() -> Result<()> {
 }
 
 #[test]
-fn the_hook_tells_nothing_of_its_environment_even_when_it_fails() -> Result<()> {
+fn a_failing_hook_shows_nothing_of_its_environment() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     fs::remove_dir_all(world.larder.state_dir())?;
@@ -58,14 +59,14 @@ fn the_hook_tells_nothing_of_its_environment_even_when_it_fails() -> Result<()> 
     let secrets = secrets(&world);
     secrets.search("the build's output", output.stderr.as_bytes());
     secrets.search("the build's output", output.stdout.as_bytes());
-    // It was there to be told.
+    // The secret is in the configuration of Nix.
     let shown = world.nix.nix(&["show-config"])?;
     assert!(shown.stdout.contains(ACCESS_TOKEN.split('=').next_back().unwrap_or_default()), "not planted");
     Ok(())
 }
 
 #[test]
-fn a_secret_that_everybody_can_read_is_told() -> Result<()> {
+fn a_world_readable_secret_is_warned_of() -> Result<()> {
     let Some(world) = World::minio()? else { return Ok(()) };
     let built = world.nix.build(&samples::single("exposed"))?;
     let quiet = world.larder.run(&["push", &built[0]])?;

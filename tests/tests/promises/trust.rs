@@ -1,4 +1,4 @@
-//! Signing does not launder trust.
+//! larder signs only paths that this machine has built or trusts.
 
 use anyhow::Result;
 use larder_tests::nix::{NixHome, samples, versions};
@@ -6,7 +6,7 @@ use larder_tests::servers::Directory;
 
 use super::world::{Target, World, assert_said, field};
 
-/// A world whose store holds `app`'s closure as it arrives from a remote builder: unsigned and not `ultimate`.
+/// A world whose store has the closure of `app` as it comes from a remote builder: unsigned and not `ultimate`.
 fn with_imported(version: larder_tests::nix::NixVersion, tag: &str) -> Result<(World, NixHome, Vec<String>)> {
     let builder = NixHome::new(version)?;
     let built = builder.build(&samples::app(tag))?;
@@ -15,7 +15,7 @@ fn with_imported(version: larder_tests::nix::NixVersion, tag: &str) -> Result<(W
 }
 
 #[test]
-fn what_came_unsigned_is_refused_by_name_unless_it_is_asked_for() -> Result<()> {
+fn unsigned_imported_paths_are_refused_by_name_unless_asked_for() -> Result<()> {
     for version in versions() {
         let (world, _builder, built) = with_imported(version, &format!("imported {version}"))?;
         let app = built[0].rsplit('/').next().unwrap_or_default();
@@ -29,16 +29,16 @@ fn what_came_unsigned_is_refused_by_name_unless_it_is_asked_for() -> Result<()> 
 }
 
 #[test]
-fn what_the_hook_was_told_of_was_built_here_whatever_the_store_says() -> Result<()> {
+fn paths_that_the_hook_queues_count_as_built_here() -> Result<()> {
     for version in versions() {
         let (world, _builder, built) = with_imported(version, &format!("remote {version}"))?;
         let infos = world.nix.path_info(&built)?;
         assert!(infos.iter().all(|info| !info.ultimate && info.signatures.is_empty()));
         let mut hook = larder_tests::process::clean_command(larder_tests::larder::binary("larder-hook")?);
         hook.env("LARDER_CONFIG", world.larder.config_file()).env("OUT_PATHS", &built[0]);
-        larder_tests::process::run(&mut hook, std::time::Duration::from_secs(20))?.ok()?;
+        larder_tests::process::run(&mut hook, std::time::Duration::from_secs(120))?.ok()?;
         world.larder.run(&["flush", "--wait"])?;
-        // What such a build's closure holds, this machine has trusted already.
+        // The machine has already trusted the closure of such a build.
         world.assert_complete(&built)?;
     }
     Ok(())
@@ -59,12 +59,12 @@ fn a_verified_signature_by_a_trusted_key_is_enough_and_is_kept() -> Result<()> {
 }
 
 #[test]
-fn what_is_named_by_its_contents_needs_nobodys_word() -> Result<()> {
+fn a_content_addressed_path_needs_no_signature() -> Result<()> {
     let Some(version) = versions().into_iter().next() else { return Ok(()) };
     let builder = NixHome::new(version)?;
     let built = builder.build(&samples::assorted("content"))?;
     let fixed: Vec<_> = built.into_iter().filter(|path| path.ends_with("-fixed")).collect();
-    // An export forgets what a path is named by; a copy does not.
+    // An export loses the content address of a path; a copy keeps it.
     let nix = builder.twin()?;
     builder.nix(&["copy", "--no-check-sigs", "--to", &nix.store_uri(), &fixed[0]])?.ok()?;
     let info = nix.path_info(&fixed)?.remove(0);
@@ -77,7 +77,7 @@ fn what_is_named_by_its_contents_needs_nobodys_word() -> Result<()> {
 }
 
 #[test]
-fn a_job_that_somebody_else_wrote_does_not_make_a_build_of_ours() -> Result<()> {
+fn a_job_of_another_user_does_not_count_as_a_build() -> Result<()> {
     if larder_tests::need::need(larder_tests::need::Requirement::Root).is_none() {
         return Ok(());
     }

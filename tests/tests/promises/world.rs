@@ -1,4 +1,4 @@
-//! What most tests begin with: a store, a bucket, a key, and larder between them.
+//! The world of most tests: a store, a bucket, a key, and a larder that pushes from the store to the bucket.
 
 use anyhow::{Context, Result};
 use larder_tests::larder::LarderHome;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// The bucket's name on every server.
 pub(crate) const BUCKET: &str = "cache";
 
-/// Where larder pushes to.
+/// The target of pushes.
 pub(crate) enum Target {
     /// A directory behind a static web server.
     Directory(Directory),
@@ -24,7 +24,7 @@ impl Target {
         Ok(Self::Server(kind.start_with_bucket(BUCKET)?))
     }
 
-    /// Where a client reads; `None` where nobody may read without credentials.
+    /// The URL that clients read; `None` where reading needs credentials.
     pub(crate) fn public_base(&self) -> Option<String> {
         match self {
             Self::Directory(directory) => Some(directory.public_base()),
@@ -63,7 +63,7 @@ impl Target {
         }
     }
 
-    /// Writes an object, as another tool would.
+    /// Writes an object without larder.
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Server(server) => server.client().put(BUCKET, key, bytes),
@@ -72,7 +72,7 @@ impl Target {
     }
 }
 
-/// A store with larder beside it, and a bucket that is ready.
+/// A store, a larder for it, and a bucket after `larder init`.
 pub(crate) struct World {
     pub(crate) nix: NixHome,
     pub(crate) larder: LarderHome,
@@ -81,13 +81,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With a bucket on a server or in a directory; `larder init` has been run.
+    /// A world with a new store.
     pub(crate) fn new(version: NixVersion, target: Target) -> Result<Self> {
         Self::with(NixHome::new(version)?, target)
     }
 
-    /// Over a store that has taken in all of `builder`'s paths as they come from a remote builder: unsigned, and not
-    /// `ultimate`. The two have the same logical store directory.
+    /// A world whose store has all paths of `builder` as they come from a remote builder: unsigned, and not `ultimate`.
+    /// The two stores have the same logical store directory.
     pub(crate) fn over(builder: &NixHome, target: Target) -> Result<Self> {
         let nix = builder.twin()?;
         let all = builder.nix(&["path-info", "--all"])?.ok()?.lines();
@@ -96,7 +96,7 @@ impl World {
         Self::with(nix, target)
     }
 
-    /// Over a store of the test's making.
+    /// A world with a given store.
     pub(crate) fn with(nix: NixHome, target: Target) -> Result<Self> {
         let mut larder = LarderHome::new(&nix)?;
         let key = nix.key_pair("test-1")?;
@@ -125,8 +125,8 @@ impl World {
         Ok(Self { nix, larder, key, target })
     }
 
-    /// With a directory, on the oldest Nix that is here: for what does not depend on either. `None`, noted as skipped,
-    /// where there is no Nix.
+    /// A world with a directory and the oldest Nix of this machine, for tests that depend on neither. `None`, noted as
+    /// skipped, where there is no Nix.
     pub(crate) fn plain() -> Result<Option<Self>> {
         versions()
             .first()
@@ -142,12 +142,12 @@ impl World {
         }
     }
 
-    /// The narinfo of a store path, as it stands in the bucket.
+    /// The narinfo of a store path in the bucket.
     pub(crate) fn narinfo(&self, path: &str) -> Result<Option<String>> {
         Ok(self.target.get(&narinfo_key(path))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Whether the whole closure of paths is in the bucket, NARs and all.
+    /// Checks that the bucket has the narinfos and the NARs of the closure of paths.
     pub(crate) fn assert_complete(&self, paths: &[String]) -> Result<()> {
         let keys = self.target.list()?;
         for info in self.nix.closure(paths)? {
@@ -166,6 +166,13 @@ impl World {
         found.map(|info| info.path).with_context(|| format!("no `{name}` in the closure of {path}"))
     }
 
+    /// Whether no job is queued, by the files of the queue.
+    pub(crate) fn is_queue_empty(&self) -> bool {
+        ["incoming", "work"].into_iter().all(|place| {
+            std::fs::read_dir(self.larder.state_dir().join(place)).is_ok_and(|mut dir| dir.next().is_none())
+        })
+    }
+
     /// Runs `larder status --json`.
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
@@ -177,7 +184,7 @@ pub(crate) fn field<'a>(narinfo: &'a str, name: &str) -> Option<&'a str> {
     narinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-/// Checks an exit code and that all these words were said on stderr; shows everything otherwise.
+/// Checks an exit code, and that stderr has all these words; shows all output otherwise.
 #[track_caller]
 pub(crate) fn assert_said(output: &Output, code: i32, words: &[&str]) {
     let said = words.iter().all(|word| output.stderr.contains(word));

@@ -1,4 +1,4 @@
-//! Several writers, one bucket: what one of them is sending, the others do not send.
+//! Several writers push into one bucket: a NAR that one of them sends, the others do not send.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -6,11 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use larder_tests::larder::LarderHome;
 use larder_tests::nix::samples;
+use larder_tests::process::eventually;
 use larder_tests::proxy::{Fault, Proxy};
 
 use super::order::behind_proxy;
 use super::world::{BUCKET, Target, World, field};
 
+const SOON: Duration = Duration::from_secs(120);
 const RESERVATIONS: &str = "larder/reservations/";
 /// The id of a writer that no longer runs.
 const KILLED: &str = "0123456789abcdfghijklmnp";
@@ -19,7 +21,7 @@ fn keys(world: &World, prefix: &str) -> Result<Vec<String>> {
     Ok(world.target.list()?.into_keys().filter(|key| key.starts_with(prefix)).collect())
 }
 
-/// Another larder over the same store, which speaks to the same bucket by the same way.
+/// Another larder over the same store, with the same bucket behind the same proxy.
 fn another(world: &World, proxy: &Proxy) -> Result<LarderHome> {
     let mut larder = LarderHome::new(&world.nix)?;
     larder.use_keys(&[&world.key])?;
@@ -37,8 +39,10 @@ fn hosts_that_push_the_same_at_the_same_time_send_a_large_nar_once() -> Result<(
         paths.extend(world.nix.build(&samples::big(tag, 24))?);
     }
     let others = [another(&world, &proxy)?, another(&world, &proxy)?];
-    // So that they meet for sure.
-    proxy.set_latency(Duration::from_millis(100));
+    // The NARs arrive only after a writer has found the reservation of another.
+    let gate =
+        proxy.hold(|record| record.path.contains("/nar/") && matches!(&*record.method, "PUT" | "POST"));
+    let refused = || proxy.count(|one| one.path.contains(RESERVATIONS) && one.status == 412);
     thread::scope(|scope| -> Result<()> {
         let pushes: Vec<_> = [&world.larder, &others[0], &others[1]]
             .map(|larder| {
@@ -47,13 +51,13 @@ fn hosts_that_push_the_same_at_the_same_time_send_a_large_nar_once() -> Result<(
             })
             .into_iter()
             .collect();
+        let met = eventually("a refused reservation", SOON, || refused() > 0);
+        gate.open();
+        met?;
         pushes.into_iter().try_for_each(|push| push.join().expect("a push panicked").map(drop))
     })?;
-    let log = proxy.log();
-    let refused = log.iter().filter(|one| one.path.contains(RESERVATIONS) && one.status == 412).count();
-    assert!(refused > 0, "they never met");
     assert_eq!(keys(&world, "nar/")?.len(), 3, "each NAR once");
-    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "all given back");
+    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "a reservation is left");
     for path in &paths {
         let narinfo = world.narinfo(path)?.unwrap_or_default();
         assert!(field(&narinfo, "URL").is_some(), "{narinfo}");
@@ -62,7 +66,7 @@ fn hosts_that_push_the_same_at_the_same_time_send_a_large_nar_once() -> Result<(
 }
 
 #[test]
-fn the_reservation_of_a_killed_writer_delays_and_hinders_nobody() -> Result<()> {
+fn the_reservation_of_a_killed_writer_is_taken_over() -> Result<()> {
     let Some(world) = World::minio()? else { return Ok(()) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let lease = format!("{{\"since\":{now},\"renewed\":{now},\"version\":\"0\"}}");
@@ -73,10 +77,10 @@ fn the_reservation_of_a_killed_writer_delays_and_hinders_nobody() -> Result<()> 
     world.target.put(&key, format!("{{\"writer\":\"{KILLED}\"}}").as_bytes())?;
     let begun = Instant::now();
     world.larder.run(&["push", &paths[0]])?;
-    assert!(begun.elapsed() > Duration::from_secs(3), "it was not noticed");
+    assert!(begun.elapsed() > Duration::from_secs(3), "the reservation was ignored");
     assert!(world.narinfo(&paths[0])?.is_some());
     assert_eq!(keys(&world, "nar/")?.len(), 1);
-    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "it is gone");
+    assert_eq!(keys(&world, RESERVATIONS)?, [""; 0], "the reservation is left");
     Ok(())
 }
 

@@ -129,11 +129,15 @@ async fn connections_are_kept_and_used_again() {
     let dir = tempfile::tempdir().expect("tempdir");
     let (port, connections) = impatient(usize::MAX).await;
     let bucket = at(port, dir.path(), 1).await;
-    for _ in 0..5 {
+    // A connection that has just given its answer may not be back yet when the next request wants one: the rounds go on
+    // until one of them makes hardly any new connection.
+    let mut made = Vec::new();
+    while made.last().is_none_or(|made| *made > 20) {
+        assert!(made.len() < 20, "each round makes connections: {made:?}");
+        let before = connections.load(Ordering::Relaxed);
         let all = futures::future::join_all((0..200).map(|_| bucket.get("a"))).await;
         assert!(all.into_iter().all(|got| got.is_ok_and(|got| got.is_some())));
+        made.push(connections.load(Ordering::Relaxed) - before);
     }
-    // One that has just given its answer may not be back yet when the next request wants one.
-    let made = connections.load(Ordering::Relaxed);
-    assert!(made <= 250, "{made} connections");
+    assert!(made[0] <= 200, "{made:?}");
 }
