@@ -21,6 +21,8 @@ pub struct Backoff {
 pub enum Jitter {
     /// The wait is drawn evenly between nothing and the doubled wait.
     Full,
+    /// The wait is drawn evenly between half the doubled wait and the doubled wait.
+    Half,
     /// The doubled wait, at most a fifth more or less.
     Fifth,
 }
@@ -28,14 +30,24 @@ pub enum Jitter {
 impl Backoff {
     /// The wait after the `failures`th failure in a row, counted from 1.
     pub fn wait(&self, failures: u32) -> Duration {
+        self.wait_with(failures, random_share())
+    }
+
+    /// Like [`wait`](Self::wait), with a given random share between 0 and 1.
+    pub fn wait_with(&self, failures: u32, share: f64) -> Duration {
         let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let doubled = self.first.saturating_mul(factor).min(self.longest);
-        let part = f64::from(OsRng.next_u32()) / f64::from(u32::MAX);
         doubled.mul_f64(match self.jitter {
-            Jitter::Full => part,
-            Jitter::Fifth => 0.8 + 0.4 * part,
+            Jitter::Full => share,
+            Jitter::Half => 0.5 + share / 2.0,
+            Jitter::Fifth => 0.8 + 0.4 * share,
         })
     }
+}
+
+/// A random number between 0 and 1.
+pub fn random_share() -> f64 {
+    f64::from(OsRng.next_u32()) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
@@ -57,6 +69,16 @@ mod tests {
                 wait >= Duration::from_secs(least) && wait <= Duration::from_secs(most),
                 "{failures}: {wait:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_random_share_decides_within_the_bounds() {
+        for (jitter, least, most) in
+            [(Jitter::Full, 0, 4000), (Jitter::Half, 2000, 4000), (Jitter::Fifth, 3200, 4800)]
+        {
+            let wait = |share| seconds(1, 20, jitter).wait_with(3, share).as_millis();
+            assert_eq!((wait(0.0), wait(1.0)), (least, most), "{jitter:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use url::Url;
 
 use super::address_parameters::refuse_parameter;
-use super::object_name;
+use super::key_syntax;
 use crate::base::error::{Area, Cause, Error, Result};
 
 /// What stays as it is in a segment of a path.
@@ -213,7 +213,7 @@ fn s3(text: &str, place: &str, query: &str) -> Result<S3Address> {
     }
     let prefix = decode(text, prefix.strip_suffix('/').unwrap_or(prefix))?;
     if !prefix.is_empty()
-        && let Some(wrong) = object_name::fault(&prefix)
+        && let Some(wrong) = key_syntax::fault(&prefix)
     {
         return Err(fault(text, format!("its prefix cannot be used: {wrong}")));
     }

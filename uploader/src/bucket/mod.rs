@@ -6,7 +6,7 @@ mod address_parameters;
 pub mod conformance;
 mod directory;
 mod interface;
-mod object_name;
+mod key_syntax;
 mod open;
 mod s3;
 

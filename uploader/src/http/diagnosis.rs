@@ -1,24 +1,24 @@
-//! What went wrong on the way to a server.
+//! Diagnosis of requests without an answer.
 
 use std::error::Error as StdError;
 use std::io;
 
 use crate::base::error::{Area, Error, Retry, chain};
 
-/// The causes that have different ways out.
+/// The causes that need different remedies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The name has no address.
+    /// The host name has no address.
     NameNotResolved,
-    /// Nothing listens there.
+    /// No server listens at the address.
     Refused,
-    /// No answer in time.
+    /// The server did not answer in time.
     TimedOut,
-    /// The certificate is not trusted, or is for another name.
+    /// The certificate is not trusted, or names another host.
     Certificate,
-    /// The other side does not speak TLS, or no version of it that we do.
+    /// The server does not speak TLS, or no TLS version that larder speaks.
     Tls,
-    /// The connection broke, or anything else.
+    /// The connection broke, or the cause is none of the others.
     Broken,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn diagnose(error: &(dyn StdError + 'static)) -> Trouble {
                 io::ErrorKind::TimedOut => return Trouble::TimedOut,
                 _ => {}
             }
-            // The source of an `io::Error` is that of the error inside it, which would be skipped.
+            // `io::Error::source` returns the source of the inner error and skips the inner error itself.
             if let Some(inner) = io.get_ref() {
                 next = Some(inner);
                 continue;
@@ -58,7 +58,7 @@ pub(crate) fn diagnose(error: &(dyn StdError + 'static)) -> Trouble {
     Trouble::Broken
 }
 
-/// The error of an operation whose request got no answer.
+/// The error of an operation whose request has no answer.
 pub(crate) fn explain(what: String, error: &(dyn StdError + 'static)) -> Error {
     let trouble = diagnose(error);
     let retry = match trouble {
@@ -68,15 +68,15 @@ pub(crate) fn explain(what: String, error: &(dyn StdError + 'static)) -> Error {
     let cause = chain(error);
     let built = |cause: &str| Error::new(Area::Bucket, retry, what.clone()).because(cause);
     match trouble {
-        Trouble::NameNotResolved => built(&format!("the host's name is not resolved ({cause})"))
-            .hint("check the host in the address, and this machine's DNS"),
+        Trouble::NameNotResolved => built(&format!("the host name is not resolved ({cause})"))
+            .hint("check the host in the address, and the DNS of this machine"),
         Trouble::Refused => built(&format!("the connection was refused ({cause})"))
             .hint("check that the server runs, and the port in the address"),
         Trouble::TimedOut => built(&format!("no answer in time ({cause})")),
         Trouble::Certificate => built(&format!("the server's certificate is not accepted ({cause})"))
-            .hint("name the file of the authority that signed it as the CA file"),
+            .hint("give the certificate of the authority that signed it as the CA file"),
         Trouble::Tls => built(&format!("TLS failed ({cause})"))
-            .hint("where the server speaks plain HTTP, write `scheme=http`"),
+            .hint("if the server speaks plain HTTP, write `scheme=http`"),
         Trouble::Broken => built(&cause),
     }
 }

@@ -1,11 +1,23 @@
-//! HTTP: connections and trust, diagnosis of failures, a reader without credentials, forwarding.
+//! HTTP: connections, trust, diagnosis of failures, reading without credentials, and forwarding.
+//!
+//! The files here are the only ones that name the types of the HTTP stack underneath. Everything else sees the types of
+//! the `http` crate and [`Body`].
 
-pub mod diagnosis;
-pub mod forward;
-pub mod reader;
+mod body;
+mod credentials_client;
+pub(crate) mod diagnosis;
+mod forward;
+mod reader;
 #[cfg(test)]
-pub mod scripted;
-pub mod transport;
+pub(crate) mod scripted;
+mod transport;
+mod trust;
 
+pub use body::Body;
+pub(crate) use body::ReadError;
+pub(crate) use credentials_client::CredentialsClient;
 pub use forward::Forwarder;
 pub use reader::{Answer, PublicReader};
+pub use transport::Response;
+pub(crate) use transport::{Request, SendError, Timeouts, Transport};
+pub(crate) use trust::Trust;

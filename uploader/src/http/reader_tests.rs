@@ -43,7 +43,7 @@ async fn redirects_are_followed_and_counted() {
 }
 
 #[tokio::test]
-async fn the_ways_to_fail_are_told_apart() {
+async fn failures_name_their_cause() {
     let port = {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         listener.local_addr().expect("address").port()

@@ -1,11 +1,11 @@
-//! A server for tests that answers what it is told to, request by request.
+//! A server for tests that answers from a script.
 
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Answers each request with the next of its answers, and the last of them for ever.
+/// Gives each request the next answer of the script, and the last answer to all further requests.
 pub(crate) struct Scripted {
     pub(crate) port: u16,
     seen: Arc<Mutex<Vec<String>>>,
@@ -19,7 +19,7 @@ impl Scripted {
         let log = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                // One request per connection: every answer closes it.
+                // Each answer closes the connection.
                 let request = read_request(&mut stream).await;
                 let turn = {
                     let mut log = log.lock().expect("log");
@@ -34,18 +34,18 @@ impl Scripted {
         Self { port, seen }
     }
 
-    /// The heads of the requests so far.
+    /// The heads of all requests so far.
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().expect("log").clone()
     }
 }
 
-/// An answer with a body.
+/// An answer with these header lines and this body.
 pub(crate) fn reply(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
 }
 
-/// An answer as S3 gives errors.
+/// A refusal in the format of S3.
 pub(crate) fn fault(status: &str, code: &str) -> String {
     let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>scripted</Message></Error>");
     reply(status, "content-type: application/xml\r\n", &xml)
@@ -66,7 +66,7 @@ async fn read_request(stream: &mut TcpStream) -> String {
                 return String::from_utf8_lossy(&bytes[..end]).into_owned();
             }
         }
-        // A TLS handshake never looks like the end of a request.
+        // A TLS handshake has no end of a request.
         if read == 0 || bytes[0] == 0x16 {
             return String::from_utf8_lossy(&bytes).into_owned();
         }

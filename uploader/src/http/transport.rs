@@ -1,147 +1,111 @@
-//! The one HTTP stack: connectors for the SDK and for readers without credentials.
+//! Connections to servers: pools, TLS, proxies and timeouts.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpConnector};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use thiserror::Error;
 use url::{Host, Url};
 
-use crate::base::error::{Area, Error, Result};
-use crate::base::lock::lock;
+use super::body::Body;
+use super::trust::Trust;
+use crate::base::error::Cause;
 
-/// How long a connection may take to come about.
+/// The longest time that a connection may take to be established.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Certificates that are trusted beside the system's own.
-#[derive(Clone, Default)]
-pub(crate) struct Trust(Option<Vec<u8>>);
+/// A request to a server.
+pub(crate) type Request = http::Request<Body>;
+/// The answer of a server.
+pub type Response = http::Response<Body>;
 
-impl fmt::Debug for Trust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Trust").field(&self.0.as_ref().map(Vec::len)).finish()
+/// The time limits of each request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// For establishing a connection.
+    pub(crate) connect: Duration,
+    /// From the request to the head of its answer, if the caller does not limit that itself.
+    pub(crate) answer: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    /// Limits only how long a connection takes to be established.
+    fn default() -> Self {
+        Self { connect: CONNECT_TIMEOUT, answer: None }
     }
 }
 
-impl Trust {
-    /// Reads and checks a file of PEM certificates. Fails with an error of the configuration.
-    pub(crate) fn read(file: Option<&Path>) -> Result<Self> {
-        let Some(file) = file else { return Ok(Self(None)) };
-        let what = || format!("cannot use the CA file `{}`", file.display());
-        let pem =
-            std::fs::read(file).map_err(|error| Error::permanent(Area::Config, what()).because(error))?;
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<_, _>>()
-            .map_err(|error| Error::permanent(Area::Config, what()).because(error))?;
-        if certificates.is_empty() {
-            return Err(Error::permanent(Area::Config, what())
-                .because("it has no certificate")
-                .hint("the file needs blocks that begin with `-----BEGIN CERTIFICATE-----`"));
-        }
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates {
-            roots.add(certificate).map_err(|error| Error::permanent(Area::Config, what()).because(error))?;
-        }
-        Ok(Self(Some(pem)))
-    }
+/// Why a request has no answer.
+#[derive(Debug, Error)]
+pub(crate) enum SendError {
+    /// The request is malformed.
+    #[error(transparent)]
+    Unsendable(Cause),
+    /// The connection failed, or the server sent no valid answer in time.
+    #[error(transparent)]
+    NoAnswer(Cause),
 }
 
-/// Makes connectors and keeps them, and with them their pools of connections, which clones share.
+/// A pool of connections to one server. Clones share the pool.
 #[derive(Clone)]
-pub(crate) struct Http {
-    trust: Trust,
-    tls: bool,
-    proxy: bool,
-    made: Arc<Mutex<Vec<(Timeouts, SharedHttpConnector)>>>,
-}
+pub(crate) struct Transport(SharedHttpConnector);
 
-type Timeouts = (Option<Duration>, Option<Duration>);
-
-impl Http {
-    /// For requests to the server of `url`: TLS where its scheme wants it; a proxy from the environment, except to
-    /// this machine.
-    pub(crate) fn to(url: &Url, trust: Trust) -> Self {
-        let here = match url.host() {
+impl Transport {
+    /// Prepares connections to the server of `url`. Loads certificates if the scheme is `https`. Uses a proxy that the
+    /// environment names, except for servers on this machine. Sends nothing.
+    pub(crate) fn to(url: &Url, trust: &Trust, timeouts: Timeouts) -> Self {
+        let on_this_machine = match url.host() {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         };
-        Self::new(trust, url.scheme() == "https", !here)
+        let mut settings = HttpConnectorSettings::builder().connect_timeout(timeouts.connect);
+        settings.set_read_timeout(timeouts.answer);
+        Self(connector(trust, url.scheme() == "https", !on_this_machine, &settings.build()))
     }
 
-    /// `tls`: whether certificates are loaded; `proxy`: whether the environment may name one.
-    pub(crate) fn new(trust: Trust, tls: bool, proxy: bool) -> Self {
-        Self { trust, tls, proxy, made: Arc::default() }
-    }
-
-    /// The connector with these timeouts.
-    pub(crate) fn connector(&self, settings: &HttpConnectorSettings) -> SharedHttpConnector {
-        let timeouts = (settings.connect_timeout(), settings.read_timeout());
-        let mut made = lock(&self.made);
-        if let Some((_, connector)) = made.iter().find(|(other, _)| *other == timeouts) {
-            return connector.clone();
-        }
-        let connector = SharedHttpConnector::new(self.build(settings));
-        made.push((timeouts, connector.clone()));
-        connector
-    }
-
-    fn build(&self, settings: &HttpConnectorSettings) -> Connector {
-        let mut store = TrustStore::empty().with_native_roots(self.tls);
-        if let (true, Some(pem)) = (self.tls, &self.trust.0) {
-            store.add_pem_certificate(pem.clone());
-        }
-        let builder = Connector::builder()
-            .connector_settings(settings.clone())
-            .proxy_config(if self.proxy { ProxyConfig::from_env() } else { ProxyConfig::disabled() })
-            .tls_provider(Provider::Rustls(CryptoMode::Ring));
-        match TlsContext::builder().with_trust_store(store).build() {
-            Ok(context) => builder.tls_context(context).build(),
-            Err(_) => builder.build(),
-        }
+    /// Sends a request and waits for the head of its answer. An answer with any status is an answer.
+    pub(crate) async fn send(&self, request: Request) -> Result<Response, SendError> {
+        let request = HttpRequest::try_from(request.map(Body::into_sdk))
+            .map_err(|error| SendError::Unsendable(error.into()))?;
+        let response = self.0.call(request).await.map_err(|error| match error.is_user() {
+            true => SendError::Unsendable(error.into()),
+            false => SendError::NoAnswer(error.into()),
+        })?;
+        let response = response.try_into_http1x().map_err(|error| SendError::NoAnswer(error.into()))?;
+        Ok(response.map(Body::from_sdk))
     }
 }
 
-impl HttpClient for Http {
-    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        self.connector(settings)
-    }
-}
-
-impl fmt::Debug for Http {
+impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Http").field("tls", &self.tls).field("proxy", &self.proxy).finish_non_exhaustive()
+        f.debug_struct("Transport").finish_non_exhaustive()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ca_file_without_certificates_is_refused() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let file = dir.path().join("ca.pem");
-        for text in [
-            "",
-            "no certificate",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
-        ] {
-            std::fs::write(&file, text).expect("write");
-            let error = Trust::read(Some(&file)).expect_err(text);
-            assert_eq!(error.area(), Area::Config, "{error}");
-        }
-        assert!(Trust::read(Some(&dir.path().join("missing"))).is_err());
+/// A pool of connections. `tls` says whether to load certificates, `proxy` whether the environment may name a proxy.
+pub(super) fn connector(
+    trust: &Trust,
+    tls: bool,
+    proxy: bool,
+    settings: &HttpConnectorSettings,
+) -> SharedHttpConnector {
+    let mut store = TrustStore::empty().with_native_roots(tls);
+    if let (true, Some(pem)) = (tls, trust.pem()) {
+        store.add_pem_certificate(pem);
     }
+    let builder = Connector::builder()
+        .connector_settings(settings.clone())
+        .proxy_config(if proxy { ProxyConfig::from_env() } else { ProxyConfig::disabled() })
+        .tls_provider(Provider::Rustls(CryptoMode::Ring));
+    SharedHttpConnector::new(match TlsContext::builder().with_trust_store(store).build() {
+        Ok(context) => builder.tls_context(context).build(),
+        Err(_) => builder.build(),
+    })
 }

@@ -18,7 +18,7 @@ use crate::bucket::interface::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
     Object, ObjectMeta, Position, Put,
 };
-use crate::bucket::object_name;
+use crate::bucket::key_syntax;
 
 /// How many keys a page has.
 const PAGE: usize = 1000;
@@ -39,7 +39,7 @@ impl DirectoryBucket {
     }
 
     fn check(&self, key: &str) -> Result<()> {
-        object_name::check(key)?;
+        key_syntax::check(key)?;
         if key.split('/').next() == Some(TEMPORARY) {
             return Err(Error::permanent(Area::Bucket, format!("cannot use the key `{key}`"))
                 .because("larder keeps unfinished files there"));
@@ -226,7 +226,7 @@ fn page(root: &Path, prefix: &str, after: Option<&str>, depth: Depth) -> std::io
         name
     };
     let base = prefix.rsplit_once('/').map_or("", |(base, _)| base);
-    if !base.is_empty() && crate::bucket::object_name::fault(base).is_some() {
+    if !base.is_empty() && crate::bucket::key_syntax::fault(base).is_some() {
         return Ok(page);
     }
     let start = root.join(base);

@@ -19,7 +19,7 @@ use aws_types::region::Region;
 
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::address::S3Address;
-use crate::http::transport::{Http, Trust};
+use crate::http::{CredentialsClient, Trust};
 
 /// The region where neither address nor environment nor profile name one.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -72,11 +72,9 @@ pub(super) fn provider(
         return Ok(SharedCredentialsProvider::new(provider));
     }
 
-    let remote = ProviderConfig::default().with_region(Some(region.clone())).with_http_client(Http::new(
-        trust.clone(),
-        true,
-        true,
-    ));
+    let remote = ProviderConfig::default()
+        .with_region(Some(region.clone()))
+        .with_http_client(CredentialsClient::new(trust.clone(), true));
     let mut profile = ProfileFileCredentialsProvider::builder().configure(&remote);
     if let Some(name) = &address.profile {
         profile = profile.profile_name(name);
@@ -91,11 +89,9 @@ pub(super) fn provider(
             .or_else("profile", profile)
     };
     if address.imds {
-        let local = ProviderConfig::default().with_region(Some(region.clone())).with_http_client(Http::new(
-            trust.clone(),
-            true,
-            false,
-        ));
+        let local = ProviderConfig::default()
+            .with_region(Some(region.clone()))
+            .with_http_client(CredentialsClient::new(trust.clone(), false));
         chain = chain
             .or_else("container", EcsCredentialsProvider::builder().configure(&local).build())
             .or_else("machine", ImdsCredentialsProvider::builder().configure(&local).build());

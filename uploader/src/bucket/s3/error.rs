@@ -1,28 +1,26 @@
-//! What the answers of an S3 server mean.
-
-use std::error::Error as StdError;
+//! The errors of refusals and of requests without an answer.
 
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-use super::sender::{Failure, Reply};
+use super::reply::{Failure, Reply};
+use super::retry::may_pass;
 use crate::base::error::{Area, Error, Retry, chain};
 use crate::bucket::interface::MAX_SMALL;
 use crate::http::diagnosis;
 
-/// The ways to give credentials, for hints.
-pub(super) const WAYS: &str = "larder looks at its credentials file, then `AWS_ACCESS_KEY_ID` and \
+/// The hint about missing credentials.
+const WAYS: &str = "larder reads its credentials file, then `AWS_ACCESS_KEY_ID` and \
     `AWS_SECRET_ACCESS_KEY`, `AWS_WEB_IDENTITY_TOKEN_FILE`, and the profile in `~/.aws/credentials` or \
     `AWS_SHARED_CREDENTIALS_FILE`; a machine's metadata service is asked only with `imds=true` in the address";
 
-const CHECK_ENDPOINT: &str = "check that the endpoint is that of an S3 server, and the scheme and port";
+const CHECK_ENDPOINT: &str = "check that the endpoint is an S3 server, and check the scheme and the port";
 
-/// What a request was about, for the hint of a refusal.
+/// The permission that a request needs, for the hint of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     /// `s3:GetObject`
     Read,
-    /// `s3:PutObject`, and what multipart needs
+    /// `s3:PutObject` and `s3:AbortMultipartUpload`
     Write,
     /// `s3:DeleteObject`
     Delete,
@@ -38,7 +36,7 @@ impl Access {
     fn hint(self) -> &'static str {
         match self {
             Self::Read => {
-                "a server answers 403 for a missing object too when the credentials lack `s3:ListBucket`: grant \
+                "a server also answers 403 for a missing object if the credentials lack `s3:ListBucket`: grant \
                  `s3:ListBucket` on the bucket and `s3:GetObject` on its objects"
             }
             Self::Write => {
@@ -46,46 +44,12 @@ impl Access {
             }
             Self::Delete => "grant `s3:DeleteObject` on the objects below the prefix of the address",
             Self::List => "grant `s3:ListBucket` on the bucket",
-            Self::Bucket => "grant `s3:ListBucket` on the bucket, and `s3:CreateBucket` to make it",
+            Self::Bucket => "grant `s3:ListBucket` on the bucket, and `s3:CreateBucket` to create it",
             Self::Policy => {
-                "grant `s3:GetBucketPolicy` and `s3:PutBucketPolicy`; on AWS the bucket's Block Public Access may \
-                 also forbid it"
+                "grant `s3:GetBucketPolicy` and `s3:PutBucketPolicy`; on AWS, the bucket's Block Public Access may \
+                 forbid it too"
             }
         }
-    }
-}
-
-/// The status and the code of an answer that is an error.
-pub(super) fn answer<E: ProvideErrorMetadata>(error: &SdkError<E>) -> (Option<u16>, Option<&str>) {
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    (status, error.as_service_error().and_then(ProvideErrorMetadata::code))
-}
-
-/// Turns whatever the SDK reports into an error that says what to do.
-pub(super) fn explain<E>(what: impl Into<String>, access: Access, error: &SdkError<E>) -> Error
-where
-    E: ProvideErrorMetadata + StdError + 'static,
-{
-    let what = what.into();
-    if let Some(credentials) = find::<CredentialsError>(error) {
-        return no_credentials(what, credentials);
-    }
-    match error {
-        SdkError::ServiceError(service) => {
-            let region = service.raw().headers().get("x-amz-bucket-region");
-            let status = service.raw().status().as_u16();
-            let (code, message) = (service.err().code(), service.err().message());
-            refused(what, access, status, code.unwrap_or_default(), message.unwrap_or_default(), region)
-        }
-        SdkError::ResponseError(response) => {
-            let status = response.raw().status().as_u16();
-            let retry = if status >= 500 { Retry::Transient } else { Retry::Unknown };
-            Error::new(Area::Bucket, retry, what)
-                .because(format!("the answer (status {status}) cannot be understood: {}", chain(error)))
-                .hint(CHECK_ENDPOINT)
-        }
-        SdkError::ConstructionFailure(_) => Error::permanent(Area::Bucket, what).because(chain(error)),
-        _ => diagnosis::explain(what, error),
     }
 }
 
@@ -103,14 +67,20 @@ pub(super) fn failure(what: impl Into<String>, failure: &Failure) -> Error {
         Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause.as_str()),
         Failure::NoAnswer(error) => diagnosis::explain(what, error.as_ref()),
         Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause.as_str()),
-        Failure::SlowedDown => Error::transient(Area::Bucket, what)
-            .because("the server asks for fewer requests, again and again"),
+        Failure::SlowedDown => {
+            Error::transient(Area::Bucket, what).because("the server goes on asking for fewer requests")
+        }
         Failure::TooLarge => Error::permanent(Area::Bucket, what)
             .because(format!("it is larger than {MAX_SMALL} bytes, which no object of its kind is")),
     }
 }
 
-/// The error of an answer that is not what was asked for.
+/// The error of a success whose answer lacks something. Nobody knows whether the request took effect.
+pub(super) fn without(what: impl Into<String>, cause: &str) -> Error {
+    Error::new(Area::Bucket, Retry::Unknown, what).because(cause)
+}
+
+/// The error of an answer in an unexpected format.
 pub(super) fn not_understood(what: impl Into<String>, reply: &Reply, cause: &str) -> Error {
     Error::new(Area::Bucket, Retry::Unknown, what)
         .because(format!("the answer (status {}) cannot be understood: {cause}", reply.status))
@@ -124,7 +94,7 @@ fn no_credentials(what: String, error: &CredentialsError) -> Error {
     };
     let cause = match error {
         CredentialsError::CredentialsNotLoaded(_) => "there are no credentials".to_owned(),
-        _ => format!("the credentials cannot be had: {}", chain(error)),
+        _ => format!("the credentials cannot be loaded: {}", chain(error)),
     };
     Error::new(Area::Credentials, retry, what).because(cause).hint(WAYS)
 }
@@ -140,7 +110,7 @@ fn refused(
     let cause = cause(status, code, message);
     let error = |area, retry| Error::new(area, retry, what.clone()).because(cause.as_str());
     let permanent = || error(Area::Bucket, Retry::Permanent);
-    // Garage has one code for all that it forbids.
+    // Garage has one code for everything that it forbids.
     let code = match code {
         "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
         "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",
@@ -148,45 +118,41 @@ fn refused(
     };
     match (code, status) {
         ("RequestTimeTooSkewed" | "RequestExpired", _) => error(Area::Credentials, Retry::Transient)
-            .hint("this machine's clock and the server's differ too much: check both, and NTP"),
+            .hint("the clocks of this machine and of the server differ too much: check both, and NTP"),
         ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => {
-            error(Area::Credentials, Retry::Transient).hint("the session has ended: renew the credentials")
+            error(Area::Credentials, Retry::Transient)
+                .hint("the session of the credentials has ended: renew the credentials")
         }
         ("InvalidAccessKeyId", _) => error(Area::Credentials, Retry::Permanent)
             .hint("this server does not know the access key: check the credentials and the endpoint"),
         ("SignatureDoesNotMatch" | "InvalidToken" | "InvalidSecurity", _) => {
             error(Area::Credentials, Retry::Permanent)
-                .hint("the secret key does not fit the access key: check that the whole of it was copied")
+                .hint("the secret key does not belong to the access key: check that it was copied completely")
         }
         ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect", _)
         | (_, 301 | 307 | 308) => wrong_region(permanent(), region.or_else(|| expected_region(message))),
         (_, 400) if region.is_some() => wrong_region(permanent(), region),
-        ("NoSuchBucket", _) => {
-            permanent().hint("check the name in the address, or make the bucket with `larder init --create`")
-        }
+        ("NoSuchBucket", _) => permanent()
+            .hint("check the name in the address, or create the bucket with `larder init --create`"),
         ("NoSuchUpload", _) => error(Area::Bucket, Retry::Unknown),
         ("QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded", _) | (_, 507) => {
             error(Area::Bucket, Retry::Transient).hint("the server has no space left, or a quota is used up")
         }
         ("NotImplemented", _) | (_, 501) => permanent().hint("this server does not know the request"),
-        ("BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "RequestTimeout", _) => {
-            error(Area::Bucket, Retry::Transient)
-        }
+        // The whole operation may succeed later, although the same request does not at once.
         (
-            "SlowDown"
-            | "InternalError"
-            | "ServiceUnavailable"
+            "BadDigest"
+            | "XAmzContentSHA256Mismatch"
+            | "IncompleteBody"
             | "OperationAborted"
-            | "Throttling"
-            | "ConditionalRequestConflict"
-            | "TooManyRequests"
-            | "RequestLimitExceeded",
+            | "ConditionalRequestConflict",
             _,
         )
-        | (_, 408 | 409 | 425 | 429 | 500..) => error(Area::Bucket, Retry::Transient),
+        | (_, 409 | 425 | 500..) => error(Area::Bucket, Retry::Transient),
+        (code, status) if may_pass(status, code) => error(Area::Bucket, Retry::Transient),
         ("AccessDenied" | "Forbidden", _) | (_, 401 | 403) => permanent().hint(access.hint()),
         (_, 404) => error(Area::Bucket, Retry::Unknown)
-            .hint("this is not how an S3 server says that an object is missing: check the endpoint"),
+            .hint("an S3 server does not answer like this for a missing object: check the endpoint"),
         (_, 200..=299) => error(Area::Bucket, Retry::Unknown),
         _ => permanent(),
     }
@@ -197,13 +163,11 @@ fn wrong_region(error: Error, region: Option<&str>) -> Error {
         Some(region) => {
             error.hint(format!("the bucket is in another region: write `region={region}` in the address"))
         }
-        None => {
-            error.hint("the bucket is in another region: write the server's as `region=…` in the address")
-        }
+        None => error.hint("the bucket is in another region: write its region as `region=…` in the address"),
     }
 }
 
-/// The region out of `…; expecting 'eu-west-1'`, or out of a whole scope `…/eu-west-1/s3/aws4_request`.
+/// The region in `…; expecting 'eu-west-1'`, or in a complete scope `…/eu-west-1/s3/aws4_request`.
 fn expected_region(message: &str) -> Option<&str> {
     let (_, rest) = message.rsplit_once("expecting").or_else(|| message.rsplit_once("expected"))?;
     let quoted = rest.split(['\'', '"', '`']).nth(1)?;
@@ -223,17 +187,6 @@ fn cause(status: u16, code: &str, message: &str) -> String {
         ("", message) => format!("the server answered {status}: {message}"),
         (code, message) => format!("the server answered {status} `{code}`: {message}"),
     }
-}
-
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }
 
 #[cfg(test)]
@@ -269,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_region_is_named() {
+    fn the_hint_names_the_region() {
         for (status, code, message, header) in [
             (301, "PermanentRedirect", "", Some("eu-west-1")),
             (400, "", "", Some("eu-west-1")),

@@ -1,30 +1,34 @@
-//! Objects sent to S3 in parts.
+//! Multipart uploads.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use http::Method;
 use larder_hook::fault::point;
 
-use super::client::for_assembly;
-use super::error::{Access, answer, explain, failure, refusal};
-use super::retry::{asked_for, asks_for_less};
-use super::store::S3Bucket;
-use super::throttle::Turn;
-use crate::base::error::{Area, Error, Result, Retry};
+use super::connection::Connection;
+use super::error::{Access, not_understood, refusal, without};
+use super::listing::MAX_PAGE;
+use super::objects;
+use super::request::Request;
+use super::xml::{read, write};
+use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
-use crate::bucket::interface::{Body, Bucket, ContentType, Multipart};
+use crate::bucket::interface::{Body, ContentType, Multipart, Unfinished};
 
 /// The most parts that S3 takes.
 const MAX_PARTS: u32 = 10_000;
+/// The time limit for assembling an object. Some servers need minutes to assemble thousands of parts.
+const ASSEMBLY: Duration = Duration::from_secs(600);
 
-/// An upload that the server knows by its id.
+/// A multipart upload in progress.
 pub(super) struct S3Multipart {
-    bucket: S3Bucket,
+    connection: Arc<Connection>,
     key: String,
     id: String,
+    /// The parts that the server has, by number.
     sent: Mutex<BTreeMap<u32, Sent>>,
 }
 
@@ -35,140 +39,139 @@ struct Sent {
 }
 
 impl S3Multipart {
-    pub(super) async fn start(bucket: S3Bucket, key: &str, kind: ContentType) -> Result<Self> {
-        let what = || bucket.what("start the upload of", key);
-        let turn = bucket.turn().await.map_err(|error| failure(what(), &error))?;
+    pub(super) async fn start(connection: Arc<Connection>, key: &str, kind: ContentType) -> Result<Self> {
+        let what = || connection.what("start the upload of", key);
+        let request =
+            connection.request(Method::POST, key).query("uploads", "").header("content-type", kind.as_str());
         point("multipart: before its start");
-        let output = bucket
-            .client
-            .create_multipart_upload()
-            .bucket(&bucket.address.bucket)
-            .key(bucket.address.full_key(key))
-            .content_type(kind.as_str())
-            .send()
-            .await;
+        let reply = connection.send(request, what).await;
         point("multipart: started");
-        end(turn, &output);
-        let output = output.map_err(|error| explain(what(), Access::Write, &error))?;
-        let Some(id) = output.upload_id else {
-            return Err(
-                Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no upload id")
-            );
-        };
-        Ok(Self { bucket, key: key.to_owned(), id, sent: Mutex::default() })
+        let reply = reply?;
+        if !reply.is_success() {
+            return Err(refusal(what(), Access::Write, &reply));
+        }
+        let id = read::upload_id(&reply.body)
+            .map_err(|cause| not_understood(what(), &reply, &cause))?
+            .ok_or_else(|| without(what(), "the answer has no upload id"))?;
+        let key = key.to_owned();
+        Ok(Self { connection, key, id, sent: Mutex::default() })
     }
 
     fn what(&self, verb: &str) -> String {
-        self.bucket.what(verb, &self.key)
+        self.connection.what(verb, &self.key)
     }
 
-    /// Whether an object of the right size stands: what a lost answer to the last request leaves behind.
-    async fn stands(&self, size: u64) -> bool {
-        matches!(self.bucket.head(&self.key).await, Ok(Some(found)) if found.size == size)
+    /// Sends the request that assembles the object. The status of its answer is sent before the work is done: only the
+    /// body tells whether the object exists.
+    async fn assemble(&self, sent: &BTreeMap<u32, Sent>) -> Result<Assembly> {
+        let what = || self.what("finish the upload of");
+        let parts = write::parts(sent.iter().map(|(number, part)| (*number, part.etag.as_str())));
+        let request = self
+            .connection
+            .request(Method::POST, &self.key)
+            .query("uploadId", &self.id)
+            .header("content-type", "application/xml")
+            .document(parts)
+            .patience(ASSEMBLY);
+        point("multipart: before its end");
+        let reply = self.connection.send(request, what).await;
+        point("multipart: ended");
+        let reply = reply?;
+        if reply.fault.code == "NoSuchUpload" {
+            return Ok(Assembly::Gone(refusal(what(), Access::Write, &reply)));
+        }
+        if !reply.is_success() {
+            return Err(refusal(what(), Access::Write, &reply));
+        }
+        match read::names_an_object(&reply.body) {
+            Ok(true) => Ok(Assembly::Done),
+            Ok(false) => Err(without(what(), "the answer does not say that the object exists")),
+            Err(cause) => Err(not_understood(what(), &reply, &cause)),
+        }
+    }
+
+    /// Whether an object of this size exists.
+    async fn exists(&self, size: u64) -> bool {
+        let found = objects::head(&self.connection, &self.key).await;
+        matches!(found, Ok(Some(found)) if found.size == size)
     }
 }
 
-/// Ends the turn of a request of the SDK's client, with what its answer says of the server.
-fn end<T, E: ProvideErrorMetadata>(turn: Turn<'_>, output: &Result<T, SdkError<E>>) {
-    match output {
-        Ok(_) => turn.answered(),
-        Err(error) => {
-            let (status, code) = answer(error);
-            if asks_for_less(status.unwrap_or_default(), code.unwrap_or_default()) {
-                turn.refused(error.raw_response().and_then(|response| asked_for(response.headers())));
-            }
-        }
-    }
+enum Assembly {
+    Done,
+    /// The server does not know the upload: an attempt whose answer was lost may have finished it.
+    Gone(Error),
 }
 
 #[async_trait]
 impl Multipart for S3Multipart {
     async fn part(&self, number: u32, body: Body) -> Result<()> {
-        let verb = format!("send part {number} of");
-        let what = || self.what(&verb);
+        let what = || self.what(&format!("send part {number} of"));
         if !(1..=MAX_PARTS).contains(&number) {
-            return Err(Error::permanent(Area::Bucket, what()).because("parts count from 1 to 10000"));
+            return Err(Error::permanent(Area::Bucket, what()).because("part numbers go from 1 to 10000"));
         }
-        let size = body.bytes.len();
+        let size = u64::try_from(body.bytes.len()).unwrap_or(u64::MAX);
         let request = self
-            .bucket
-            .request("PUT", &self.key)
+            .connection
+            .request(Method::PUT, &self.key)
             .query("partNumber", number.to_string())
             .query("uploadId", &self.id)
             .body(body);
-        let reply = self.bucket.send(request, &verb, &self.key).await?;
+        let reply = self.connection.send(request, what).await?;
         if !reply.is_success() {
             return Err(refusal(what(), Access::Write, &reply));
         }
-        let Some(etag) = reply.etag() else {
-            return Err(
-                Error::new(Area::Bucket, Retry::Unknown, what()).because("the answer has no entity tag")
-            );
-        };
-        let sent = Sent { etag, size: u64::try_from(size).unwrap_or(u64::MAX) };
-        lock(&self.sent).insert(number, sent);
+        let etag = reply.etag().ok_or_else(|| without(what(), "the answer has no entity tag"))?;
+        lock(&self.sent).insert(number, Sent { etag, size });
         Ok(())
     }
 
     async fn complete(self: Box<Self>) -> Result<()> {
-        let what = || self.what("finish the upload of");
         let sent = lock(&self.sent).clone();
         if sent.is_empty() || !sent.keys().copied().eq(1..=u32::try_from(sent.len()).unwrap_or(u32::MAX)) {
-            return Err(Error::permanent(Area::Bucket, what()).because("its parts are not all there"));
+            return Err(Error::permanent(Area::Bucket, self.what("finish the upload of"))
+                .because("parts are missing"));
         }
-        let parts = sent.iter().map(|(number, part)| {
-            let number = i32::try_from(*number).unwrap_or(i32::MAX);
-            CompletedPart::builder().part_number(number).e_tag(&part.etag).build()
-        });
-        let upload = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-        let request = self
-            .bucket
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.bucket.address.bucket)
-            .key(self.bucket.address.full_key(&self.key))
-            .upload_id(&self.id)
-            .multipart_upload(upload);
-        let turn = self.bucket.turn().await.map_err(|error| failure(what(), &error))?;
-        point("multipart: before its end");
-        let output = request.customize().config_override(for_assembly()).send().await;
-        point("multipart: ended");
-        end(turn, &output);
-        match output {
-            // The status of this answer is sent before the work is done: only its body tells.
-            Ok(output)
-                if output.e_tag().is_some() || output.key().is_some() || output.location().is_some() =>
-            {
-                Ok(())
-            }
-            Ok(_) => Err(Error::new(Area::Bucket, Retry::Unknown, what())
-                .because("the answer does not say that the object stands")),
-            Err(error) => {
-                let size = sent.values().map(|part| part.size).sum();
-                if answer(&error).1 == Some("NoSuchUpload") && self.stands(size).await {
-                    return Ok(());
-                }
-                Err(explain(what(), Access::Write, &error))
-            }
+        match self.assemble(&sent).await? {
+            Assembly::Done => Ok(()),
+            Assembly::Gone(_) if self.exists(sent.values().map(|part| part.size).sum()).await => Ok(()),
+            Assembly::Gone(error) => Err(error),
         }
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
-        let request = self
-            .bucket
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.bucket.address.bucket)
-            .key(self.bucket.address.full_key(&self.key))
-            .upload_id(&self.id);
-        let what = || self.what("give up the upload of");
-        let turn = self.bucket.turn().await.map_err(|error| failure(what(), &error))?;
-        let output = request.send().await;
-        end(turn, &output);
-        match output {
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
-            Err(error) => Err(explain(what(), Access::Write, &error)),
-        }
+        abort(&self.connection, &self.key, &self.id).await
     }
+}
+
+/// Removes the parts of an upload. Succeeds if the upload does not exist any more.
+pub(super) async fn abort(connection: &Connection, key: &str, id: &str) -> Result<()> {
+    let what = || connection.what("abort the upload of", key);
+    let reply = connection.send(connection.request(Method::DELETE, key).query("uploadId", id), what).await?;
+    if reply.is_success() || reply.status == 404 {
+        return Ok(());
+    }
+    Err(refusal(what(), Access::Write, &reply))
+}
+
+/// Uploads below `prefix` that were begun and not ended, as far as one page lists them.
+pub(super) async fn unfinished(connection: &Connection, prefix: &str) -> Result<Vec<Unfinished>> {
+    let what = || connection.what("list the uploads of", prefix);
+    let lead = connection.address.full_key("");
+    let request = Request::new(Method::GET, "").query("uploads", "").limit(MAX_PAGE);
+    // MinIO takes a prefix for a full key and finds nothing. If the whole bucket is larder's, no prefix is needed.
+    let request = match lead.is_empty() {
+        true => request,
+        false => request.query("prefix", format!("{lead}{prefix}")),
+    };
+    let reply = connection.send(request, what).await?;
+    if !reply.is_success() {
+        return Err(refusal(what(), Access::List, &reply));
+    }
+    let uploads = read::uploads(&reply.body).map_err(|cause| not_understood(what(), &reply, &cause))?;
+    let relative = |(key, id): (String, String)| {
+        let key = key.strip_prefix(&lead).filter(|key| key.starts_with(prefix))?.to_owned();
+        Some(Unfinished { key, id })
+    };
+    Ok(uploads.into_iter().filter_map(relative).collect())
 }

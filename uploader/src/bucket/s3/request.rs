@@ -1,33 +1,43 @@
-//! Requests about objects, before they are signed.
+//! Requests to an S3 server before they are signed.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use aws_sigv4::http_request::SignableBody;
+use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest, Sha256};
 
 use crate::bucket::interface::{Body, MAX_SMALL};
 
-/// What stays as it is in the value of a parameter, and with `/` in a key.
+/// The characters that stay unencoded in the value of a parameter.
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The characters that stay unencoded in a key.
 const KEY: &AsciiSet = &VALUE.remove(b'/');
 
-/// A request about one object, or with an empty key about the bucket.
+/// The time limit of most requests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A request about one object, or, with an empty key, about the bucket.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
-    pub(super) method: &'static str,
+    pub(super) method: Method,
     key: Cow<'a, str>,
     query: Vec<(&'static str, Cow<'a, str>)>,
     pub(super) headers: Vec<(&'static str, Cow<'a, str>)>,
     pub(super) body: Option<Body>,
     /// The longest body of an answer that is read, in bytes.
     pub(super) limit: u64,
+    /// The time until the head of the answer, without the time that the request's body takes, and the time for the body
+    /// of the answer.
+    pub(super) patience: Duration,
 }
 
 impl<'a> Request<'a> {
-    /// `key` is the whole key on the server.
-    pub(super) fn new(method: &'static str, key: impl Into<Cow<'a, str>>) -> Self {
+    /// `key` is the full key on the server.
+    pub(super) fn new(method: Method, key: impl Into<Cow<'a, str>>) -> Self {
         let (query, headers) = (Vec::new(), Vec::new());
-        Self { method, key: key.into(), query, headers, body: None, limit: MAX_SMALL }
+        Self { method, key: key.into(), query, headers, body: None, limit: MAX_SMALL, patience: PATIENCE }
     }
 
     pub(super) fn query(mut self, name: &'static str, value: impl Into<Cow<'a, str>>) -> Self {
@@ -45,12 +55,23 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// Adds a small document as the body. Its hash is always signed: it says what the server does.
+    pub(super) fn document(self, text: String) -> Self {
+        let sha256 = Some(Sha256::digest(&text).into());
+        self.body(Body { bytes: text.into(), sha256 })
+    }
+
     pub(super) fn limit(mut self, bytes: u64) -> Self {
         self.limit = bytes;
         self
     }
 
-    /// The URL, below that of the bucket.
+    pub(super) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The URL below the URL of the bucket.
     pub(super) fn url(&self, bucket: &str) -> String {
         let mut url = String::with_capacity(bucket.len() + self.key.len() + 64);
         url.push_str(bucket);
@@ -67,8 +88,8 @@ impl<'a> Request<'a> {
         url
     }
 
-    /// What is signed of the body. A hash that is known costs nothing; else TLS guards the bytes where it is spoken,
-    /// and the signature where it is not.
+    /// The part of the body that is signed. A known hash costs nothing. Without a known hash, TLS protects the bytes, and
+    /// the signature protects them over plain HTTP.
     pub(super) fn payload(&self, tls: bool) -> SignableBody<'_> {
         match &self.body {
             None => SignableBody::Bytes(&[]),
@@ -95,21 +116,24 @@ mod tests {
 
     #[test]
     fn keys_and_values_are_encoded() {
-        let request =
-            Request::new("GET", "pre fix+/a%20=&?#é~").query("prefix", "a/b+ c").query("list-type", "2");
+        let request = Request::new(Method::GET, "pre fix+/a%20=&?#é~")
+            .query("prefix", "a/b+ c")
+            .query("list-type", "2");
         assert_eq!(
             request.url("https://h:1/b"),
             "https://h:1/b/pre%20fix%2B/a%2520%3D%26%3F%23%C3%A9~?prefix=a%2Fb%2B%20c&list-type=2"
         );
-        assert_eq!(Request::new("GET", "").url("https://b.h"), "https://b.h/");
+        assert_eq!(Request::new(Method::GET, "").url("https://b.h"), "https://b.h/");
     }
 
     #[test]
-    fn bodies_are_hashed_only_where_nothing_else_guards_them() {
-        let request = || Request::new("PUT", "a");
+    fn bodies_are_hashed_only_if_nothing_else_protects_them() {
+        let request = || Request::new(Method::PUT, "a");
         let plain = || Body::from("x");
         let known = || Body { sha256: Some([0xab; 32]), ..plain() };
         let precomputed = SignableBody::Precomputed("ab".repeat(32));
+        let hash = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        let document = SignableBody::Precomputed(hash.into());
         for (request, tls, payload) in [
             (request(), true, SignableBody::Bytes(b"")),
             (request(), false, SignableBody::Bytes(b"")),
@@ -117,6 +141,7 @@ mod tests {
             (request().body(plain()), false, SignableBody::Bytes(b"x")),
             (request().body(known()), true, precomputed.clone()),
             (request().body(known()), false, precomputed),
+            (request().document("x".into()), true, document),
         ] {
             assert!(request.payload(tls) == payload, "{request:?} {tls}");
         }

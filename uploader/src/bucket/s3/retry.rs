@@ -1,18 +1,16 @@
-//! Whether and when a request is sent again.
+//! Decides whether and when a request is sent again.
 
 use std::time::{Duration, SystemTime};
 
-use aws_smithy_runtime_api::http::Headers;
-use aws_smithy_types::DateTime;
-use aws_smithy_types::date_time::Format;
-use rand_core::{OsRng, RngCore};
+use http::HeaderMap;
 
+use crate::base::backoff::{Backoff, Jitter};
 use crate::http::diagnosis::Trouble;
 
-/// The longest first wait; it doubles from attempt to attempt.
-const FIRST: Duration = Duration::from_millis(250);
-/// The longest wait, also where the server asks for more.
+/// The longest wait, even if the server asks for a longer one.
 const LONGEST: Duration = Duration::from_secs(20);
+/// The waits between the attempts of one request.
+const WAITS: Backoff = Backoff { first: Duration::from_millis(250), longest: LONGEST, jitter: Jitter::Full };
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -23,25 +21,25 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// At most so many, and at least one.
+    /// Allows at most `most` attempts, and at least one.
     pub(super) fn at_most(most: u32) -> Self {
         Self { made: 0, most, broke: false }
     }
 
-    /// After a refusal: how long to wait before the next attempt, if there is to be one.
-    pub(super) fn after_refusal(&mut self, status: u16, code: &str, headers: &Headers) -> Option<Duration> {
-        if !passes(status, code) {
+    /// The wait before the next attempt after a refusal; `None` if there is no further attempt.
+    pub(super) fn after_refusal(&mut self, status: u16, code: &str, headers: &HeaderMap) -> Option<Duration> {
+        if !may_pass(status, code) {
             return None;
         }
         self.next(asked_for(headers))
     }
 
-    /// After an attempt without a whole answer.
+    /// The wait after an attempt without an answer.
     pub(super) fn after_trouble(&mut self, trouble: Trouble) -> Option<Duration> {
         match trouble {
             Trouble::Certificate => None,
-            // A server may close an idle connection at the moment when a request is written to it: no fault of
-            // anybody's, and no attempt.
+            // A server may close an idle connection at the moment when a request is written to it. That is no fault, and
+            // does not count as an attempt.
             Trouble::Broken if !self.broke => {
                 self.broke = true;
                 Some(Duration::ZERO)
@@ -50,12 +48,12 @@ impl Attempts {
         }
     }
 
-    /// After an answer that broke off.
+    /// The wait after an answer that broke off.
     pub(super) fn after_break(&mut self) -> Option<Duration> {
         self.next(None)
     }
 
-    /// After what another attempt is likely to mend at once.
+    /// No wait, after a refusal that another attempt is likely to avoid.
     pub(super) fn at_once(&mut self) -> Option<Duration> {
         self.next(Some(Duration::ZERO))
     }
@@ -65,9 +63,8 @@ impl Attempts {
         if self.made >= self.most {
             return None;
         }
-        let share = f64::from(OsRng.next_u32()) / f64::from(u32::MAX);
-        let wait = FIRST.saturating_mul(1 << (self.made - 1).min(10)).mul_f64(share);
-        // Not all at the same time, where many are asked to come again in a second.
+        let wait = WAITS.wait(self.made);
+        // A server asks many clients to come again after the same time: the random part spreads them.
         Some(asked.map_or(wait, |asked| if asked.is_zero() { asked } else { asked + wait }).min(LONGEST))
     }
 }
@@ -90,7 +87,7 @@ pub(super) fn asks_for_less(status: u16, code: &str) -> bool {
 }
 
 /// Whether the same request may succeed a little later.
-fn passes(status: u16, code: &str) -> bool {
+pub(super) fn may_pass(status: u16, code: &str) -> bool {
     asks_for_less(status, code)
         || matches!(status, 408 | 500 | 502 | 504)
         || matches!(
@@ -103,20 +100,21 @@ fn passes(status: u16, code: &str) -> bool {
         )
 }
 
-/// What the server asks for: seconds or a date, or AWS's milliseconds.
-pub(super) fn asked_for(headers: &Headers) -> Option<Duration> {
+/// The wait that the server asks for: in seconds, until a date, or in AWS's header in milliseconds.
+pub(super) fn asked_for(headers: &HeaderMap) -> Option<Duration> {
     asked_at(headers, SystemTime::now())
 }
 
-fn asked_at(headers: &Headers, now: SystemTime) -> Option<Duration> {
-    if let Some(millis) = headers.get("x-amz-retry-after").and_then(|text| text.trim().parse().ok()) {
+fn asked_at(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let header = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    if let Some(millis) = header("x-amz-retry-after").and_then(|text| text.parse().ok()) {
         return Some(Duration::from_millis(millis));
     }
-    let text = headers.get("retry-after")?.trim();
+    let text = header("retry-after")?;
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = SystemTime::try_from(DateTime::from_str(text, Format::HttpDate).ok()?).ok()?;
+    let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
 }
 
@@ -124,14 +122,14 @@ fn asked_at(headers: &Headers, now: SystemTime) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn headers(name: &'static str, value: &str) -> Headers {
-        let mut headers = Headers::new();
-        headers.insert(name, value.to_owned());
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().expect("value"));
         headers
     }
 
     #[test]
-    fn what_passes_is_tried_again_and_nothing_else() {
+    fn only_refusals_that_may_pass_are_tried_again() {
         for (status, code, again) in [
             (503, "SlowDown", true),
             (500, "", true),
@@ -148,7 +146,7 @@ mod tests {
             (409, "ConditionalRequestConflict", false),
             (301, "", false),
         ] {
-            let wait = Attempts::at_most(2).after_refusal(status, code, &Headers::new());
+            let wait = Attempts::at_most(2).after_refusal(status, code, &HeaderMap::new());
             assert_eq!(wait.is_some(), again, "{status} {code}");
         }
     }
@@ -157,11 +155,11 @@ mod tests {
     fn attempts_end_and_waits_grow() {
         let mut attempts = Attempts::at_most(4);
         for most in [250, 500, 1000] {
-            let wait = attempts.after_refusal(503, "", &Headers::new()).expect("another");
+            let wait = attempts.after_refusal(503, "", &HeaderMap::new()).expect("another");
             assert!(wait <= Duration::from_millis(most), "{wait:?}");
         }
-        assert_eq!(attempts.after_refusal(503, "", &Headers::new()), None);
-        assert_eq!(Attempts::at_most(0).after_refusal(503, "", &Headers::new()), None);
+        assert_eq!(attempts.after_refusal(503, "", &HeaderMap::new()), None);
+        assert_eq!(Attempts::at_most(0).after_refusal(503, "", &HeaderMap::new()), None);
         let mut many = Attempts::at_most(u32::MAX);
         assert!((0..100).all(|_| many.after_trouble(Trouble::TimedOut).expect("another") <= LONGEST));
     }

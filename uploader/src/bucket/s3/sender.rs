@@ -1,112 +1,49 @@
-//! Sending the requests of which there are many: those about objects.
+//! Sending of all requests to an S3 server.
 //!
-//! With the SDK's client for them, a push of many small paths takes half as much processor time again. So these are
-//! composed and sent here, with the SDK's signatures, credentials, endpoints and connections; what is rare is left to
-//! its client.
+//! larder composes and sends the requests itself, with the SDK's signatures, credentials, addressing rules and connections.
+//! The SDK's own client needs half as much processor time again for a push of many small paths.
 
-use std::error::Error as StdError;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use aws_credential_types::provider::error::CredentialsError;
-use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::http::Headers;
-use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::byte_stream::ByteStream;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use larder_hook::fault::point;
 
-use super::body::{self, Progress};
+use super::reply::{Failure, Reply};
 use super::request::Request;
 use super::retry::{Attempts, asked_for, asks_for_less};
 use super::signer::Signer;
-use super::throttle::{GivenUp, Throttle, Turn};
-use super::xml::{self, Fault};
-use crate::base::error::chain;
-use crate::http::diagnosis;
+use super::throttle::{GivenUp, Throttle};
+use super::upload_body::{self, Progress};
+use super::xml::read::{self as xml, Fault};
+use crate::base::error::{Cause, chain};
+use crate::http::{self as transport, ReadError, SendError, Transport, diagnosis};
 
-/// How long one attempt may take until its answer begins, beside what its body takes.
-pub(super) const ATTEMPT: Duration = Duration::from_secs(60);
-/// How long the sending of a body may stand still.
+/// The longest time in which the sending of a body makes no progress.
 const STALL: Duration = Duration::from_secs(30);
-/// How long the body of an answer may take.
-const ANSWER: Duration = Duration::from_secs(60);
-/// The slowest transfer of a body that is waited for, in bytes per second.
+/// The slowest transfer of a request's body that is accepted, in bytes per second.
 const SLOWEST: u64 = 32 << 10;
-/// More than any refusal says.
+/// The longest body of a refusal that is read, in bytes.
 const MAX_FAULT: u64 = 256 << 10;
+const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
-/// Signs requests, sends them, and sends them again where that may help.
+/// Signs requests, sends them, and repeats them if that may help.
 #[derive(Debug)]
 pub(super) struct Sender {
-    pub(super) connector: SharedHttpConnector,
+    pub(super) transport: Transport,
     pub(super) signer: Signer,
     /// The URL of the bucket, without a slash at its end.
     pub(super) bucket: String,
     /// How often a request is sent before its failure is reported.
     pub(super) attempts: u32,
-    /// How many requests are on their way where the server wants few.
+    /// Limits concurrent requests when the server asks for fewer.
     pub(super) throttle: Throttle,
 }
 
-/// What the server answered, whatever its status.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: Headers,
-    /// Empty for a HEAD, and for refusals.
-    pub(super) body: Bytes,
-    /// Empty for what is no refusal, whatever its status.
-    pub(super) fault: Fault,
-}
-
-impl Reply {
-    /// Whether the server did what it was asked. An error may stand in the body of a 200: a server that has begun to
-    /// answer cannot take its status back.
-    pub(super) fn is_success(&self) -> bool {
-        (200..300).contains(&self.status) && self.fault.code.is_empty()
-    }
-
-    /// Status and code, for `match`.
-    pub(super) fn answer(&self) -> (u16, &str) {
-        (self.status, &self.fault.code)
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)
-    }
-
-    pub(super) fn etag(&self) -> Option<String> {
-        self.header("etag").map(str::to_owned)
-    }
-
-    /// The size that the server announced.
-    pub(super) fn size(&self) -> Option<u64> {
-        self.header("content-length")?.trim().parse().ok()
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// There was nothing to sign with.
-    Credentials(CredentialsError),
-    /// What was to be sent is no request.
-    Unsendable(String),
-    /// None came.
-    NoAnswer(Box<dyn StdError + Send + Sync>),
-    /// It broke off.
-    Broken(String),
-    /// It is longer than the limit of the request.
-    TooLarge,
-    /// It was not sent: the server has refused others again and again, because they are too many.
-    SlowedDown,
-}
-
 impl Sender {
-    /// Sends a request until there is an answer that will not change, or the attempts are used up.
+    /// Sends a request until there is a final answer, or the attempts are used up.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         let url = request.url(&self.bucket);
         let mut attempts = Attempts::at_most(self.attempts);
@@ -128,14 +65,9 @@ impl Sender {
         }
     }
 
-    /// Waits until the server wants another request.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>, Failure> {
-        self.throttle.turn().await.map_err(|GivenUp| Failure::SlowedDown)
-    }
-
-    /// One attempt, when the server wants it.
+    /// Makes one attempt as soon as the throttle allows it.
     async fn throttled(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
-        let turn = self.turn().await?;
+        let turn = self.throttle.turn().await.map_err(|GivenUp| Failure::SlowedDown)?;
         point("request: before");
         let outcome = self.attempt(request, url).await;
         point("request: answered");
@@ -152,93 +84,97 @@ impl Sender {
     async fn attempt(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
         let identity = self.signer.identity().await.map_err(Failure::Credentials)?;
         let (body, progress) = match &request.body {
-            Some(body) => body::to_send(body.bytes.clone()),
-            None => (SdkBody::empty(), None),
+            Some(body) => upload_body::to_send(body.bytes.clone()),
+            None => (transport::Body::empty(), None),
         };
-        let mut message = compose(request, url, body).map_err(Failure::Unsendable)?;
+        let unsendable = |cause: Cause| Failure::Unsendable(chain(cause.as_ref()));
+        let mut message = compose(request, url, body).map_err(unsendable)?;
         let payload = request.payload(self.bucket.starts_with("https:"));
-        self.signer.sign(&mut message, payload, &identity, SystemTime::now()).map_err(Failure::Unsendable)?;
+        self.signer.sign(&mut message, payload, &identity, SystemTime::now()).map_err(unsendable)?;
         let bytes = u64::try_from(request.size()).unwrap_or(u64::MAX);
-        let limit = ATTEMPT + Duration::from_secs(bytes / SLOWEST);
+        let limit = request.patience + Duration::from_secs(bytes / SLOWEST);
         let response = tokio::select! {
-            answered = tokio::time::timeout(limit, self.connector.call(message)) => match answered {
+            answered = tokio::time::timeout(limit, self.transport.send(message)) => match answered {
                 Ok(answered) => answered.map_err(no_answer)?,
                 Err(_) => return Err(late(format!("no answer within {} seconds", limit.as_secs()))),
             },
-            () = Progress::stalls(progress, STALL) => return Err(late("the transfer stood still".into())),
+            () = Progress::stalls(progress, STALL) => {
+                return Err(late("the transfer of the request made no progress".into()));
+            }
         };
         reply(response, request).await
     }
 }
 
-fn compose(request: &Request<'_>, url: &str, body: SdkBody) -> Result<HttpRequest, String> {
-    let mut message = HttpRequest::new(body);
-    message.set_method(request.method).map_err(|error| chain(&error))?;
-    message.set_uri(url).map_err(|error| chain(&error))?;
+fn compose(request: &Request<'_>, url: &str, body: transport::Body) -> Result<transport::Request, Cause> {
+    let mut message = http::Request::builder().method(request.method.clone()).uri(url).body(body)?;
     let headers = message.headers_mut();
     for (name, value) in &request.headers {
-        headers.try_insert(*name, value.clone().into_owned()).map_err(|error| chain(&error))?;
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value)?);
     }
-    headers.insert("user-agent", concat!("larder/", env!("CARGO_PKG_VERSION")));
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    if request.method == Method::POST && request.body.is_none() {
+        // The HTTP stack leaves the length of an empty body out. Some servers refuse a POST without a length.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     Ok(message)
 }
 
-fn no_answer(error: ConnectorError) -> Failure {
-    if error.is_user() { Failure::Unsendable(chain(&error)) } else { Failure::NoAnswer(error.into()) }
+fn no_answer(error: SendError) -> Failure {
+    match error {
+        SendError::Unsendable(cause) => Failure::Unsendable(chain(cause.as_ref())),
+        SendError::NoAnswer(cause) => Failure::NoAnswer(cause),
+    }
 }
 
 fn late(text: String) -> Failure {
     Failure::NoAnswer(io::Error::new(io::ErrorKind::TimedOut, text).into())
 }
 
-async fn reply(mut response: HttpResponse, request: &Request<'_>) -> Result<Reply, Failure> {
-    let status = response.status().as_u16();
-    let body = response.take_body();
+async fn reply(response: transport::Response, request: &Request<'_>) -> Result<Reply, Failure> {
+    let (head, body) = response.into_parts();
     let mut reply = Reply {
-        status,
-        headers: std::mem::take(response.headers_mut()),
+        status: head.status.as_u16(),
+        headers: head.headers,
         body: Bytes::new(),
         fault: Fault::default(),
     };
-    if request.method == "HEAD" {
+    if request.method == Method::HEAD {
         return Ok(reply);
     }
     if reply.is_success() {
-        reply.body = read(body, reply.size(), request.limit).await?;
-        if request.method != "GET" && !reply.body.is_empty() {
+        reply.body = read(body, reply.size(), request.limit, request.patience).await?;
+        if request.method != Method::GET && !reply.body.is_empty() {
             reply.fault = xml::fault(&reply.body);
         }
-    } else if let Ok(body) = read(body, None, MAX_FAULT).await {
-        // Where the reason broke off, the status still says something.
+    } else if let Ok(body) = read(body, None, MAX_FAULT, request.patience).await {
+        // If the body of a refusal breaks off, its status still counts.
         reply.fault = xml::fault(&body);
     }
     Ok(reply)
 }
 
-async fn read(body: SdkBody, announced: Option<u64>, limit: u64) -> Result<Bytes, Failure> {
+async fn read(
+    body: transport::Body,
+    announced: Option<u64>,
+    limit: u64,
+    patience: Duration,
+) -> Result<Bytes, Failure> {
     if announced.is_some_and(|size| size > limit) {
         return Err(Failure::TooLarge);
     }
-    let read = async {
-        let mut stream = ByteStream::new(body);
-        let mut whole = BytesMut::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk =
-                chunk.map_err(|error| Failure::Broken(format!("the answer broke off: {}", chain(&error))))?;
-            whole.extend_from_slice(&chunk);
-            if whole.len() as u64 > limit {
-                return Err(Failure::TooLarge);
-            }
+    let whole = match tokio::time::timeout(patience, body.read(limit)).await {
+        Ok(Ok(whole)) => whole,
+        Ok(Err(ReadError::TooLarge)) => return Err(Failure::TooLarge),
+        Ok(Err(ReadError::Broken(cause))) => {
+            return Err(Failure::Broken(format!("the answer broke off: {}", chain(cause.as_ref()))));
         }
-        match announced {
-            Some(size) if size != whole.len() as u64 => {
-                Err(Failure::Broken(format!("the answer broke off after {} of {size} bytes", whole.len())))
-            }
-            _ => Ok(whole.freeze()),
-        }
+        Err(_) => return Err(Failure::Broken("the answer did not end in time".into())),
     };
-    match tokio::time::timeout(ANSWER, read).await {
-        Ok(read) => read,
-        Err(_) => Err(Failure::Broken("the answer did not end in time".into())),
+    match announced {
+        Some(size) if size != whole.len() as u64 => {
+            Err(Failure::Broken(format!("the answer broke off after {} of {size} bytes", whole.len())))
+        }
+        _ => Ok(whole),
     }
 }

@@ -1,11 +1,10 @@
-//! Signatures, and the credentials and the clock that they need.
+//! Signatures of requests, with the credentials and the clock that they need.
 
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::base::lock::lock;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
@@ -14,28 +13,29 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_runtime_api::http::Headers;
-use aws_smithy_types::DateTime;
-use aws_smithy_types::date_time::Format;
+use http::header::{AGE, DATE, HeaderMap, HeaderName, HeaderValue};
 
-/// For how long credentials are used that do not say when they expire.
+use crate::base::error::Cause;
+use crate::base::lock::lock;
+
+/// How long credentials without an expiry date are used.
 const LIFE: Duration = Duration::from_secs(15 * 60);
-/// How long before they expire others are looked for.
+/// How long before they expire credentials are replaced.
 const EARLY: Duration = Duration::from_secs(10);
-/// How long looking for credentials may take.
+/// The time limit for loading credentials.
 const LOADING: Duration = Duration::from_secs(10);
-/// The least difference between two clocks that explains a refused signature.
+/// The smallest difference between two clocks that explains a refused signature.
 const SKEW: Duration = Duration::from_secs(4 * 60);
 
-/// Signs requests with the credentials of one provider, which it asks as rarely as it may.
+/// Signs requests with the credentials of one provider. Asks the provider as rarely as possible.
 pub(super) struct Signer {
     credentials: SharedCredentialsProvider,
     region: String,
     service: String,
     kept: Mutex<Option<Kept>>,
     loading: tokio::sync::Mutex<()>,
-    /// By how many milliseconds the server's clock is ahead, where it has refused ours.
+    /// By how many milliseconds the server's clock is ahead of this machine's clock. Zero unless the server has refused a
+    /// signature for its date.
     ahead: AtomicI64,
 }
 
@@ -55,7 +55,7 @@ impl Signer {
         if let Some(identity) = self.kept() {
             return Ok(identity);
         }
-        // One of those that wait asks; the others find what it got.
+        // One of the waiting requests asks the provider. The others find its credentials.
         let _loading = self.loading.lock().await;
         if let Some(identity) = self.kept() {
             return Ok(identity);
@@ -79,14 +79,14 @@ impl Signer {
         lock(&self.kept)
     }
 
-    /// Adds the signature to a request whose other headers are complete. Fails for what is no request.
-    pub(super) fn sign(
+    /// Adds the signature to a request whose other headers are complete. Fails if the request cannot be signed.
+    pub(super) fn sign<B>(
         &self,
-        request: &mut HttpRequest,
+        request: &mut http::Request<B>,
         payload: SignableBody<'_>,
         identity: &Identity,
         now: SystemTime,
-    ) -> Result<(), String> {
+    ) -> Result<(), Cause> {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
@@ -97,26 +97,25 @@ impl Signer {
             .name(&self.service)
             .time(shifted(now, self.ahead.load(Ordering::Relaxed)))
             .settings(settings)
-            .build()
-            .map_err(|error| error.to_string())?
+            .build()?
             .into();
+        let headers =
+            request.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         let signable =
-            SignableRequest::new(request.method(), request.uri(), request.headers().iter(), payload)
-                .map_err(|error| error.to_string())?;
-        let (instructions, _) = sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
+            SignableRequest::new(request.method().as_str(), request.uri().to_string(), headers, payload)?;
+        let (instructions, _) = sign(signable, &params)?.into_parts();
         for header in instructions.into_parts().0 {
-            request
-                .headers_mut()
-                .try_insert(header.name(), header.value().to_owned())
-                .map_err(|error| error.to_string())?;
+            let mut value = HeaderValue::from_str(header.value())?;
+            value.set_sensitive(header.sensitive());
+            request.headers_mut().insert(HeaderName::from_static(header.name()), value);
         }
         Ok(())
     }
 
-    /// Takes notice of a refusal; says whether the request would now be signed in another way.
+    /// Takes notice of a refusal. Returns whether the same request would now be signed differently.
     ///
-    /// Credentials that the server does not know, or no longer, are looked for again by the next request.
-    pub(super) fn heed(&self, code: &str, headers: &Headers) -> bool {
+    /// If the server does not know the credentials, or they have expired, the next request loads credentials again.
+    pub(super) fn heed(&self, code: &str, headers: &HeaderMap) -> bool {
         match code {
             "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidAccessKeyId" => {
                 *self.slot() = None;
@@ -127,14 +126,11 @@ impl Signer {
         }
     }
 
-    /// Goes by the server's clock where it is far from what was signed; says whether it is.
-    fn set_clock(&self, headers: &Headers, now: SystemTime) -> bool {
-        // What comes from a cache has an old date.
-        let date = headers.get("date").filter(|_| headers.get("age").is_none());
-        let Some(server) = date
-            .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok())
-            .and_then(|date| SystemTime::try_from(date).ok())
-        else {
+    /// Adopts the server's clock if it is far from the signed date. Returns whether it is.
+    fn set_clock(&self, headers: &HeaderMap, now: SystemTime) -> bool {
+        // An answer from a cache has an old date.
+        let date = headers.get(DATE).filter(|_| !headers.contains_key(AGE));
+        let Some(server) = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok()) else {
             return false;
         };
         let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);

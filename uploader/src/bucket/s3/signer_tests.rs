@@ -3,11 +3,10 @@ use std::sync::atomic::AtomicU32;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::future::ProvideCredentials as Provided;
-use aws_smithy_types::body::SdkBody;
 
 use super::*;
 
-/// Gives out numbered credentials that live for so long.
+/// Provides numbered credentials with this lifetime.
 #[derive(Clone, Debug)]
 struct Numbered {
     life: Option<Duration>,
@@ -34,16 +33,16 @@ fn signer(life: Option<Duration>) -> (Signer, Arc<AtomicU32>) {
     (Signer::new(provider, "us-east-1".into(), "s3".into()), given)
 }
 
-fn headers(all: &[(&'static str, &str)]) -> Headers {
-    let mut headers = Headers::new();
-    for (name, value) in all {
-        headers.insert(*name, (*value).to_owned());
-    }
-    headers
+fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+    all.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("value"))).collect()
+}
+
+fn header<'a>(request: &'a http::Request<()>, name: &str) -> Option<&'a str> {
+    request.headers().get(name).map(|value| value.to_str().expect("text"))
 }
 
 #[tokio::test]
-async fn credentials_are_asked_for_once_while_they_are_good() {
+async fn valid_credentials_are_loaded_once() {
     for life in [None, Some(Duration::from_secs(60))] {
         let (signer, given) = signer(life);
         futures::future::join_all((0..20).map(|_| signer.identity())).await;
@@ -58,11 +57,11 @@ async fn credentials_are_asked_for_once_while_they_are_good() {
 }
 
 #[tokio::test]
-async fn refused_credentials_are_asked_for_again() {
+async fn refused_credentials_are_loaded_again() {
     let (signer, given) = signer(None);
     for code in ["ExpiredToken", "InvalidAccessKeyId", "AccessDenied", "SlowDown"] {
         signer.identity().await.expect("identity");
-        assert!(!signer.heed(code, &Headers::new()), "{code}");
+        assert!(!signer.heed(code, &HeaderMap::new()), "{code}");
     }
     signer.identity().await.expect("identity");
     assert_eq!(given.load(Ordering::Relaxed), 3);
@@ -79,34 +78,33 @@ async fn signs_as_documented() {
         "test",
     );
     let signer = Signer::new(SharedCredentialsProvider::new(credentials), "us-east-1".into(), "s3".into());
-    let mut request = HttpRequest::new(SdkBody::empty());
-    request.set_uri("https://examplebucket.s3.amazonaws.com/test%24file.text").expect("uri");
-    request.set_method("PUT").expect("method");
-    request.headers_mut().insert("date", "Fri, 24 May 2013 00:00:00 GMT");
-    request.headers_mut().insert("x-amz-storage-class", "REDUCED_REDUNDANCY");
+    let mut request = http::Request::put("https://examplebucket.s3.amazonaws.com/test%24file.text")
+        .header("date", "Fri, 24 May 2013 00:00:00 GMT")
+        .header("x-amz-storage-class", "REDUCED_REDUNDANCY")
+        .body(())
+        .expect("request");
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_369_353_600);
     let identity = signer.identity().await.expect("identity");
     let body = SignableBody::Bytes(b"Welcome to Amazon S3.");
     signer.sign(&mut request, body, &identity, time).expect("sign");
     assert_eq!(
-        request.headers().get("authorization"),
+        header(&request, "authorization"),
         Some(
             "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, \
              SignedHeaders=date;host;x-amz-content-sha256;x-amz-date;x-amz-storage-class, \
              Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
         )
     );
-    assert_eq!(request.headers().get("x-amz-security-token"), None);
+    assert_eq!(header(&request, "x-amz-security-token"), None);
 }
 
 #[tokio::test]
 async fn a_session_token_is_sent_and_signed() {
     let (signer, _) = signer(None);
-    let mut request = HttpRequest::new(SdkBody::empty());
-    request.set_uri("http://[::1]:9000/b/k").expect("uri");
+    let mut request = http::Request::get("http://[::1]:9000/b/k").body(()).expect("request");
     let identity = signer.identity().await.expect("identity");
     signer.sign(&mut request, SignableBody::UnsignedPayload, &identity, SystemTime::now()).expect("sign");
-    let header = |name| request.headers().get(name).unwrap_or_default();
+    let header = |name| header(&request, name).unwrap_or_default();
     assert_eq!(header("x-amz-security-token"), "token");
     assert!(header("authorization").contains("x-amz-security-token"));
     assert_eq!(header("x-amz-content-sha256"), "UNSIGNED-PAYLOAD");
@@ -123,11 +121,10 @@ async fn a_clock_that_is_far_off_is_corrected() {
     assert!(!signer.set_clock(&headers(&[date]), now - SKEW));
 
     let signed_at = |local| {
-        let mut request = HttpRequest::new(SdkBody::empty());
-        request.set_uri("http://h/b/k").expect("uri");
+        let mut request = http::Request::get("http://h/b/k").body(()).expect("request");
         let identity = Identity::from(Credentials::new("id", "secret", None, None, "test"));
         signer.sign(&mut request, SignableBody::Bytes(b""), &identity, local).expect("sign");
-        request.headers().get("x-amz-date").map(str::to_owned)
+        header(&request, "x-amz-date").map(str::to_owned)
     };
     for local in [now - off, now + off] {
         assert!(signer.set_clock(&headers(&[date]), local));

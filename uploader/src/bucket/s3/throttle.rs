@@ -1,28 +1,29 @@
-//! Fewer requests for a server that asks for fewer.
+//! Sends fewer requests to a server that asks for fewer.
 //!
-//! Nothing is limited until a server answers `SlowDown`, or 429, or 503. Then no request begins for a moment, which
-//! doubles from refusal to refusal, and after it half as many may be on their way as there were. Each round of answers
-//! lets one more through, until there are twice as many again as before: then the limit is gone. Refusals to requests
-//! that were on their way already when the last one was heard say nothing new. A server that goes on refusing gets one
-//! request after each pause; those that wait for it meanwhile fail, and whoever wants them comes again later.
+//! Nothing is limited until a server answers `SlowDown`, 429 or 503. Then no request begins during a pause, which doubles
+//! from refusal to refusal. After the pause, half as many requests as before may be in flight. Each round of answers allows
+//! one more request, and the limit ends at twice the number of requests that were in flight at first. A refusal of a
+//! request that began before the last refusal was heard says nothing new. A server that goes on refusing gets one request
+//! after each pause. The requests that wait in the meantime fail, and the callers try again later.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::base::lock::lock;
-use rand_core::{OsRng, RngCore};
 use tokio::sync::Notify;
 
-/// The first pause; it doubles with each refusal in a row.
-const FIRST: Duration = Duration::from_millis(250);
-/// The longest pause, also where the server asks for more.
+use crate::base::backoff::{Backoff, Jitter, random_share};
+use crate::base::lock::lock;
+
+/// The longest pause, even if the server asks for a longer one.
 const LONGEST: Duration = Duration::from_secs(20);
-/// After so many refusals in a row, about eight seconds, requests that would have to wait are given up.
+/// The pauses after refusals in a row.
+const PAUSES: Backoff = Backoff { first: Duration::from_millis(250), longest: LONGEST, jitter: Jitter::Half };
+/// The number of refusals in a row, about eight seconds, after which waiting requests are given up.
 const PATIENCE: u32 = 5;
-/// Those who wait for a turn look again after this, whatever they were told.
+/// The time after which a waiting request looks again, even without a notification.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What limits the requests to one server.
+/// Limits the requests to one server.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     state: Mutex<State>,
@@ -35,30 +36,31 @@ struct State {
     slowed: Option<Slowed>,
 }
 
-/// A server that has asked for less.
+/// The limits of a server that asks for fewer requests.
 #[derive(Debug)]
 struct Slowed {
-    /// So many requests may be on their way.
+    /// The number of requests that may be in flight.
     limit: usize,
-    /// So many were when it first asked.
+    /// The number of requests that were in flight at the first refusal.
     before: usize,
-    /// Answers since the limit was last changed.
+    /// The number of answers since the limit last changed.
     answers: usize,
-    /// Refusals in a row.
+    /// The number of refusals in a row.
     refusals: u32,
-    /// When the last one was heard, and until when nothing is sent.
+    /// When the last refusal was heard.
     heard: Instant,
+    /// The end of the pause.
     until: Instant,
 }
 
-/// Leave to send a request, until it is dropped.
+/// The right to have one request in flight, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     throttle: &'a Throttle,
     begun: Instant,
 }
 
-/// The server has asked for less again and again, and this request is not worth the wait.
+/// The server goes on asking for fewer requests, and the request is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GivenUp;
 
@@ -75,7 +77,7 @@ impl Throttle {
         lock(&self.state)
     }
 
-    /// Waits until a request may be sent.
+    /// Waits until a request may be sent. Fails if the server goes on refusing requests.
     pub(super) async fn turn(&self) -> Result<Turn<'_>, GivenUp> {
         loop {
             let next = self.lock().next(Instant::now());
@@ -122,9 +124,8 @@ impl State {
         slowed.limit = (slowed.limit.min(in_flight) / 2).max(1);
         slowed.answers = 0;
         slowed.heard = now;
-        let pause =
-            FIRST.saturating_mul(1 << slowed.refusals.min(10)).min(LONGEST).mul_f64(0.5 + share / 2.0);
         slowed.refusals += 1;
+        let pause = PAUSES.wait_with(slowed.refusals, share);
         slowed.until = now + asked.map_or(pause, |asked| asked.max(pause)).min(LONGEST);
     }
 
@@ -145,16 +146,15 @@ impl State {
 }
 
 impl Turn<'_> {
-    /// The server has asked for less, and perhaps said for how long.
+    /// Ends the request: the server asks for fewer requests, and may have `asked` for a pause.
     pub(super) fn refused(self, asked: Option<Duration>) {
-        let share = f64::from(OsRng.next_u32()) / f64::from(u32::MAX);
-        self.throttle.lock().refused(self.begun, Instant::now(), asked, share);
+        self.throttle.lock().refused(self.begun, Instant::now(), asked, random_share());
     }
 
-    /// The server has done what it was asked.
+    /// Ends the request: the server answered it.
     pub(super) fn answered(self) {
         self.throttle.lock().answered(self.begun);
-        // A second one, where the limit has grown.
+        // The limit may have grown: a second waiting request may begin.
         self.throttle.freed.notify_one();
     }
 }
@@ -172,7 +172,7 @@ mod tests {
 
     const MOMENT: Duration = Duration::from_millis(1);
 
-    /// A server's clients, and a clock of their own.
+    /// The clients of a server, with their own clock.
     struct World {
         state: State,
         now: Instant,
@@ -183,7 +183,7 @@ mod tests {
             Self { state: State::default(), now: Instant::now() }
         }
 
-        /// Begins a request as soon as one may begin; when that was.
+        /// Begins a request as soon as the throttle allows it, and returns the time.
         fn begin(&mut self) -> Instant {
             match self.state.next(self.now) {
                 Next::Begin => self.now,
@@ -199,7 +199,7 @@ mod tests {
             self.state.slowed.as_ref().map(|slowed| slowed.limit)
         }
 
-        /// So many requests at once, which all end in the same way.
+        /// Sends `count` concurrent requests, which all end in the same way.
         fn round(&mut self, count: usize, refused: bool) {
             let round: Vec<_> = (0..count).map(|_| self.begin()).collect();
             self.now += MOMENT;
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_limited_until_somebody_asks() {
+    fn nothing_is_limited_without_a_refusal() {
         let mut world = World::new();
         world.round(1000, false);
         assert_eq!((world.limit(), world.state.in_flight), (None, 0));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_limit_are_on_their_way() {
+    fn the_limit_bounds_the_requests_in_flight() {
         let mut world = World::new();
         world.round(8, true);
         for _ in 0..4 {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_and_the_server_may_ask_for_more() {
+    fn pauses_double_and_the_server_may_ask_for_longer_ones() {
         let mut world = World::new();
         for pause in [250, 500, 1000, 2000] {
             world.round(1, true);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_by_one_each_round_until_the_limit_is_gone() {
+    fn the_limit_grows_by_one_each_round_and_ends() {
         let mut world = World::new();
         world.round(4, true);
         for expected in [Some(3), Some(4), Some(5), Some(6), Some(7), Some(8), None] {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_goes_on_refusing_is_left_alone_but_for_one_request_after_each_pause() {
+    fn a_server_that_goes_on_refusing_gets_one_request_after_each_pause() {
         let mut world = World::new();
         (0..PATIENCE).for_each(|_| world.round(1, true));
         assert_eq!(world.state.next(world.now), Next::GiveUp);
@@ -287,13 +287,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_gets_the_turn_that_somebody_gives_back_or_abandons() {
+    async fn a_waiting_request_gets_the_turn_that_another_gives_back() {
         let throttle = Throttle::default();
         throttle.turn().await.unwrap().refused(None);
         let only = throttle.turn().await.unwrap();
         let mut waits = std::pin::pin!(throttle.turn());
         assert!(futures::poll!(&mut waits).is_pending());
         drop(only);
-        assert!(matches!(futures::poll!(&mut waits), std::task::Poll::Ready(Ok(_))), "it was not told");
+        assert!(matches!(futures::poll!(&mut waits), std::task::Poll::Ready(Ok(_))), "it was not notified");
     }
 }

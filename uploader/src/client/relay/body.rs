@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::Running;
+use crate::http;
 
 /// For how long a cache may send nothing in the middle of an answer, as `stalled-download-timeout` in what larder gives
 /// clients.
@@ -22,7 +22,7 @@ pub(super) enum Body {
     /// All of it.
     Text(Option<Bytes>),
     /// A stream, cut off when it stalls; Nix then goes on where it stopped, or tells that it failed.
-    Passed { body: SdkBody, stall: Pin<Box<Sleep>>, _running: Running },
+    Passed { body: http::Body, stall: Pin<Box<Sleep>>, _running: Running },
 }
 
 impl Body {
@@ -31,7 +31,7 @@ impl Body {
     }
 
     /// `running` is held until the body has gone.
-    pub(super) fn passed(body: SdkBody, running: Running) -> Self {
+    pub(super) fn passed(body: http::Body, running: Running) -> Self {
         Self::Passed { body, stall: Box::pin(sleep(STALL)), _running: running }
     }
 }

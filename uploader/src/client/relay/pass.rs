@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, Method, Response, StatusCode};
 
@@ -83,7 +82,12 @@ pub(super) async fn answer<B>(
 }
 
 /// The cache's answer, or why it counts as away.
-async fn ask(cache: &Cache, method: &str, rest: &str, headers: &HeaderMap) -> Result<HttpResponse, String> {
+async fn ask(
+    cache: &Cache,
+    method: &str,
+    rest: &str,
+    headers: &HeaderMap,
+) -> Result<http::Response<crate::http::Body>, String> {
     let told: Vec<_> =
         ASKED.iter().filter_map(|name| Some((*name, headers.get(*name)?.to_str().ok()?))).collect();
     let begun = Instant::now();
@@ -105,14 +109,14 @@ async fn ask(cache: &Cache, method: &str, rest: &str, headers: &HeaderMap) -> Re
     }
 }
 
-fn passed(response: HttpResponse, running: Running) -> Response<Body> {
+fn passed(response: http::Response<crate::http::Body>, running: Running) -> Response<Body> {
     let mut headers = HeaderMap::new();
     for name in TOLD {
-        if let Some(Ok(value)) = response.headers().get(name).map(http::HeaderValue::from_str) {
-            headers.insert(name, value);
+        if let Some(value) = response.headers().get(name) {
+            headers.insert(name, value.clone());
         }
     }
-    let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let status = response.status();
     let mut answer = Response::new(Body::passed(response.into_body(), running));
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;

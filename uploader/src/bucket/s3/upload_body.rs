@@ -1,4 +1,4 @@
-//! Bodies that are sent, and whether they get on.
+//! Bodies of uploads, and the progress of sending them.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,29 +7,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// How much is handed to the connection at a time, and what is sent without watching.
+use crate::http;
+
+/// The size of the pieces that are handed to the connection, in bytes. Smaller bodies are not watched.
 const PIECE: usize = 64 << 10;
 
-/// How much of a body is still to be handed over, in bytes.
+/// The number of bytes of a body that the connection has not taken yet.
 #[derive(Clone, Debug)]
 pub(super) struct Progress(Arc<AtomicUsize>);
 
-/// A body that is sent as a whole, or where it is large in pieces whose progress can be watched.
-pub(super) fn to_send(bytes: Bytes) -> (SdkBody, Option<Progress>) {
+/// A body to send. A large body is sent in pieces, whose progress can be watched.
+pub(super) fn to_send(bytes: Bytes) -> (http::Body, Option<Progress>) {
     if bytes.len() <= PIECE {
-        return (SdkBody::from(bytes), None);
+        return (http::Body::from(bytes), None);
     }
     let progress = Progress(Arc::new(AtomicUsize::new(bytes.len())));
-    (SdkBody::from_body_1_x(Pieces { rest: bytes, progress: progress.clone() }), Some(progress))
+    (http::Body::streamed(Pieces { rest: bytes, progress: progress.clone() }), Some(progress))
 }
 
 impl Progress {
-    /// Returns when nothing was handed over for `span`, at the latest after twice as long; never where there is nothing
-    /// to watch, or no more.
+    /// Returns when the connection took no byte for `span`, at the latest after twice `span`. Never returns if there is no
+    /// progress to watch, or the whole body was taken.
     pub(super) async fn stalls(progress: Option<Self>, span: Duration) {
         if let Some(Self(left)) = progress {
             let mut before = left.load(Ordering::Relaxed);
@@ -102,7 +103,7 @@ mod tests {
         const SPAN: Duration = Duration::from_millis(500);
         let large = Bytes::from(vec![7; 120 * PIECE + 1]);
         let (mut body, progress) = to_send(large.clone());
-        assert_eq!(body.content_length(), Some(large.len() as u64));
+        assert_eq!(body.size_hint().exact(), Some(large.len() as u64));
         let watch = tokio::spawn(Progress::stalls(progress.clone(), SPAN));
         let mut sent = Vec::new();
         while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {

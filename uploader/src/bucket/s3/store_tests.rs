@@ -2,6 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::base::error::{Area, Retry};
 use crate::bucket::conformance::{self, Traits};
 use crate::bucket::interface::MAX_SMALL;
 use crate::http::scripted::{Scripted, fault, reply};
@@ -294,34 +295,5 @@ async fn what_is_no_listing_is_an_error() {
         let error = bucket.list("", None, Depth::Flat).await.expect_err(body);
         assert_eq!(error.retry(), Retry::Unknown);
         assert!(error.hint_text().is_some_and(|hint| hint.contains("endpoint")), "{error:?}");
-    }
-}
-
-#[tokio::test]
-async fn requests_go_where_the_address_says() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let file = dir.path().join("keys");
-    std::fs::write(&file, KEYS).expect("write");
-    for (address, url) in [
-        ("s3://cache?region=eu-west-1", "https://cache.s3.eu-west-1.amazonaws.com"),
-        ("s3://cache/prefix?region=cn-north-1", "https://cache.s3.cn-north-1.amazonaws.com.cn"),
-        ("s3://ca.che?region=us-east-1", "https://s3.us-east-1.amazonaws.com/ca.che"),
-        ("s3://cache?region=us-east-1&addressing-style=path", "https://s3.us-east-1.amazonaws.com/cache"),
-        ("s3://cache?endpoint=s3.example.org", "https://s3.example.org/cache"),
-        ("s3://cache?endpoint=https://example.org:8443/s3", "https://example.org:8443/s3/cache"),
-        ("s3://cache?endpoint=s3.example.org&addressing-style=virtual", "https://cache.s3.example.org"),
-        ("s3://cache?endpoint=[::1]:9000&scheme=http", "http://[::1]:9000/cache"),
-        (
-            "s3://cache?endpoint=127.0.0.1:9000&scheme=http&addressing-style=virtual",
-            "http://127.0.0.1:9000/cache",
-        ),
-    ] {
-        let options = Options { credentials_file: Some(file.clone()), ..Options::default() };
-        let crate::bucket::Address::S3(address) = address.parse().expect(address) else {
-            panic!("{address}")
-        };
-        let shown = address.to_string();
-        let bucket = S3Bucket::open(address, &options).await.expect("open");
-        assert_eq!(bucket.sender.bucket, url, "{shown}");
     }
 }

@@ -1,40 +1,40 @@
-//! The XML that S3 servers answer with.
+//! Reading of the XML that S3 servers answer with.
 
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 
-/// Why a request was refused, as far as the server says.
+/// The reason for a refusal, as far as the server gives one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) code: String,
-    pub(super) message: String,
+pub(in super::super) struct Fault {
+    pub(in super::super) code: String,
+    pub(in super::super) message: String,
 }
 
-/// A page of a listing as the server gave it.
+/// A page of a listing as the server sent it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Listing {
-    pub(super) objects: Vec<Listed>,
-    pub(super) folders: Vec<String>,
-    pub(super) truncated: bool,
-    /// What asks for the next page.
-    pub(super) token: Option<String>,
+pub(in super::super) struct Listing {
+    pub(in super::super) objects: Vec<Listed>,
+    pub(in super::super) folders: Vec<String>,
+    pub(in super::super) truncated: bool,
+    /// The token that asks for the next page.
+    pub(in super::super) token: Option<String>,
     /// Whether keys are percent-encoded.
-    pub(super) encoded: bool,
+    pub(in super::super) encoded: bool,
 }
 
 /// An object of a listing.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) key: String,
-    pub(super) size: u64,
-    pub(super) etag: Option<String>,
+pub(in super::super) struct Listed {
+    pub(in super::super) key: String,
+    pub(in super::super) size: u64,
+    pub(in super::super) etag: Option<String>,
 }
 
-/// Reads the body of a refusal; empty where it says nothing that is understood.
-pub(super) fn fault(body: &[u8]) -> Fault {
+/// Reads the body of a refusal. The result is empty if the body is not understood.
+pub(in super::super) fn fault(body: &[u8]) -> Fault {
     let mut fault = Fault::default();
-    // What is broken further on may have said enough.
+    // A body that breaks off may hold the code all the same.
     let _ = walk(body, |path, text| match path {
         "Error/Code" | "ErrorResponse/Error/Code" => fault.code = text.trim().to_owned(),
         "Error/Message" | "ErrorResponse/Error/Message" => fault.message = text.trim().to_owned(),
@@ -43,8 +43,8 @@ pub(super) fn fault(body: &[u8]) -> Fault {
     fault
 }
 
-/// Reads the answer to a `ListObjectsV2`. The error says what it is not.
-pub(super) fn listing(body: &[u8]) -> Result<Listing, String> {
+/// Reads the answer to `ListObjectsV2`. Fails if it is not a complete listing.
+pub(in super::super) fn listing(body: &[u8]) -> Result<Listing, String> {
     let mut page = Listing::default();
     let mut object = Listed::default();
     let mut whole = false;
@@ -60,11 +60,11 @@ pub(super) fn listing(body: &[u8]) -> Result<Listing, String> {
         "ListBucketResult" => whole = true,
         _ => {}
     })?;
-    if whole { Ok(page) } else { Err("it is no listing".into()) }
+    if whole { Ok(page) } else { Err("it is not a listing".into()) }
 }
 
-/// Reads the answer to a `ListMultipartUploads`: keys and upload ids.
-pub(super) fn uploads(body: &[u8]) -> Result<Vec<(String, String)>, String> {
+/// Reads the answer to `ListMultipartUploads`: keys and upload ids.
+pub(in super::super) fn uploads(body: &[u8]) -> Result<Vec<(String, String)>, String> {
     let (mut uploads, mut one, mut whole) = (Vec::new(), (String::new(), String::new()), false);
     walk(body, |path, text| match path {
         "ListMultipartUploadsResult/Upload/Key" => one.0.push_str(text),
@@ -73,11 +73,36 @@ pub(super) fn uploads(body: &[u8]) -> Result<Vec<(String, String)>, String> {
         "ListMultipartUploadsResult" => whole = true,
         _ => {}
     })?;
-    if whole { Ok(uploads) } else { Err("it is no listing of uploads".into()) }
+    if whole { Ok(uploads) } else { Err("it is not a listing of uploads".into()) }
 }
 
-/// Calls `end` at the end of each element, with the names that lead to it, joined by `/`, and the text since the last
-/// tag.
+/// Reads the answer to `CreateMultipartUpload`: the upload id, if there is one.
+pub(in super::super) fn upload_id(body: &[u8]) -> Result<Option<String>, String> {
+    let mut id = None;
+    walk(body, |path, text| {
+        if path == "InitiateMultipartUploadResult/UploadId" {
+            id = Some(text.trim().to_owned()).filter(|id| !id.is_empty());
+        }
+    })?;
+    Ok(id)
+}
+
+/// Reads the answer to `CompleteMultipartUpload`: whether it says that the object exists now.
+pub(in super::super) fn names_an_object(body: &[u8]) -> Result<bool, String> {
+    let mut names = false;
+    walk(body, |path, _| {
+        names |= matches!(
+            path,
+            "CompleteMultipartUploadResult/ETag"
+                | "CompleteMultipartUploadResult/Key"
+                | "CompleteMultipartUploadResult/Location"
+        );
+    })?;
+    Ok(names)
+}
+
+/// Calls `end` at the end of each element. The arguments are the names of the elements that lead to it, joined by `/`,
+/// and the text since the last tag.
 fn walk(body: &[u8], mut end: impl FnMut(&str, &str)) -> Result<(), String> {
     let body = std::str::from_utf8(body).map_err(|error| error.to_string())?;
     let mut reader = Reader::from_str(body.trim_start());
@@ -140,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_listing_is_an_error() {
+    fn an_incomplete_listing_is_an_error() {
         for text in [
             "",
             "<html></html>",
@@ -152,7 +177,7 @@ mod tests {
             assert!(listing(text.as_bytes()).is_err(), "{text}");
         }
         assert!(listing(b"<ListBucketResult>\xff</ListBucketResult>").is_err());
-        assert_eq!(listing(b"<ListBucketResult/>"), Err("it is no listing".into()));
+        assert_eq!(listing(b"<ListBucketResult/>"), Err("it is not a listing".into()));
     }
 
     #[test]
@@ -166,7 +191,22 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_read_as_far_as_they_go() {
+    fn answers_about_multipart_uploads_are_read() {
+        let begun = "<?xml version=\"1.0\"?><InitiateMultipartUploadResult><Key>k</Key><UploadId>a&amp;b</UploadId>\
+            </InitiateMultipartUploadResult>";
+        assert_eq!(upload_id(begun.as_bytes()), Ok(Some("a&b".into())));
+        assert_eq!(upload_id(b"<InitiateMultipartUploadResult/>"), Ok(None));
+        assert!(upload_id(b"<InitiateMultipartUploadResult>").is_err());
+        for (inside, names) in [("<ETag>e</ETag>", true), ("<Key>k</Key>", true), ("<Other>o</Other>", false)]
+        {
+            let ended = format!("\n <CompleteMultipartUploadResult>{inside}</CompleteMultipartUploadResult>");
+            assert_eq!(names_an_object(ended.as_bytes()), Ok(names));
+        }
+        assert_eq!(names_an_object(b""), Ok(false));
+    }
+
+    #[test]
+    fn a_refusal_that_breaks_off_is_read_to_its_end() {
         let of = |text: &str| {
             let fault = fault(text.as_bytes());
             (fault.code, fault.message)

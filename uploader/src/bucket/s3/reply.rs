@@ -1,0 +1,67 @@
+//! Answers of an S3 server, and failures to get one.
+
+use aws_credential_types::provider::error::CredentialsError;
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::xml::read::Fault;
+use crate::base::error::Cause;
+
+/// The answer of the server, with any status.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    /// Empty for a HEAD and for a refusal.
+    pub(super) body: Bytes,
+    /// Empty unless the answer is a refusal.
+    pub(super) fault: Fault,
+}
+
+impl Reply {
+    /// Whether the server did what the request asks. The body of a 200 may hold an error: a server that has begun to
+    /// answer cannot change its status.
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status) && self.fault.code.is_empty()
+    }
+
+    /// Status and error code, for `match`.
+    pub(super) fn answer(&self) -> (u16, &str) {
+        (self.status, &self.fault.code)
+    }
+
+    /// Whether the answer proves that the object does not exist. Only an explicit error code does.
+    pub(super) fn proves_absence(&self) -> bool {
+        matches!(self.answer(), (404, "NoSuchKey" | "NotFound"))
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub(super) fn etag(&self) -> Option<String> {
+        self.header("etag").map(str::to_owned)
+    }
+
+    /// The size that the server announced, in bytes.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.header("content-length")?.trim().parse().ok()
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There are no credentials to sign with.
+    Credentials(CredentialsError),
+    /// The request is malformed.
+    Unsendable(String),
+    /// The connection failed, or no answer came in time.
+    NoAnswer(Cause),
+    /// The answer broke off.
+    Broken(String),
+    /// The answer is longer than the limit of the request.
+    TooLarge,
+    /// The request was not sent, because the server goes on asking for fewer requests.
+    SlowedDown,
+}
