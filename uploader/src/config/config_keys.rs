@@ -55,7 +55,7 @@ config_keys! {
     COMPRESSION_THREADS: Option<u64>, "compression-threads", Found("the number of cores, at most 8"),
         "threads that may compress one NAR of 8 MiB or more";
     JOBS: Option<u64>, "jobs", Found("the number of cores"),
-        "NARs of 1 MiB or more that larder compresses at the same time, at most 64; smaller NARs have fixed limits";
+        "NARs of 1 MiB or more that larder compresses at the same time, at most 64; larder always reads up to 16 smaller NARs at the same time";
     EXCLUDE: Vec<String>, "exclude", Value(MACHINE_SPECIFIC),
         "patterns of names; larder does not push matching paths, nor paths that refer to them";
     MAX_NAR_SIZE: Option<Size>, "max-nar-size", Unset,
