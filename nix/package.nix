@@ -16,7 +16,8 @@ rustPlatform.buildRustPackage {
       ../hook
       ../uploader
       ../tests
-      # The units that `larder setup` writes, and the tables that the unit tests go by.
+      # The units that `larder setup` writes, and the files that the unit tests compare with.
+      ../docs/configuration.md
       ../nix/units.json
       ../nix/tests/keys.json
       ../nix/tests/urls.json

@@ -18,7 +18,7 @@ use super::settle::{put_off, settle, suspicion, with_hint};
 use super::watch::{POLL, watch};
 use crate::base::backoff::{Backoff, Jitter};
 use crate::base::error::{Area, Error, Result, Retry};
-use crate::format::signature::public_keys;
+use crate::format::public_key::public_keys;
 use crate::push::{Outcome, Progress, Pusher, Report, Request, Root};
 use crate::store::{Daemon, StoreLocation, StorePath};
 

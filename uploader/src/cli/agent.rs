@@ -10,6 +10,7 @@ use super::output::Human;
 use crate::agent::{Agent, Service, Until};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
+use crate::config::config_keys::LINGER;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,7 +35,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         .hint("`larder flush --wait` waits for it; there is one agent to a queue")
     })?;
     let until = if args.exit_when_idle {
-        Until::Idle(Duration::from_secs(context.config.number("linger").unwrap_or_default()))
+        Until::Idle(Duration::from_secs(context.config.get(LINGER)))
     } else {
         Until::Stopped
     };

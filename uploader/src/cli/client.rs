@@ -12,7 +12,7 @@ use super::{init, output, push};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::format::object_keys;
-use crate::format::signature::public_keys;
+use crate::format::public_key::public_keys;
 use crate::http::PublicReader;
 use crate::store::StoreLocation;
 

@@ -10,8 +10,11 @@ use super::output;
 use crate::agent::Connect;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{self, Bucket};
-use crate::config::{Config, exposure};
-use crate::format::signature::{SecretKey, public_keys};
+use crate::config::config_keys;
+use crate::config::key_files::read_secret_key;
+use crate::config::{Config, ConfigKey, Size, exposure};
+use crate::format::public_key::public_keys;
+use crate::format::signature::SecretKey;
 use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
@@ -45,8 +48,8 @@ impl Global {
             })?;
             flags.push((key, value.to_owned()));
         }
-        flags.extend(self.bucket.iter().map(|bucket| ("bucket", bucket.clone())));
-        flags.extend(self.state_dir.iter().map(|dir| ("state-dir", dir.display().to_string())));
+        flags.extend(self.bucket.iter().map(|bucket| config_keys::BUCKET.flag(bucket)));
+        flags.extend(self.state_dir.iter().map(|dir| config_keys::STATE_DIR.flag(dir.display().to_string())));
         Ok(flags)
     }
 }
@@ -70,15 +73,15 @@ impl Context {
     /// The local store.
     pub(super) fn store(&self) -> Result<Arc<StoreLocation>> {
         let config = &self.config;
-        let program = config.path("nix-daemon");
+        let program = config.get(config_keys::NIX_DAEMON);
         let options = StoreOptions {
-            store_dir: config.text("store-dir"),
-            real_dir: config.path("real-store-dir"),
-            state_dir: config.path("nix-state-dir"),
-            log_dir: config.path("nix-log-dir"),
+            store_dir: config.get(config_keys::STORE_DIR),
+            real_dir: config.get(config_keys::REAL_STORE_DIR),
+            state_dir: config.get(config_keys::NIX_STATE_DIR),
+            log_dir: config.get(config_keys::NIX_LOG_DIR),
             // With a program to run, nothing has to be found out.
             remote: program.as_ref().map(|_| "daemon".to_owned()),
-            daemon: config.path("daemon-socket").map(DaemonAddress::Socket),
+            daemon: config.get(config_keys::DAEMON_SOCKET).map(DaemonAddress::Socket),
         };
         let mut store = StoreLocation::detect(&options)?;
         if let (Some(program), None) = (program, &options.daemon) {
@@ -89,7 +92,7 @@ impl Context {
 
     /// The signing keys; at least one.
     pub(super) fn keys(&self) -> Result<Vec<SecretKey>> {
-        let files = self.config.list("signing-key-files");
+        let files = self.config.get(config_keys::SIGNING_KEY_FILES);
         if files.is_empty() {
             return Err(Error::permanent(Area::Config, "no signing key is configured").hint(
                 "make one with `larder key generate NAME` and name its file in `signing-key-files`; clients refuse what is not signed",
@@ -97,7 +100,7 @@ impl Context {
         }
         let mut keys: Vec<SecretKey> = Vec::new();
         for file in files {
-            let (key, warning) = SecretKey::read(file.as_ref())?;
+            let (key, warning) = read_secret_key(file.as_ref())?;
             warning.iter().for_each(|warning| output::warn(warning));
             if keys.iter().any(|other| other.name() == key.name()) {
                 return Err(Error::permanent(
@@ -112,12 +115,12 @@ impl Context {
     }
 
     pub(super) fn ca_file(&self) -> Option<PathBuf> {
-        self.config.path("ca-file")
+        self.config.get(config_keys::CA_FILE)
     }
 
     /// The bucket.
     pub(super) async fn bucket(&self) -> Result<Arc<dyn Bucket>> {
-        let credentials_file = self.config.path("credentials-file");
+        let credentials_file = self.config.get(config_keys::CREDENTIALS_FILE);
         let warning = credentials_file.as_deref().and_then(|file| exposure("the credentials file", file));
         warning.iter().for_each(|warning| output::warn(warning));
         let options =
@@ -128,27 +131,22 @@ impl Context {
     /// How paths are pushed.
     pub(super) fn options(&self, trust_unsigned: bool) -> Result<Options> {
         let config = &self.config;
-        let keys = |name: &str| public_keys(config.list(name).iter().map(String::as_str));
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let number = |name: &str, default: usize| {
-            config.number(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
-        };
+        let public = |key: ConfigKey<Vec<String>>| public_keys(config.get(key).iter().map(String::as_str));
         Ok(Options {
             compression: Settings {
                 compression: config.compression(),
                 level: config.level().map_or(Level::Adaptive, Level::Fixed),
-                // One thread reads and hashes for all of them: more than so many it cannot feed.
-                threads: u32::try_from(number("compression-threads", cores.min(8))).unwrap_or(1),
+                threads: config.compression_threads(),
             },
-            jobs: number("jobs", cores),
-            listings: config.switch("write-listings"),
+            jobs: config.jobs(),
+            listings: config.get(config_keys::WRITE_LISTINGS),
             rules: Rules {
-                upstream_keys: keys("upstream-keys")?,
-                push_upstream: config.switch("push-upstream"),
-                trusted_keys: keys("trusted-keys")?,
+                upstream_keys: public(config_keys::UPSTREAM_KEYS)?,
+                push_upstream: config.get(config_keys::PUSH_UPSTREAM),
+                trusted_keys: public(config_keys::TRUSTED_KEYS)?,
                 trust_unsigned,
-                exclude: patterns(&config.list("exclude"))?,
-                max_nar_size: config.number("max-nar-size"),
+                exclude: patterns(&config.get(config_keys::EXCLUDE))?,
+                max_nar_size: config.get(config_keys::MAX_NAR_SIZE).map(|Size(bytes)| bytes),
             },
         })
     }

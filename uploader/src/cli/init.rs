@@ -7,6 +7,7 @@ use super::output;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::bucket::{AnonymousRead, Bucket, Condition, ContentType, Depth, Put};
+use crate::config::config_keys::PUBLIC_URL;
 use crate::format::cache_info::CacheInfo;
 use crate::format::marker::Format;
 use crate::format::object_keys;
@@ -38,9 +39,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         output::say(&format!("created {address}"));
     }
     probe_rights(&*bucket).await?;
-    let priority =
-        context.config.number("priority").and_then(|priority| i64::try_from(priority).ok()).unwrap_or(30);
-    let fresh = CacheInfo::new(&store.store_dir, priority);
+    let fresh = CacheInfo::new(&store.store_dir, context.config.priority());
     cache_info(&*bucket, &fresh).await?;
     marker(&*bucket).await?;
     if args.private {
@@ -71,7 +70,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 
 /// Where clients read.
 pub(super) fn public_url(context: &Context, bucket: &Arc<dyn Bucket>) -> String {
-    let url = context.config.text("public-url").unwrap_or_else(|| bucket.public_url());
+    let url = context.config.get(PUBLIC_URL).unwrap_or_else(|| bucket.public_url());
     url.trim_end_matches('/').to_owned()
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::output;
 use crate::base::error::Result;
 use crate::base::exit::Exit;
+use crate::config::key_files::{read_secret_key, write_secret_key};
 use crate::format::signature::SecretKey;
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,7 @@ pub(super) fn run(args: Args) -> Result<Exit> {
         Command::Generate { name, output } => {
             let key = SecretKey::generate(&name)?;
             let file = output.unwrap_or_else(|| PathBuf::from(format!("{}.sec", name.replace('/', "_"))));
-            key.write(&file)?;
+            write_secret_key(&key, &file)?;
             output::say(&format!(
                 "wrote the secret key to {} (mode 0600); keep a copy in a safe place",
                 file.display()
@@ -44,7 +45,7 @@ pub(super) fn run(args: Args) -> Result<Exit> {
             output::data(&key.public_text());
         }
         Command::Public { file } => {
-            let (key, warning) = SecretKey::read(&file)?;
+            let (key, warning) = read_secret_key(&file)?;
             warning.iter().for_each(|warning| output::warn(warning));
             output::data(&key.public_text());
         }

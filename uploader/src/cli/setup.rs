@@ -9,6 +9,7 @@ use super::output;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::config::Config;
+use crate::config::config_keys::{CREDENTIALS_FILE, SIGNING_KEY_FILES, STORE_DIR};
 use crate::setup::{self, Change, Manifest, Plan, Request, STATE_DIR, Tree, USER, diff};
 use system::System;
 
@@ -52,7 +53,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<Exit> {
 
 fn install(args: &Args, tree: &Tree, global: &Global) -> Result<Exit> {
     let (config, new_config) = configuration(args, tree, global)?;
-    for file in config.list("signing-key-files") {
+    for file in config.get(SIGNING_KEY_FILES) {
         if !tree.exists(&file) {
             return Err(Error::permanent(Area::Config, format!("there is no signing key `{file}`"))
                 .hint(format!("make one: `larder key generate cache.example.org-1 --output {file}`")));
@@ -192,8 +193,8 @@ fn configuration(args: &Args, tree: &Tree, global: &Global) -> Result<(Config, S
         }
         return Ok((Config::load(&variable, &[])?, String::new()));
     }
-    flags.push(("signing-key-files", args.signing_key_file.join(" ")));
-    flags.extend(args.credentials_file.iter().map(|file| ("credentials-file", file.clone())));
+    flags.push(SIGNING_KEY_FILES.flag(args.signing_key_file.join(" ")));
+    flags.extend(args.credentials_file.iter().map(|file| CREDENTIALS_FILE.flag(file)));
     let config = Config::load(&|name| (name == "LARDER_CONFIG").then(|| "/dev/null".to_owned()), &flags)?;
     config.bucket()?.parse::<crate::bucket::Address>()?;
     let text = config
@@ -206,7 +207,7 @@ fn configuration(args: &Args, tree: &Tree, global: &Global) -> Result<(Config, S
 
 /// The package in the store that a program lies in.
 fn package(program: &Path, config: &Config) -> Option<String> {
-    let store = config.text("store-dir").unwrap_or_else(|| "/nix/store".into());
+    let store = config.get(STORE_DIR).unwrap_or_else(|| "/nix/store".into());
     let program = program.canonicalize().ok()?;
     let inside = program.strip_prefix(&store).ok()?;
     Some(Path::new(&store).join(inside.components().next()?).display().to_string())

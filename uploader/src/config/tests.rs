@@ -1,4 +1,8 @@
+use larder_hook::settings::Settings;
+
+use super::config_keys::{EXCLUDE, JOBS, MAX_NAR_SIZE, ROWS};
 use super::*;
+use crate::base::error::{Area, Result};
 
 fn load(file: &str, variables: &[(&str, &str)], flags: &[(&str, String)]) -> Result<Config> {
     let dir = tempfile::tempdir().unwrap();
@@ -18,10 +22,10 @@ fn flag_wins_over_environment_over_file() {
     let file = "bucket = 's3://file'\njobs = 3\nexclude = ['a', 'b']\nmax-nar-size = '2 GiB'\n";
     let config = load(file, &[("LARDER_BUCKET", "s3://env")], &[("jobs", "5".into())]).unwrap();
     assert_eq!(config.bucket().unwrap(), "s3://env");
-    assert_eq!(config.number("jobs"), Some(5));
-    assert_eq!(config.number("max-nar-size"), Some(2 << 30));
-    assert_eq!(config.list("exclude"), ["a", "b"]);
-    let source = |name: &str| config.effective().find(|(key, ..)| key.name == name).unwrap().2.to_string();
+    assert_eq!(config.get(JOBS), Some(5));
+    assert_eq!(config.get(MAX_NAR_SIZE), Some(Size(2 << 30)));
+    assert_eq!(config.get(EXCLUDE), ["a", "b"]);
+    let source = |name: &str| config.effective().find(|(row, ..)| row.name == name).unwrap().2.to_string();
     assert_eq!(source("bucket"), "LARDER_BUCKET");
     assert_eq!(source("jobs"), "--jobs");
     assert_eq!(source("compression"), "default");
@@ -53,7 +57,20 @@ fn wrong_values_say_what_is_right() {
 
 #[test]
 fn every_default_is_of_its_kind() {
-    for key in KEYS {
-        assert!(key.default.is_empty() || key.default().is_some(), "{}", key.name);
+    for row in ROWS {
+        assert_eq!(row.default().is_some(), matches!(row.default, Default::Value(_)), "{}", row.name);
+    }
+}
+
+#[test]
+fn the_table_names_each_key_once_and_the_hook_reads_those_that_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    let variable = |name: &str| (name == "LARDER_CONFIG").then(|| file.display().to_string());
+    for (index, row) in ROWS.iter().enumerate() {
+        assert!(ROWS[..index].iter().all(|before| before.name != row.name), "{}", row.name);
+        // No key takes a date: the hook refuses the value if it reads the key.
+        std::fs::write(&file, format!("{} = 1979-05-27", row.name)).unwrap();
+        assert_eq!(Settings::read(&variable, true).is_err(), row.hook, "{}", row.name);
     }
 }

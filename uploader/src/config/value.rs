@@ -1,72 +1,97 @@
-//! Values of the configuration, from TOML or from text.
+//! The values of configuration keys, read from TOML or from text.
 
-use super::keys::Key;
-use crate::base::error::{Area, Error, Result};
-
-/// What a key holds.
+/// The kind of value that a configuration key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A text.
     Text,
-    /// A list of texts; in a variable, separated by white space.
+    /// The path of a file or directory.
+    Path,
+    /// A list of texts. White space separates the texts in a variable.
     List,
-    /// true or false.
+    /// `true` or `false`.
     Switch,
     /// A whole number.
     Number,
-    /// A size in bytes; `10 GiB` may be written.
+    /// A size in bytes. It may have a unit: `10 GiB`.
     Size,
 }
 
-/// A value; sizes are numbers of bytes.
+impl Kind {
+    /// The word for the kind in the documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Path => "path",
+            Self::List => "list",
+            Self::Switch => "switch",
+            Self::Number => "number",
+            Self::Size => "size",
+        }
+    }
+
+    /// The kind with its article, and an example in TOML.
+    pub(super) fn example(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Text => ("a text", "\"…\""),
+            Self::Path => ("a path", "\"/…\""),
+            Self::List => ("a list of texts", "[\"…\", \"…\"]"),
+            Self::Switch => ("a switch", "true or false"),
+            Self::Number => ("a whole number", "4"),
+            Self::Size => ("a size", "\"10 GiB\""),
+        }
+    }
+}
+
+/// The value of a configuration key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A text.
+    /// A text or a path.
     Text(String),
     /// A list.
     List(Vec<String>),
     /// A switch.
     Switch(bool),
-    /// A number.
+    /// A number, or a size in bytes.
     Number(u64),
 }
 
 impl Value {
-    /// Takes a value of a file.
-    pub fn from_toml(key: &Key, value: toml::Value) -> Result<Self> {
-        match (key.kind, value) {
-            (Kind::Text, toml::Value::String(text)) => Ok(Self::Text(text)),
-            (Kind::Switch, toml::Value::Boolean(switch)) => Ok(Self::Switch(switch)),
+    /// Reads a value of a configuration file. `None` if the value is not of this kind.
+    pub fn from_toml(kind: Kind, value: toml::Value) -> Option<Self> {
+        match (kind, value) {
+            (Kind::Text | Kind::Path, toml::Value::String(text)) => Some(Self::Text(text)),
+            (Kind::Switch, toml::Value::Boolean(switch)) => Some(Self::Switch(switch)),
             (Kind::Number | Kind::Size, toml::Value::Integer(number)) => {
-                u64::try_from(number).map(Self::Number).map_err(|_| wrong(key))
+                u64::try_from(number).ok().map(Self::Number)
             }
-            (Kind::Size, toml::Value::String(text)) => Self::from_text(key, &text),
-            (Kind::List, toml::Value::Array(items)) => items
-                .into_iter()
-                .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| wrong(key)))
-                .collect::<Result<_>>()
-                .map(Self::List),
-            _ => Err(wrong(key)),
+            (Kind::Size, toml::Value::String(text)) => Self::from_text(kind, &text),
+            (Kind::List, toml::Value::Array(items)) => {
+                let texts = items.into_iter().map(|item| item.as_str().map(str::to_owned));
+                texts.collect::<Option<_>>().map(Self::List)
+            }
+            _ => None,
         }
     }
 
-    /// Takes a value of a variable or flag.
-    pub fn from_text(key: &Key, text: &str) -> Result<Self> {
+    /// Reads the text of an environment variable or of a flag. `None` if the text is not of this kind.
+    pub fn from_text(kind: Kind, text: &str) -> Option<Self> {
         let text = text.trim();
-        match key.kind {
-            Kind::Text => Ok(Self::Text(text.to_owned())),
-            Kind::List => Ok(Self::List(text.split_whitespace().map(str::to_owned).collect())),
+        match kind {
+            Kind::Text | Kind::Path => Some(Self::Text(text.to_owned())),
+            Kind::List => Some(Self::List(text.split_whitespace().map(str::to_owned).collect())),
             Kind::Switch => match text {
-                "true" | "1" | "yes" => Ok(Self::Switch(true)),
-                "false" | "0" | "no" => Ok(Self::Switch(false)),
-                _ => Err(wrong(key)),
+                "true" | "1" | "yes" => Some(Self::Switch(true)),
+                "false" | "0" | "no" => Some(Self::Switch(false)),
+                _ => None,
             },
-            Kind::Number => text.parse().map(Self::Number).map_err(|_| wrong(key)),
-            Kind::Size => parse_size(text).map(Self::Number).ok_or_else(|| wrong(key)),
+            Kind::Number => text.parse().ok().map(Self::Number),
+            Kind::Size => parse_size(text).map(Self::Number),
         }
     }
 }
 
+/// Shows the value as TOML.
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -76,18 +101,6 @@ impl std::fmt::Display for Value {
             Self::Number(number) => write!(f, "{number}"),
         }
     }
-}
-
-fn wrong(key: &Key) -> Error {
-    let (what, example) = match key.kind {
-        Kind::Text => ("a text", "\"…\""),
-        Kind::List => ("a list of texts", "[\"…\", \"…\"]"),
-        Kind::Switch => ("a switch", "true or false"),
-        Kind::Number => ("a whole number", "4"),
-        Kind::Size => ("a size", "\"10 GiB\""),
-    };
-    Error::permanent(Area::Config, format!("`{}` has a value of the wrong kind", key.name))
-        .hint(format!("it takes {what}: {example} ({})", key.help))
 }
 
 fn parse_size(text: &str) -> Option<u64> {

@@ -1,12 +1,13 @@
-//! The format of a binary cache, without I/O: object keys, narinfo, signatures, cache info, the marker of larder's own
-//! objects, listings of NARs, and what a store knows about a path.
+//! The format of a binary cache, without I/O: object keys, narinfos, signatures, public keys, `nix-cache-info`, larder's
+//! own objects, NARs and their listings, and path infos.
 
 pub mod cache_info;
-pub mod client_values;
+pub mod cache_url;
 pub mod listing;
 pub mod marker;
 pub mod nar_scanner;
 pub mod narinfo;
 pub mod object_keys;
 pub mod path_info;
+pub mod public_key;
 pub mod signature;

@@ -4,9 +4,6 @@
 //! both ed25519. Source: Nix's `libstore/crypto.cc`.
 
 use std::fmt;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,8 +11,6 @@ use ed25519_dalek::{Signer, SigningKey};
 use nix_narinfo::{NixSignature, TrustedPublicKey};
 
 use crate::base::error::{Area, Error, Result};
-use crate::config::exposure;
-use crate::format::client_values::{key_fault, label};
 
 /// A named signing key. Its `Debug` shows the name alone.
 #[derive(Clone)]
@@ -52,43 +47,8 @@ impl SecretKey {
         Ok(Self { name: name.to_owned(), key })
     }
 
-    /// Reads a key file. The second value warns of a mode that lets others read it.
-    pub fn read(path: &Path) -> Result<(Self, Option<String>)> {
-        let failed = |cause: String| {
-            Error::permanent(Area::Config, format!("cannot use the signing key `{}`", path.display()))
-                .because(cause)
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            failed(error.to_string())
-                .hint("make one with `larder key generate NAME`, or correct `signing-key-files`")
-        })?;
-        let key = Self::parse(&text).map_err(|reason| {
-            failed(reason.to_owned()).hint("a key file holds one line, `name:base64`, as `larder key generate` and `nix-store --generate-binary-cache-key` write it")
-        })?;
-        Ok((key, exposure("the signing key", path)))
-    }
-
-    /// Writes the key file, mode 0600; refuses to replace one.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let failed = |error: std::io::Error| {
-            let failed = Error::permanent(Area::General, format!("cannot write `{}`", path.display()));
-            match error.kind() {
-                std::io::ErrorKind::AlreadyExists => failed.because("there is a file of that name").hint(
-                    "a key that signed something should not be lost; choose another name or `--output`",
-                ),
-                _ => failed.because(error),
-            }
-        };
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
-        file.write_all(self.to_text().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
-    }
-
-    fn to_text(&self) -> String {
+    /// The contents of the key file. They are secret.
+    pub(crate) fn to_text(&self) -> String {
         format!("{}:{}", self.name, BASE64.encode(self.key.to_keypair_bytes()))
     }
 
@@ -123,20 +83,6 @@ fn check_name(name: &str) -> Result<()> {
         .hint("by custom it is the cache's domain and a number: `cache.example.org-1`"))
 }
 
-/// Reads public keys; the error names the first that is malformed, and does not repeat it: it may be a secret key.
-pub fn public_keys<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<TrustedPublicKey>> {
-    let parse = |text: &str| {
-        let wrong = |cause: String| {
-            Error::permanent(Area::Config, format!("`{}…` is no public key", label(text)))
-                .because(cause)
-                .hint("a public key is `name:base64` with 32 bytes behind the colon")
-        };
-        key_fault(text).map_err(|fault| wrong(format!("it {fault}")))?;
-        TrustedPublicKey::parse(text).map_err(|error| wrong(error.to_string()))
-    };
-    texts.into_iter().map(parse).collect()
-}
-
 /// Whether one of `signatures` (as text; malformed ones count for nothing) is by one of `keys` on `fingerprint`.
 pub fn verified(fingerprint: &str, signatures: &[String], keys: &[TrustedPublicKey]) -> bool {
     signatures
@@ -148,21 +94,6 @@ pub fn verified(fingerprint: &str, signatures: &[String], keys: &[TrustedPublicK
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_survives_its_file_and_its_signature_verifies() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("k");
-        let key = SecretKey::generate("cache.example-1").unwrap();
-        key.write(&path).unwrap();
-        assert!(key.write(&path).unwrap_err().to_string().contains("there is a file"));
-        let (read, warning) = SecretKey::read(&path).unwrap();
-        assert!(warning.is_none());
-        let signature = read.sign("1;x").to_nix_string();
-        let keys = public_keys([key.public_text().as_str()]).unwrap();
-        assert!(verified("1;x", std::slice::from_ref(&signature), &keys));
-        assert!(!verified("1;y", &[signature, "rubbish".into()], &keys));
-    }
 
     #[test]
     fn nix_keys_are_read() {
@@ -190,15 +121,5 @@ mod tests {
         }
         assert!(!format!("{:?}", SecretKey::generate("k-1").unwrap()).contains("=="));
         assert!(SecretKey::generate("a b").is_err());
-    }
-
-    #[test]
-    fn a_world_readable_key_is_warned_of() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("k");
-        SecretKey::generate("k-1").unwrap().write(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(SecretKey::read(&path).unwrap().1.unwrap().contains("chmod 600"));
     }
 }

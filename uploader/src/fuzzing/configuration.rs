@@ -7,6 +7,7 @@ use larder_hook::settings::Settings;
 use tempfile::NamedTempFile;
 
 use crate::config::Config;
+use crate::config::config_keys::STORE_DIR;
 
 thread_local! {
     static FILE: RefCell<NamedTempFile> = RefCell::new(NamedTempFile::new().expect("a temporary file"));
@@ -22,7 +23,7 @@ pub(super) fn configuration(bytes: &[u8]) {
         let hook = Settings::read(&variable, rustix::process::geteuid().is_root());
         let hook = hook.expect("the uploader takes what the hook refuses");
         assert_eq!(config.state_dir(), hook.state_dir);
-        if let Some(store_dir) = config.text("store-dir") {
+        if let Some(store_dir) = config.get(STORE_DIR) {
             assert_eq!(store_dir.trim_end_matches('/'), hook.store_dir);
         }
         let _ = (config.bucket(), config.effective().count());

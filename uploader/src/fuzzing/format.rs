@@ -11,7 +11,8 @@ use crate::format::marker::Format;
 use crate::format::narinfo::{Standing, standing};
 use crate::format::object_keys::{narinfo_hash, parse_nar};
 use crate::format::path_info::PathInfo;
-use crate::format::signature::{SecretKey, public_keys};
+use crate::format::public_key::public_keys;
+use crate::format::signature::SecretKey;
 
 /// The path that every narinfo is held against.
 const PATH: &str = "0c5b8vw40dy178xlpddw65q9gf1h2186-a";

@@ -9,6 +9,7 @@ use super::units;
 use crate::base::error::{Area, Error, Result};
 use crate::client::nix_conf::{Block, NixConf};
 use crate::config::Config;
+use crate::config::config_keys::{BUCKET, CREDENTIALS_FILE, SIGNING_KEY_FILES};
 
 /// Where the programs go: neither a garbage collection nor an upgrade takes them away.
 pub const HOOK_DIR: &str = "/usr/local/lib/larder";
@@ -275,7 +276,7 @@ const CATCH_UP: &str = "larder-catch-up.service";
 /// What depends on the machine: systemd hands the secrets over, so that their files may be root's alone; and where the
 /// daemon's socket is closed to others (Debian's is), its group comes along.
 fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'static str, String)>> {
-    let keys = config.list("signing-key-files");
+    let keys = config.get(SIGNING_KEY_FILES);
     let mut lines: Vec<_> = keys
         .iter()
         .enumerate()
@@ -283,13 +284,11 @@ fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'static str, Stri
         .collect();
     let names: Vec<_> = (0..keys.len()).map(|index| format!("%d/key-{index}")).collect();
     lines.push((AGENT, format!("Environment=\"LARDER_SIGNING_KEY_FILES={}\"", names.join(" "))));
-    if let Some(file) = config.text("credentials-file") {
-        lines.push((AGENT, format!("LoadCredential=credentials:{file}")));
+    if let Some(file) = config.get(CREDENTIALS_FILE) {
+        lines.push((AGENT, format!("LoadCredential=credentials:{}", file.display())));
         lines.push((AGENT, "Environment=LARDER_CREDENTIALS_FILE=%d/credentials".into()));
     }
-    if let Some(directory) =
-        config.text("bucket").as_deref().and_then(|bucket| bucket.strip_prefix("file://"))
-    {
+    if let Some(directory) = config.get(BUCKET).as_deref().and_then(|bucket| bucket.strip_prefix("file://")) {
         let directory = directory.split('?').next().unwrap_or_default();
         lines.push((AGENT, format!("ReadWritePaths={directory}")));
     }

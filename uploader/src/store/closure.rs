@@ -1,4 +1,4 @@
-//! Closures: paths and all that they refer to.
+//! Closures: store paths and all paths that they refer to, directly or indirectly.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -7,35 +7,32 @@ use nix_derivation::StorePath;
 
 use crate::base::error::Result;
 use crate::format::path_info::PathInfo;
-use crate::store::Daemon;
 
-/// Questions are put in portions of so many paths: what an answer repeats of the paths before is dropped soon.
+/// The number of paths in one query. Replies repeat paths that are in memory already; small queries free the copies
+/// soon.
 const PORTION: usize = 512;
 
-/// Where path infos come from; the daemon, save in tests.
+/// A source of path infos: the daemon, or a stand-in in tests.
 pub trait PathInfoSource {
-    /// What is known of each path, in the same order; `None` where a path is not valid.
+    /// The path infos of the paths, in the same order; `None` for a path that is not valid.
     fn path_infos(&mut self, paths: &[Arc<StorePath>]) -> Result<Vec<Option<PathInfo>>>;
 }
 
-impl PathInfoSource for Daemon {
-    fn path_infos(&mut self, paths: &[Arc<StorePath>]) -> Result<Vec<Option<PathInfo>>> {
-        Daemon::path_infos(self, paths)
-    }
-}
-
-/// Paths and all that they refer to.
+/// Store paths and all paths that they refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closure {
-    /// The valid paths.
+    /// The path infos of the valid paths.
     pub infos: BTreeMap<Arc<StorePath>, Arc<PathInfo>>,
-    /// The paths that are not valid, sorted: roots, and references whose path went away in the meantime.
+    /// The paths that are not valid, sorted: roots, and references that were deleted in the meantime.
     pub missing: Vec<Arc<StorePath>>,
 }
 
-/// The closure of `roots`, breadth first: for each level, pipelined queries.
+/// The closure of `roots`, breadth first. Each level is queried together.
+///
+/// # Errors
+/// The source fails.
 pub fn closure<S: PathInfoSource + ?Sized>(source: &mut S, roots: &[Arc<StorePath>]) -> Result<Closure> {
-    // One copy of each path, for all that refer to it.
+    // One copy of each path, which all references to the path share.
     let mut paths: HashSet<Arc<StorePath>> = HashSet::with_capacity(roots.len());
     let (mut infos, mut missing) = (Vec::with_capacity(roots.len()), Vec::new());
     let mut level: Vec<_> = roots.iter().filter(|root| paths.insert(Arc::clone(root))).cloned().collect();
@@ -69,7 +66,7 @@ pub fn closure<S: PathInfoSource + ?Sized>(source: &mut S, roots: &[Arc<StorePat
 mod tests {
     use super::*;
 
-    /// Paths named by a letter; `references` tells what each valid one refers to.
+    /// A source whose paths are named by letters. `references` holds the references of each valid path.
     struct Fake {
         references: BTreeMap<char, &'static str>,
         rounds: Vec<usize>,

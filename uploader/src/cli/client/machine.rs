@@ -6,7 +6,8 @@ use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::cli::output;
 use crate::client::nix_conf::{NixConf, Origin};
-use crate::format::client_values::{key_faults, url_fault};
+use crate::format::cache_url::url_fault;
+use crate::format::public_key::key_faults;
 
 const UPSTREAM: &str = "https://cache.nixos.org";
 const UPSTREAM_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::health::Health;
 use super::{News, Tell};
 use crate::base::error::{Area, Error, Result};
-use crate::format::client_values::url_fault;
+use crate::format::cache_url::url_fault;
 use crate::http::Forwarder;
 
 /// How long a connection may take to come about, as `connect-timeout` in what larder gives clients.

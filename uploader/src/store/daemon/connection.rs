@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::stderr;
+use super::plain_text::plain;
 use crate::base::error::{Area, Error, Result};
 use crate::store::location::DaemonAddress;
 
@@ -153,7 +153,7 @@ impl StdioChild {
             thread::sleep(Duration::from_millis(2));
         }
         let complaint = self.complaint.lock().ok()?;
-        let text = stderr::plain(&String::from_utf8_lossy(&complaint));
+        let text = plain(&String::from_utf8_lossy(&complaint));
         (!text.is_empty()).then_some(text)
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io::{Read, Write};
 
+use super::plain_text::plain;
+use super::protocol_error::ProtocolError;
 use super::stderr;
-use super::wire::{ProtocolError, read_list, read_string, read_text, read_u64, write_strings, write_u64};
+use super::wire::{read_list, read_string, read_text, read_u64, write_strings, write_u64};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const SERVER_MAGIC: u64 = 0x6478_696f;
@@ -96,7 +98,7 @@ pub(crate) fn handshake(
     write_u64(to, 0)?; // no CPU affinity
     write_u64(to, 0)?; // no reserved space
     flush(to)?;
-    let nix_version = stderr::plain(&read_text(from)?);
+    let nix_version = plain(&read_text(from)?);
     let trusted = if protocol >= ProtocolVersion::TRUST {
         match read_u64(from)? {
             0 => None,

@@ -1,8 +1,14 @@
-//! The client of the nix-daemon: operations, their connection, the handshake, and the wire format.
+//! The client of the nix-daemon. From the outside to the inside: operations, the conversation, the connection, the
+//! handshake, the log messages before a reply, and the wire format.
 
 mod connection;
+mod conversation;
+mod explain;
 mod handshake;
 mod operations;
+mod plain_text;
+mod protocol_error;
+mod reply;
 mod stderr;
 mod wire;
 

@@ -1,4 +1,4 @@
-//! The client against daemons that send scripted bytes.
+//! Tests of the client with daemons that send scripted bytes.
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -9,8 +9,9 @@ use nix_archive::nar::encode_regular;
 use super::*;
 use crate::store::daemon::handshake::tests::greeting;
 use crate::store::daemon::stderr::tests::{error, last};
+use crate::store::location::DaemonAddress;
 
-/// A location whose daemon, once, sends `script` and then stays silent, or hangs up.
+/// A location whose daemon accepts one connection, sends `script`, and then stays silent or closes the connection.
 fn scripted(script: Vec<u8>, hang_up: bool) -> (tempfile::TempDir, StoreLocation) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("socket");

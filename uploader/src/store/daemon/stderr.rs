@@ -1,9 +1,10 @@
 //! What the daemon sends before each reply: log messages, progress, and its errors.
 
-use std::fmt;
 use std::io::Read;
 
-use super::wire::{ProtocolError, read_bytes, read_count, read_text, read_u64};
+use super::plain_text::plain;
+use super::protocol_error::{DaemonMessage, ProtocolError};
+use super::wire::{read_bytes, read_count, read_text, read_u64};
 
 const LAST: u64 = 0x616c_7473;
 /// Announces an error of the daemon; inside a NAR it stands where the length of a token is expected.
@@ -12,25 +13,6 @@ const NEXT: u64 = 0x6f6c_6d67;
 const START_ACTIVITY: u64 = 0x5354_5254;
 const STOP_ACTIVITY: u64 = 0x5354_4f50;
 const RESULT: u64 = 0x5253_4c54;
-
-/// The longest text of an error that is kept.
-const MAX_MESSAGE: usize = 4096;
-
-/// An error as the daemon reports it, without its colours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DaemonMessage {
-    /// What it says.
-    pub message: String,
-    /// What it was doing, innermost first.
-    pub traces: Vec<String>,
-}
-
-impl fmt::Display for DaemonMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        self.traces.iter().try_for_each(|trace| write!(f, "; {trace}"))
-    }
-}
 
 /// Reads up to the end of the messages that precede a reply; an error of the daemon is returned as one.
 pub(crate) fn drain(from: &mut (impl Read + ?Sized)) -> Result<(), ProtocolError> {
@@ -102,53 +84,6 @@ fn skip_fields(from: &mut (impl Read + ?Sized)) -> Result<(), ProtocolError> {
         }
     }
     Ok(())
-}
-
-/// Text without terminal escapes and other control characters, in one line and of bounded length.
-pub(crate) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len().min(MAX_MESSAGE));
-    let mut rest = text.chars().peekable();
-    while let Some(next) = rest.next() {
-        if plain.len() >= MAX_MESSAGE {
-            plain.push('…');
-            break;
-        }
-        match next {
-            '\u{1b}' => match rest.next() {
-                // A control sequence ends with its first byte from `@` to `~`.
-                Some('[') => while rest.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
-                // An operating-system command ends with BEL, or with ESC `\`.
-                Some(']') => {
-                    while let Some(c) = rest.next() {
-                        if c == '\u{7}' {
-                            break;
-                        }
-                        if c == '\u{1b}' {
-                            rest.next_if_eq(&'\\');
-                            break;
-                        }
-                    }
-                }
-                // A choice of character set: one more character.
-                Some('(' | ')') => {
-                    rest.next();
-                }
-                _ => {}
-            },
-            c if c.is_whitespace() => {
-                if !plain.is_empty() && !plain.ends_with(' ') {
-                    plain.push(' ');
-                }
-            }
-            c if c.is_control() => {}
-            c => plain.push(c),
-        }
-    }
-    plain.truncate(plain.trim_end().len());
-    match plain.strip_prefix("error: ") {
-        Some(rest) => rest.to_owned(),
-        None => plain,
-    }
 }
 
 #[cfg(test)]
@@ -232,13 +167,5 @@ pub(crate) mod tests {
             broken[at] ^= 0xff;
             assert!(drain(&mut broken.as_slice()).is_err());
         }
-    }
-
-    #[test]
-    fn escapes_of_every_kind_are_removed() {
-        assert_eq!(plain("\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{7} \u{1b}(B\u{8}b"), "link b");
-        assert_eq!(plain("unfinished \u{1b}["), "unfinished");
-        assert_eq!(plain("unfinished \u{1b}"), "unfinished");
-        assert!(plain(&"x".repeat(100_000)).len() < 5000);
     }
 }

@@ -4,9 +4,9 @@
 //! multiple of eight. What the other side says about sizes is never believed: memory grows with the bytes that have
 //! arrived, up to a limit.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 
-use super::stderr::DaemonMessage;
+use super::protocol_error::ProtocolError;
 
 /// The longest string that is read.
 pub(crate) const MAX_STRING: u64 = 16 << 20;
@@ -16,46 +16,6 @@ pub(crate) const MAX_ITEMS: u64 = 1 << 20;
 
 /// What is reserved before the first byte of a string, or the first element of a set, is there.
 const FIRST_ALLOCATION: u64 = 4096;
-
-/// What can go wrong in a conversation with the daemon.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProtocolError {
-    /// The other side ended the conversation.
-    #[error("the nix daemon closed the connection")]
-    Closed,
-    /// Nothing came within the time allowed.
-    #[error("the nix daemon did not answer in time")]
-    TimedOut,
-    /// The connection failed.
-    #[error("{0}")]
-    Io(io::Error),
-    /// The bytes are not what the protocol says.
-    #[error("malformed answer of the nix daemon: {0}")]
-    Malformed(String),
-    /// The daemon reported an error.
-    #[error("the nix daemon says: {0}")]
-    Daemon(DaemonMessage),
-}
-
-impl From<io::Error> for ProtocolError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted => Self::Closed,
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TimedOut,
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl ProtocolError {
-    /// The bytes are not what the protocol says.
-    pub(crate) fn malformed(what: impl Into<String>) -> Self {
-        Self::Malformed(what.into())
-    }
-}
 
 /// Reads an integer.
 pub(crate) fn read_u64(from: &mut (impl Read + ?Sized)) -> Result<u64, ProtocolError> {

@@ -1,10 +1,14 @@
-//! Whether public keys and caches' addresses are well-formed. The modules' `nix/lib.nix` judges the same; the tables
-//! `nix/tests/keys.json` and `urls.json` are the cases of both.
+//! Public keys of caches in Nix's format, `<name>:<base64 of 32 bytes>`.
+//!
+//! `nix/lib.nix` checks public keys by the same rules. `nix/tests/keys.json` holds test cases for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use nix_narinfo::TrustedPublicKey;
+
+use crate::base::error::{Area, Error, Result};
 
 /// What is wrong with a list of public keys, one message for each fault.
 ///
@@ -64,51 +68,18 @@ pub(crate) fn key_fault(key: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Why an address cannot be a substituter; `None` where it can.
-pub fn url_fault(url: &str) -> Option<String> {
-    let fault = |text: &str| Some(text.to_owned());
-    if url.contains(char::is_whitespace) {
-        return fault("has white space in it");
-    }
-    let scheme_ok = |scheme: &str| {
-        !scheme.is_empty()
-            && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b))
+/// Reads public keys; the error names the first that is malformed, and does not repeat it: it may be a secret key.
+pub fn public_keys<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<TrustedPublicKey>> {
+    let parse = |text: &str| {
+        let wrong = |cause: String| {
+            Error::permanent(Area::Config, format!("`{}…` is no public key", label(text)))
+                .because(cause)
+                .hint("a public key is `name:base64` with 32 bytes behind the colon")
+        };
+        key_fault(text).map_err(|fault| wrong(format!("it {fault}")))?;
+        TrustedPublicKey::parse(text).map_err(|error| wrong(error.to_string()))
     };
-    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| scheme_ok(scheme)) else {
-        return fault(
-            "is no URL: write `http://HOST:PORT/BUCKET`, `https://…`, `s3://BUCKET?endpoint=…` or `file:///DIRECTORY`",
-        );
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, rest) = rest.split_at(end);
-    let path = rest.split(['?', '#']).next().unwrap_or_default();
-    if host.contains('@') {
-        return fault(
-            "has credentials in it, which everybody on the machine could read: use `netrc-file` for them",
-        );
-    }
-    match scheme {
-        "file" => {
-            if host.is_empty() && path.len() > 1 {
-                None
-            } else {
-                fault("needs an absolute directory: `file:///DIRECTORY`")
-            }
-        }
-        "s3" => host.is_empty().then(|| "names no bucket".to_owned()),
-        "http" | "https" => {
-            let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-                Some((address, port)) => (address, port.strip_prefix(':')),
-                None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
-            };
-            let port_ok = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-            (name.is_empty() || !port.is_none_or(port_ok))
-                .then(|| "names no host, or a port that is no number".to_owned())
-        }
-        other => {
-            Some(format!("has the scheme `{other}`, which is no binary cache's: http, https, s3 or file"))
-        }
-    }
+    texts.into_iter().map(parse).collect()
 }
 
 #[cfg(test)]
@@ -127,7 +98,7 @@ mod tests {
         let (good, bad) = table(include_str!("../../../nix/tests/keys.json"));
         let judge = |keys: &Value| {
             let keys: Vec<_> = keys.as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
-            (key_faults(keys.iter().copied()), crate::format::signature::public_keys(keys))
+            (key_faults(keys.iter().copied()), public_keys(keys))
         };
         for keys in good {
             let (faults, read) = judge(&keys);
@@ -137,18 +108,6 @@ mod tests {
             let (faults, _) = judge(&case["keys"]);
             assert!(faults.len() == 1 && faults[0].contains(case["says"].as_str().unwrap()), "{faults:?}");
             assert!(!faults[0].contains("AAAAAAAAAA"), "a secret key is shown");
-        }
-    }
-
-    #[test]
-    fn urls_are_judged_as_the_table_says() {
-        let (good, bad) = table(include_str!("../../../nix/tests/urls.json"));
-        for url in good {
-            assert_eq!(url_fault(url.as_str().unwrap()), None, "{url}");
-        }
-        for case in bad {
-            let fault = url_fault(case["url"].as_str().unwrap()).unwrap_or_default();
-            assert!(fault.contains(case["says"].as_str().unwrap()), "{case}: {fault}");
         }
     }
 }

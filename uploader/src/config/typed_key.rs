@@ -1,0 +1,174 @@
+//! The type of a configuration key.
+
+use std::marker::PhantomData;
+use std::path::PathBuf;
+
+use super::value::{Kind, Value};
+use crate::base::error::{Area, Error};
+
+/// The row of a configuration key in the table of all keys.
+#[derive(Debug)]
+pub struct Row {
+    /// The name of the key in a configuration file.
+    pub name: &'static str,
+    /// The kind of its value.
+    pub kind: Kind,
+    /// Its default.
+    pub default: Default,
+    /// Whether `larder-hook` reads the key too.
+    pub hook: bool,
+    /// The meaning of the key, in one sentence. Back-ticks stand around literals.
+    pub help: &'static str,
+}
+
+/// The default of a configuration key.
+#[derive(Clone, Copy, Debug)]
+pub enum Default {
+    /// The key has no value.
+    Unset,
+    /// This value, written as in an environment variable.
+    Value(&'static str),
+    /// The program finds the value. The text says how.
+    Found(&'static str),
+}
+
+impl Row {
+    /// The environment variable that sets the key: `LARDER_` and the name in capitals.
+    pub fn variable(&self) -> String {
+        format!("LARDER_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+
+    /// The default value, if it is a fixed value.
+    pub fn default(&self) -> Option<Value> {
+        match self.default {
+            Default::Value(text) => Value::from_text(self.kind, text),
+            Default::Unset | Default::Found(_) => None,
+        }
+    }
+
+    /// The error for a value that is not of the kind of this key. It does not repeat the value.
+    pub(super) fn wrong_kind(&self) -> Error {
+        let (kind, example) = self.kind.example();
+        Error::permanent(Area::Config, format!("`{}` has a value of the wrong kind", self.name))
+            .hint(format!("it takes {kind}: {example} ({})", self.help))
+    }
+}
+
+/// A configuration key whose value has the type `T`.
+///
+/// `T` is `Option<…>` if the key may be unset; for any other `T`, the key has a default value.
+#[derive(Debug)]
+pub struct ConfigKey<T> {
+    row: &'static Row,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for ConfigKey<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for ConfigKey<T> {}
+
+impl<T> ConfigKey<T> {
+    pub(super) const fn new(row: &'static Row) -> Self {
+        Self { row, value: PhantomData }
+    }
+
+    /// The row of the key in the table.
+    pub const fn row(self) -> &'static Row {
+        self.row
+    }
+
+    /// The key with a value, as a flag of the command line sets it.
+    pub fn flag(self, text: impl Into<String>) -> (&'static str, String) {
+        (self.row.name, text.into())
+    }
+}
+
+/// A type that a configuration key can have.
+pub trait Typed: Sized {
+    /// The kind of the values that this type can hold.
+    const KIND: Kind;
+
+    /// Converts the effective value.
+    fn from_value(value: Option<Value>) -> Self;
+}
+
+impl Typed for Option<String> {
+    const KIND: Kind = Kind::Text;
+
+    fn from_value(value: Option<Value>) -> Self {
+        match value {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl Typed for String {
+    const KIND: Kind = Kind::Text;
+
+    fn from_value(value: Option<Value>) -> Self {
+        Option::<String>::from_value(value).unwrap_or_default()
+    }
+}
+
+impl Typed for Option<PathBuf> {
+    const KIND: Kind = Kind::Path;
+
+    fn from_value(value: Option<Value>) -> Self {
+        Option::<String>::from_value(value).map(PathBuf::from)
+    }
+}
+
+impl Typed for Vec<String> {
+    const KIND: Kind = Kind::List;
+
+    fn from_value(value: Option<Value>) -> Self {
+        match value {
+            Some(Value::List(list)) => list,
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Typed for bool {
+    const KIND: Kind = Kind::Switch;
+
+    fn from_value(value: Option<Value>) -> Self {
+        matches!(value, Some(Value::Switch(true)))
+    }
+}
+
+impl Typed for Option<u64> {
+    const KIND: Kind = Kind::Number;
+
+    fn from_value(value: Option<Value>) -> Self {
+        match value {
+            Some(Value::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+}
+
+impl Typed for u64 {
+    const KIND: Kind = Kind::Number;
+
+    fn from_value(value: Option<Value>) -> Self {
+        Option::<u64>::from_value(value).unwrap_or_default()
+    }
+}
+
+/// A size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Typed for Option<Size> {
+    const KIND: Kind = Kind::Size;
+
+    fn from_value(value: Option<Value>) -> Self {
+        Option::<u64>::from_value(value).map(Size)
+    }
+}

@@ -1,0 +1,74 @@
+//! URLs of caches that clients read.
+//!
+//! `nix/lib.nix` checks URLs by the same rules. `nix/tests/urls.json` holds test cases for both.
+
+/// Why an address cannot be a substituter; `None` where it can.
+pub fn url_fault(url: &str) -> Option<String> {
+    let fault = |text: &str| Some(text.to_owned());
+    if url.contains(char::is_whitespace) {
+        return fault("has white space in it");
+    }
+    let scheme_ok = |scheme: &str| {
+        !scheme.is_empty()
+            && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b))
+    };
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| scheme_ok(scheme)) else {
+        return fault(
+            "is no URL: write `http://HOST:PORT/BUCKET`, `https://…`, `s3://BUCKET?endpoint=…` or `file:///DIRECTORY`",
+        );
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, rest) = rest.split_at(end);
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    if host.contains('@') {
+        return fault(
+            "has credentials in it, which everybody on the machine could read: use `netrc-file` for them",
+        );
+    }
+    match scheme {
+        "file" => {
+            if host.is_empty() && path.len() > 1 {
+                None
+            } else {
+                fault("needs an absolute directory: `file:///DIRECTORY`")
+            }
+        }
+        "s3" => host.is_empty().then(|| "names no bucket".to_owned()),
+        "http" | "https" => {
+            let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+                Some((address, port)) => (address, port.strip_prefix(':')),
+                None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+            };
+            let port_ok = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            (name.is_empty() || !port.is_none_or(port_ok))
+                .then(|| "names no host, or a port that is no number".to_owned())
+        }
+        other => {
+            Some(format!("has the scheme `{other}`, which is no binary cache's: http, https, s3 or file"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn table(text: &str) -> (Vec<Value>, Vec<Value>) {
+        let table: Value = serde_json::from_str(text).unwrap();
+        let list = |name: &str| table[name].as_array().unwrap().clone();
+        (list("good"), list("bad"))
+    }
+
+    #[test]
+    fn urls_are_judged_as_the_table_says() {
+        let (good, bad) = table(include_str!("../../../nix/tests/urls.json"));
+        for url in good {
+            assert_eq!(url_fault(url.as_str().unwrap()), None, "{url}");
+        }
+        for case in bad {
+            let fault = url_fault(case["url"].as_str().unwrap()).unwrap_or_default();
+            assert!(fault.contains(case["says"].as_str().unwrap()), "{case}: {fault}");
+        }
+    }
+}
