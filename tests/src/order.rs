@@ -1,8 +1,9 @@
 //! The checker of the order of publication, over a [`proxy`](crate::proxy) log.
 //!
-//! A reader must never see a narinfo whose NAR or whose references' narinfos are not there. So: every PUT of a narinfo
-//! **starts** after the upload of its NAR, and the PUTs of the narinfos of all its references, have **completed** with success. What
-//! was in the bucket before is given; a GET or HEAD that found an object, or a listing that names it, shows that it was there.
+//! A reader must never see a narinfo without its NAR and the narinfos of its references. So every PUT of a narinfo
+//! **starts** after the upload of its NAR, and the PUTs of the narinfos of all its references, have **completed** with
+//! success. The caller names the objects that were in the bucket before. A GET or HEAD that found an object, and a listing
+//! that names it, also show that the object exists.
 
 use crate::http::decode;
 use crate::proxy::Record;
@@ -12,9 +13,9 @@ use std::fmt;
 /// A narinfo that was sent too early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The narinfo's key.
+    /// The key of the narinfo.
     pub narinfo: String,
-    /// What was not known to be there when its PUT started; or what is wrong with the narinfo itself.
+    /// The object that was not known to exist when the PUT started, or the mistake in the narinfo itself.
     pub missing: String,
 }
 
@@ -24,18 +25,18 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the check saw.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
     /// PUTs of narinfos, whether they succeeded or not.
     pub narinfos: usize,
-    /// All that is wrong.
+    /// The violations.
     pub violations: Vec<Violation>,
 }
 
 impl Checked {
     /// # Panics
-    /// When something is wrong, or when there was nothing to check.
+    /// When there is a violation, or when there was nothing to check.
     pub fn assert_ordered(&self) {
         let list: Vec<_> = self.violations.iter().map(ToString::to_string).collect();
         assert!(
@@ -48,11 +49,11 @@ impl Checked {
     }
 }
 
-/// Checks a log. `base` is what comes before the keys in request paths (`/bucket`, or `/bucket/prefix`); `given` are keys that
-/// were in the bucket before, and `upstream` the hash parts of paths that another cache provides.
+/// Checks a log. `base` is the part of request paths before the keys (`/bucket`, or `/bucket/prefix`), `given` are the keys
+/// that were in the bucket before, and `upstream` the hash parts of paths that another cache provides.
 pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &HashSet<String>) -> Checked {
     let base = format!("{}/", base.trim_end_matches('/'));
-    // When a key was first known to be there.
+    // The place in the log at which a key was first known to exist.
     let mut there: HashMap<String, u64> = HashMap::new();
     let mut note = |key: String, end: u64| {
         let at = there.entry(key).or_insert(end);
@@ -80,7 +81,7 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
             _ => {}
         }
     }
-    // What may only be written where nothing stands, and is refused for that reason, is there: the answer to an
+    // A PUT that is refused because the object exists shows that it exists: the answer to an
     // earlier attempt was lost.
     for record in log.iter().filter(|r| r.status == 412 && r.header("if-none-match") == Some("*")) {
         note_key(record.path.strip_prefix(&base), record.end.unwrap_or(u64::MAX), &mut note);
@@ -93,7 +94,7 @@ pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &Has
             checked.violations.push(Violation { narinfo: key.to_owned(), missing: missing.to_owned() });
         };
         if record.body.is_empty() {
-            // Cut off, or refused, before its body came: nothing was published.
+            // Cut off or refused before its body came: nothing was published.
             if record.succeeded() {
                 violation("its own body");
             }
