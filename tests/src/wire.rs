@@ -206,7 +206,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Connects a client with the server: for each direction a thread that takes blocks in and one that delivers them.
+/// Connects a client with the server: for each direction a thread that receives blocks and a thread that delivers them.
 fn connect(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let begun = Instant::now();
     let server = TcpStream::connect(shared.upstream)?;

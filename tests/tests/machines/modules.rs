@@ -169,7 +169,7 @@ fn every_case_has_its_configuration_or_its_error_message() -> Result<()> {
             let named = HOLDS.iter().map(|(case, ..)| *case).chain(REFUSED.iter().map(|(case, _)| *case));
             let named: std::collections::BTreeSet<_> = named.chain(["chained"]).collect();
             for case in all["cases"].as_object().context("no cases")?.keys() {
-                assert!(named.contains(case.as_str()), "nobody looks at the case `{case}`");
+                assert!(named.contains(case.as_str()), "no test looks at the case `{case}`");
             }
             let hook = text(&all["cases"]["chained"]["config"]["nix"]["settings"]["post-build-hook"]);
             assert!(
