@@ -1,5 +1,5 @@
 //! A realistic store: 73 Debian packages as derivations that refer to each other as the packages do (1.7 GB of NAR), and
-//! 1,000 tiny outputs. Built once per version of Nix, in the cache directory; an interrupted build goes on where it was.
+//! 1,000 tiny outputs. It is built once for each version of Nix, in the cache directory. An interrupted build continues.
 
 use crate::cache;
 use crate::need::{Requirement, need};
@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-/// The store and what is in it. It is shared by all tests and kept: read it, do not change it.
+/// The store and its paths. All tests share it, and it is kept: read it, do not change it.
 #[derive(Debug)]
 pub struct BigStore {
     /// The store.
@@ -22,7 +22,8 @@ pub struct BigStore {
 }
 
 impl BigStore {
-    /// The store of a version, built if need be (a minute or two). `None`, noted as skipped, without its inputs.
+    /// The store of a version, which is built if it is missing (a minute or two). `None`, noted as skipped, without its
+    /// inputs.
     pub fn get(version: NixVersion) -> Result<Option<Self>> {
         let (Some(packages), Some(_)) = (need(Requirement::Packages), need(version.requirement())) else {
             return Ok(None);
@@ -55,7 +56,7 @@ impl BigStore {
         Ok(Some(Self { large: read("large.paths")?, tiny: read("tiny.paths")?, nix }))
     }
 
-    /// Sum of the NAR sizes of paths.
+    /// The sum of the NAR sizes of paths, in bytes.
     pub fn nar_size(&self, paths: &[String]) -> Result<u64> {
         Ok(self.nix.path_info(paths)?.iter().map(|i| i.nar_size).sum())
     }
@@ -92,7 +93,7 @@ fn large(packages: &Path) -> Result<String> {
     let ident = |p: &str| format!("p_{}", p.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
     let mut text = String::from(LARGE);
     for (i, package) in order.iter().enumerate() {
-        // Only what stands before: packages depend on each other in circles, store paths do not.
+        // Only packages before this one: packages may depend on each other in circles, store paths do not.
         let before: Vec<_> =
             order[..i].iter().filter(|p| depends[*package].contains(**p)).map(|p| ident(p)).collect();
         let tree = packages.join("trees").join(package);
@@ -107,7 +108,7 @@ fn large(packages: &Path) -> Result<String> {
     Ok(text + &format!("in [ {} ]\n", all.join(" ")))
 }
 
-/// Packages, each after those that it depends on, as far as there are no circles.
+/// The packages, each after its dependencies where there are no circles.
 fn in_order(depends: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
     fn visit<'a>(
         package: &'a str,

@@ -1,4 +1,4 @@
-//! Where `tests/provision` has put things.
+//! The files that `tests/provision` has installed.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub fn dir() -> PathBuf {
     base.join("larder-tests")
 }
 
-/// A file below the cache directory, if it is there.
+/// A file below the cache directory, if it exists.
 pub fn file(relative: &str) -> Option<PathBuf> {
     Some(dir().join(relative)).filter(|p| p.exists())
 }

@@ -1,8 +1,8 @@
-//! What a bad network or server does to a request, and a generator of chance that can be repeated.
+//! Faults of a network or a server, and a repeatable generator of random numbers.
 
 use std::time::Duration;
 
-/// What to do to a request.
+/// A fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Answer with this status and nothing else, instead of forwarding it.
@@ -13,13 +13,14 @@ pub enum Fault {
     Drop,
     /// Forward half of the request's body, then close both connections.
     CutRequest,
-    /// Forward it, but close the connection instead of passing the response on: done, and the client does not know.
+    /// Forward the request, and close the connection instead of forwarding the response: the request is carried out, and
+    /// the client does not know.
     LoseResponse,
-    /// Forward it, pass half of the response on, and close the connection.
+    /// Forward the request and half of the response, and close the connection.
     CutResponse,
-    /// Forward it after this time.
+    /// Forward the request after this time.
     Stall(Duration),
-    /// Forward its body at so many bytes a second.
+    /// Forward the body of the request at this number of bytes a second.
     Slow(u64),
 }
 
@@ -39,7 +40,7 @@ impl Refusal {
         Self { status, code, retry_after: None }
     }
 
-    /// As bytes of HTTP, on a connection that ends with it. There is a `Date`, which is right.
+    /// The response in HTTP. It closes the connection.
     pub fn to_http(self, method: &str) -> String {
         let xml = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>a fault of the tests</Message></Error>",
@@ -56,13 +57,13 @@ impl Refusal {
 
 /// `503 SlowDown`.
 pub const SLOW_DOWN: Fault = Fault::Refuse(Refusal::new(503, "SlowDown"));
-/// `503 SlowDown`, to be tried again in a second.
+/// `503 SlowDown` with `Retry-After: 1`.
 pub const SLOW_DOWN_A_SECOND: Fault =
     Fault::Refuse(Refusal { retry_after: Some(1), ..Refusal::new(503, "SlowDown") });
 /// `200 OK` with an error in the body, as the end of a multipart upload may have it.
 pub const ERROR_IN_200: Fault = Fault::Refuse(Refusal::new(200, "InternalError"));
 
-/// Every kind of fault that takes a moment only, with a name.
+/// Every kind of short fault, with a name.
 pub const ALL: [(&str, Fault); 13] = [
     ("500", Fault::Refuse(Refusal::new(500, "InternalError"))),
     ("500 without a body", Fault::Status(500)),
@@ -79,12 +80,12 @@ pub const ALL: [(&str, Fault); 13] = [
     ("slow", Fault::Slow(6 << 20)),
 ];
 
-/// Chance from a seed: the same seed gives the same numbers.
+/// A generator of random numbers: the same seed gives the same numbers.
 #[derive(Clone, Debug)]
 pub struct Chance(u64);
 
 impl Chance {
-    /// From a seed.
+    /// A generator with a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -103,7 +104,7 @@ impl Chance {
         (self.draw() % end as u64) as usize
     }
 
-    /// Brings things into an order of chance.
+    /// Shuffles things.
     pub fn shuffle<T>(&mut self, things: &mut [T]) {
         for place in (1..things.len()).rev() {
             things.swap(place, self.below(place + 1));

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as the harness needs: heads, bodies of each framing, and a client with one request per connection.
+//! The part of HTTP/1.1 that the harness needs: heads, bodies of each framing, and a client with one request per connection.
 
 use anyhow::{Context, Result, bail};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads one; `None` at a clean end of the connection.
+    /// Reads a head; `None` at a clean end of the connection.
     pub fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut head = Self::default();
         loop {
@@ -46,17 +46,17 @@ impl Head {
         self.line.split(' ').nth(n).unwrap_or_default()
     }
 
-    /// A response's status; 0 when it is none.
+    /// The status of a response; 0 when this is no response.
     pub fn status(&self) -> u16 {
         self.word(1).parse().unwrap_or(0)
     }
 
-    /// How a request's body is framed.
+    /// The framing of the body of a request.
     pub fn request_framing(&self) -> Framing {
         self.declared().unwrap_or(Framing::Length(0))
     }
 
-    /// How the body of the response to `method` is framed.
+    /// The framing of the body of the response to `method`.
     pub fn response_framing(&self, method: &str) -> Framing {
         match self.status() {
             _ if method == "HEAD" => Framing::Length(0),
@@ -79,14 +79,14 @@ impl Head {
     }
 }
 
-/// How a body's end is known.
+/// How the end of a body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// So many bytes.
+    /// A body of this number of bytes.
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
-    /// All until the connection ends.
+    /// All bytes until the end of the connection.
     UntilClose,
 }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 /// A built binary, `larder` or `larder-hook`: in `$LARDER_BIN_DIR`, else beside the running test in the target directory.
 ///
-/// Cargo builds binaries of other packages only when it is asked for the whole workspace.
+/// Cargo builds the binaries of other packages only with `--workspace`.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let dir = match std::env::var_os("LARDER_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
@@ -33,7 +33,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A binary that was built with fail points, as `tests/faults --build` leaves it in `faulty/` beside the others.
+/// A binary with fail points, which `tests/faults --build` leaves in `faulty/` beside the other binaries.
 pub fn faulty_binary(name: &str) -> Result<PathBuf> {
     let path = binary(name)?;
     let path = path.parent().unwrap_or(Path::new("/")).join("faulty").join(name);
@@ -43,8 +43,8 @@ pub fn faulty_binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A configuration of larder for a store, in a temporary directory, with a queue of its own. What its commands print is
-/// searched for secrets, and so is all that was written there when it is dropped.
+/// A configuration of larder for a store, in a temporary directory, with a queue of its own. The output of its commands is
+/// searched for secrets; so are all files of the directory when it is dropped.
 #[derive(Debug)]
 pub struct LarderHome {
     dir: TempDir,
@@ -55,7 +55,7 @@ pub struct LarderHome {
 }
 
 impl LarderHome {
-    /// For a store as it stands now (with its daemon, if one runs). No bucket and no key yet.
+    /// A configuration for a store, and for its daemon if the daemon runs. It has no bucket and no key yet.
     pub fn new(nix: &NixHome) -> Result<Self> {
         let mut home = Self::bare()?;
         home.env.extend(nix.client_env());
@@ -63,7 +63,7 @@ impl LarderHome {
         Ok(home)
     }
 
-    /// For no store yet.
+    /// A configuration without a store.
     pub fn bare() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("larder-home-").tempdir()?;
         fs::create_dir(dir.path().join("state"))?;
@@ -75,7 +75,7 @@ impl LarderHome {
         Ok(home)
     }
 
-    /// Takes the store's directories and its daemon's socket again, after a daemon was started or stopped.
+    /// Configures the directories of a store and the socket of its daemon again, after a daemon was started or stopped.
     pub fn follow(&mut self, nix: &NixHome) -> Result<()> {
         for name in ["NIX_REMOTE", "NIX_DAEMON_SOCKET_PATH"] {
             self.env.remove(name);
@@ -89,7 +89,7 @@ impl LarderHome {
         }
     }
 
-    /// The directory of everything.
+    /// The directory of the configuration, the state and the logs.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -132,7 +132,7 @@ impl LarderHome {
         self.env.insert(key.to_owned(), value.to_owned());
     }
 
-    /// How long a command may take; 3 minutes at first.
+    /// Sets the time limit of commands; 3 minutes by default.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
@@ -177,13 +177,13 @@ impl LarderHome {
         self.set_string("bucket", &format!("file://{}", dir.display()))
     }
 
-    /// Makes the real hook this store's `post-build-hook`. To be called before a daemon is started.
+    /// Makes the hook the `post-build-hook` of a store. Call this before a daemon is started.
     pub fn install_hook(&self, nix: &mut NixHome) -> Result<()> {
         nix.set_env("LARDER_CONFIG", &self.config_file().display().to_string());
         nix.set_conf("post-build-hook", &binary("larder-hook")?.display().to_string())
     }
 
-    /// `larder ARGS…`, to be run or spawned.
+    /// The command `larder ARGS…`.
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         Ok(self.command_of(&binary("larder")?, args))
     }
@@ -195,14 +195,14 @@ impl LarderHome {
         command
     }
 
-    /// [`LarderHome::command`] of the build with fail points, and what `LARDER_FAULT` tells it.
+    /// [`LarderHome::command`] of the build with fail points, with a value of `LARDER_FAULT`.
     pub fn faulty_command(&self, args: &[&str], fault: &str) -> Result<Command> {
         let mut command = clean_command(faulty_binary("larder")?);
         command.envs(&self.env).current_dir(self.dir.path()).args(args).env("LARDER_FAULT", fault);
         Ok(command)
     }
 
-    /// Runs `larder ARGS…` to its end, whatever comes of it.
+    /// Runs `larder ARGS…` to its end, with success or not.
     pub fn try_run(&self, args: &[&str]) -> Result<Output> {
         let output = run(&mut self.command(args)?, self.timeout)?;
         for text in [&output.stdout, &output.stderr] {

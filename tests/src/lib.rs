@@ -1,24 +1,24 @@
 //! The test harness: real Nix, real S3 servers, real files.
 //!
-//! What the tests need beyond Rust is installed by `tests/provision`; a test whose requirement is missing says so and
-//! is skipped ([`need`]), or fails where `LARDER_TESTS_REQUIRE=1` is set.
+//! `tests/provision` installs the programs that the tests need beyond Rust. A test whose requirement is missing says so
+//! and is skipped ([`need`]), or fails where `LARDER_TESTS_REQUIRE=1` is set.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`cache`], [`need`] | where provisioned things lie; what happens when one is missing |
+//! | [`cache`], [`need`] | the paths of provisioned files; what happens when one is missing |
 //! | [`process`] | children that never outlive the tests and commands that never hang |
-//! | [`nix`] | private Nix stores and daemons of each version, and things to build in them |
+//! | [`nix`] | private Nix stores and daemons of each version, and expressions to build |
 //! | [`servers`] | S3 servers and a static file server |
-//! | [`http`], [`s3`] | a small client of our own, so that larder is not tested with itself |
-//! | [`secrets`] | planted secrets, searched for in all that larder prints and writes |
-//! | [`proxy`], [`fault`], [`order`] | a recording, faulty network; what it does to requests; the checker of the order of publication |
+//! | [`http`], [`s3`] | a small independent client, so that larder is not tested with itself |
+//! | [`secrets`] | secrets that larder is given, and the search for them in its output and files |
+//! | [`proxy`], [`fault`], [`order`] | a recording proxy with faults; the faults; the checker of the order of publication |
 //! | [`gate`] | a gate that holds requests and threads until the test opens it |
-//! | [`socket`] | a faulty way to the daemon |
+//! | [`socket`] | a proxy with faults before the daemon |
 //! | [`wire`] | a line of a given rate and delay |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`machine`] | a machine with a systemd of its own |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
-//! | [`synthetic`] | a store of any number of paths that nobody built, behind a daemon of our own |
+//! | [`synthetic`] | a generated store of any number of paths, with a daemon of the tests |
 
 pub mod bigstore;
 pub mod cache;

@@ -1,5 +1,5 @@
-//! A machine of the test's own: a real systemd as process 1 in namespaces, on a copy of this machine's files that goes
-//! with it (an overlay in memory). It has no network but its own loopback. For what units and `larder setup` do.
+//! A machine for a test: a real systemd as process 1 in namespaces, on an overlay in memory over the files of this
+//! machine. Its only network is its own loopback. For tests of units and of `larder setup`.
 
 use crate::process::{Child, Output, clean_command, eventually, run};
 use anyhow::{Context, Result};
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Boots; the arguments are a directory, a control group, and what stands before or makes the network.
+/// The script that boots. Its arguments are a directory, a control group, and the command that enters or makes the network.
 const BOOT: &str = r#"
 set -eu
 D=$1
@@ -46,7 +46,7 @@ exec env -i container=larder-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 ' sh "$D"
 "#;
 
-/// A booted machine; dropping it ends all of it.
+/// A booted machine. Dropping it ends all its processes.
 #[derive(Debug)]
 pub struct Machine {
     child: Child,
@@ -56,7 +56,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots one, on the loopback of another one where that is given; `None`, noted as skipped, where that cannot be.
+    /// Boots a machine, on the loopback of another machine where one is given. `None`, noted as skipped, where this machine
+    /// cannot do so.
     pub fn boot(beside: Option<&Self>) -> Result<Option<Self>> {
         if crate::need::need(crate::need::Requirement::Root).is_none() {
             return Ok(None);
@@ -97,7 +98,7 @@ impl Machine {
     }
 
     fn is_up(&mut self) -> bool {
-        // Process 1 of the machine: the child of `unshare`, which has taken the shell's place.
+        // Process 1 of the machine is the child of `unshare`, which the shell has become.
         self.pid = self.init().unwrap_or_default();
         if self.pid == 0 {
             return false;
@@ -120,7 +121,7 @@ impl Machine {
         })
     }
 
-    /// Runs a command on the machine, whatever comes of it.
+    /// Runs a command on the machine, with success or not.
     pub fn run(&self, words: &[&str]) -> Result<Output> {
         let mut command = clean_command("nsenter");
         command.env("HOME", "/root").current_dir("/");
@@ -133,7 +134,7 @@ impl Machine {
         self.run(&["/bin/bash", "-c", line])
     }
 
-    /// Where a file of the machine can be reached from outside.
+    /// The path by which this machine reaches a file of the booted machine.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.pid))
     }
@@ -161,7 +162,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With its process 1 go all others.
+        // The end of process 1 ends all others.
         if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

@@ -1,7 +1,7 @@
-//! What a test needs, and what happens when this machine lacks it.
+//! The requirements of tests, and what happens when this machine lacks one.
 //!
 //! A missing requirement skips the test: a line on stderr, and one in the file `$LARDER_TEST_SKIPS` where that is set,
-//! so that a run can list at its end what it did not show. With `LARDER_TESTS_REQUIRE=1` a missing requirement that
+//! so that a run can list at its end the tests that were skipped. With `LARDER_TESTS_REQUIRE=1` a missing requirement that
 //! every run must have fails the test instead.
 
 use crate::cache;
@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Something that `tests/provision` brings.
+/// A requirement of a test, which `tests/provision` installs in most cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
     /// Debian 12's Nix, 2.8.
@@ -37,7 +37,7 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// Where it is: the program itself, or for [`Requirement::Packages`] the directory.
+    /// The path of the program, or the directory for [`Requirement::Packages`].
     pub fn find(self) -> Option<PathBuf> {
         let program = |p: PathBuf| Some(p).filter(|p| cache::is_executable(p));
         match self {
@@ -63,7 +63,7 @@ impl Requirement {
         }
     }
 
-    /// What `tests/provision` is to be called with.
+    /// The argument of `tests/provision` that installs it.
     pub fn item(self) -> &'static str {
         match self {
             Self::Nix28 | Self::NixSetup => "nix",
@@ -95,7 +95,7 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// Returns where a requirement is, or notes that the running test is skipped.
+/// Returns the path of a requirement, or notes that the running test is skipped.
 ///
 /// # Panics
 /// With `LARDER_TESTS_REQUIRE=1`, when something is missing that every run must have.

@@ -1,8 +1,9 @@
 //! The checker of the order of publication, over a [`proxy`](crate::proxy) log.
 //!
-//! A reader must never see a narinfo whose NAR or whose references' narinfos are not there. So: every PUT of a narinfo
-//! **starts** after the upload of its NAR, and the PUTs of the narinfos of all its references, have **completed** with success. What
-//! was in the bucket before is given; a GET or HEAD that found an object, or a listing that names it, shows that it was there.
+//! A reader must never see a narinfo without its NAR and the narinfos of its references. So every PUT of a narinfo
+//! **starts** after the upload of its NAR, and the PUTs of the narinfos of all its references, have **completed** with
+//! success. The caller names the objects that were in the bucket before. A GET or HEAD that found an object, and a listing
+//! that names it, also show that the object exists.
 
 use crate::http::decode;
 use crate::proxy::Record;
@@ -12,9 +13,9 @@ use std::fmt;
 /// A narinfo that was sent too early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The narinfo's key.
+    /// The key of the narinfo.
     pub narinfo: String,
-    /// What was not known to be there when its PUT started; or what is wrong with the narinfo itself.
+    /// The object that was not known to exist when the PUT started, or the mistake in the narinfo itself.
     pub missing: String,
 }
 
@@ -24,18 +25,18 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the check saw.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
     /// PUTs of narinfos, whether they succeeded or not.
     pub narinfos: usize,
-    /// All that is wrong.
+    /// The violations.
     pub violations: Vec<Violation>,
 }
 
 impl Checked {
     /// # Panics
-    /// When something is wrong, or when there was nothing to check.
+    /// When there is a violation, or when there was nothing to check.
     pub fn assert_ordered(&self) {
         let list: Vec<_> = self.violations.iter().map(ToString::to_string).collect();
         assert!(
@@ -48,86 +49,76 @@ impl Checked {
     }
 }
 
-/// Checks a log. `base` is what comes before the keys in request paths (`/bucket`, or `/bucket/prefix`); `given` are keys that
-/// were in the bucket before, and `upstream` the hash parts of paths that another cache provides.
+/// Checks a log. `base` is the part of request paths before the keys (`/bucket`, or `/bucket/prefix`), `given` are the keys
+/// that were in the bucket before, and `upstream` the hash parts of paths that another cache provides.
 pub fn check(log: &[Record], base: &str, given: &HashSet<String>, upstream: &HashSet<String>) -> Checked {
     let base = format!("{}/", base.trim_end_matches('/'));
-    // When a key was first known to be there.
-    let mut there: HashMap<String, u64> = HashMap::new();
-    let mut note = |key: String, end: u64| {
-        let at = there.entry(key).or_insert(end);
-        *at = end.min(*at);
-    };
-    for record in log.iter().filter(|r| r.succeeded()) {
-        let end = record.end.unwrap_or(u64::MAX);
-        let key = record.path.strip_prefix(&base);
-        let parts =
-            record.query.split('&').map(|p| p.split('=').next().unwrap_or_default()).collect::<HashSet<_>>();
-        match record.method.as_str() {
-            "PUT" if !parts.contains("partNumber") => note_key(key, end, &mut note),
-            // CompleteMultipartUpload; CreateMultipartUpload has `uploads`.
-            "POST" if parts.contains("uploadId") => note_key(key, end, &mut note),
-            "GET" if parts.contains("list-type") => {
-                for key in listed(&String::from_utf8_lossy(&record.response), &base) {
-                    note(key, end);
-                }
-            }
-            "GET" | "HEAD"
-                if parts.is_empty() || record.query.starts_with("x-id=") || record.query.is_empty() =>
-            {
-                note_key(key, end, &mut note);
-            }
-            _ => {}
-        }
-    }
-    // What may only be written where nothing stands, and is refused for that reason, is there: the answer to an
-    // earlier attempt was lost.
-    for record in log.iter().filter(|r| r.status == 412 && r.header("if-none-match") == Some("*")) {
-        note_key(record.path.strip_prefix(&base), record.end.unwrap_or(u64::MAX), &mut note);
-    }
+    let known = known(log, &base);
     let mut checked = Checked::default();
     for record in log.iter().filter(|r| r.method == "PUT") {
         let Some(key) = record.path.strip_prefix(&base).filter(|k| k.ends_with(".narinfo")) else { continue };
         checked.narinfos += 1;
-        let mut violation = |missing: &str| {
-            checked.violations.push(Violation { narinfo: key.to_owned(), missing: missing.to_owned() });
+        let missing = match needed(record, key, upstream) {
+            Ok(needed) => needed
+                .into_iter()
+                .filter(|key| !given.contains(key) && known.get(key).is_none_or(|end| *end >= record.start))
+                .collect(),
+            Err(missing) => vec![missing.to_owned()],
         };
-        if record.body.is_empty() {
-            // Cut off, or refused, before its body came: nothing was published.
-            if record.succeeded() {
-                violation("its own body");
-            }
-            continue;
-        }
-        let (nar, references) = match parse(&record.body) {
-            Some(parsed) => parsed,
-            // Cut off within its body.
-            None if record.status == 0 => continue,
-            None => {
-                violation("a URL or References line in it");
-                continue;
-            }
-        };
-        let own = key.trim_end_matches(".narinfo");
-        let narinfos = references
-            .iter()
-            .filter(|hash| *hash != own && !upstream.contains(*hash))
-            .map(|h| format!("{h}.narinfo"));
-        for needed in std::iter::once(nar).chain(narinfos) {
-            let is_there =
-                given.contains(&needed) || there.get(&needed).is_some_and(|end| *end < record.start);
-            if !is_there {
-                violation(&needed);
-            }
-        }
+        let violation = |missing| Violation { narinfo: key.to_owned(), missing };
+        checked.violations.extend(missing.into_iter().map(violation));
     }
     checked
 }
 
-fn note_key(key: Option<&str>, end: u64, note: &mut impl FnMut(String, u64)) {
-    if let Some(key) = key {
-        note(key.to_owned(), end);
+/// The keys that a log shows to exist, and the first place in the log at which each is known.
+fn known(log: &[Record], base: &str) -> HashMap<String, u64> {
+    let mut known: HashMap<String, u64> = HashMap::new();
+    for record in log {
+        let end = record.end.unwrap_or(u64::MAX);
+        for key in shown(record, base) {
+            let at = known.entry(key).or_insert(end);
+            *at = end.min(*at);
+        }
     }
+    known
+}
+
+/// The keys that a request shows to exist.
+fn shown(record: &Record, base: &str) -> Vec<String> {
+    let key = || record.path.strip_prefix(base).map(str::to_owned).into_iter().collect();
+    // A PUT that is refused because the object exists: the answer to an earlier attempt was lost.
+    if record.status == 412 && record.header("if-none-match") == Some("*") {
+        return key();
+    }
+    if !record.succeeded() {
+        return Vec::new();
+    }
+    let parts: HashSet<_> =
+        record.query.split('&').map(|p| p.split('=').next().unwrap_or_default()).collect();
+    match record.method.as_str() {
+        "PUT" if !parts.contains("partNumber") => key(),
+        // CompleteMultipartUpload; CreateMultipartUpload has `uploads`.
+        "POST" if parts.contains("uploadId") => key(),
+        "GET" if parts.contains("list-type") => listed(&String::from_utf8_lossy(&record.response), base),
+        "GET" | "HEAD" if record.query.is_empty() || record.query.starts_with("x-id=") => key(),
+        _ => Vec::new(),
+    }
+}
+
+/// The keys that must exist before a narinfo is sent; an error that says what is wrong with the narinfo itself.
+fn needed(record: &Record, key: &str, upstream: &HashSet<String>) -> Result<Vec<String>, &'static str> {
+    if record.body.is_empty() {
+        // Cut off or refused before its body came: nothing was published.
+        return if record.succeeded() { Err("its own body") } else { Ok(Vec::new()) };
+    }
+    let Some((nar, references)) = parse(&record.body) else {
+        // Without a status it was cut off within its body.
+        return if record.status == 0 { Ok(Vec::new()) } else { Err("a URL or References line in it") };
+    };
+    let own = key.trim_end_matches(".narinfo");
+    let others = references.into_iter().filter(|hash| hash != own && !upstream.contains(hash));
+    Ok(std::iter::once(nar).chain(others.map(|hash| format!("{hash}.narinfo"))).collect())
 }
 
 /// The keys in a listing, without the bucket's prefix.

@@ -1,7 +1,7 @@
 //! Children that never outlive the tests, and commands that never hang.
 //!
-//! Every child leads a process group of its own. A [`Child`] is killed with its group when it is dropped; and should
-//! the test process itself be killed, a watcher inside the group sees its end of a pipe close and kills the group.
+//! Every child leads a process group of its own. A [`Child`] is killed with its group when it is dropped. When the test
+//! process itself is killed, a watcher inside the group sees its end of a pipe close and kills the group.
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -49,7 +49,7 @@ impl Child {
         Ok(Self { inner, name, log: log.to_owned(), status: None, killed: false })
     }
 
-    /// The process id, which is that of the group too.
+    /// The process id, which is also the id of the group.
     pub fn pid(&self) -> u32 {
         self.inner.id()
     }
@@ -86,7 +86,7 @@ impl Child {
 
     /// `kill -9` of the whole group, and waits for the process.
     pub fn kill(&mut self) {
-        // The group's number stays ours as long as the watcher lives in it.
+        // No other group gets this id while the watcher lives.
         if !std::mem::replace(&mut self.killed, true) {
             let _ = kill_process_group(Pid::from_child(&self.inner), Signal::KILL);
         }
@@ -95,12 +95,12 @@ impl Child {
         }
     }
 
-    /// What it has written so far.
+    /// The output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The last lines of what it has written.
+    /// The last lines of the output.
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
@@ -129,7 +129,7 @@ impl Drop for Child {
     }
 }
 
-/// What a finished command has left.
+/// The result of a finished command.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The command line, for messages.
@@ -142,7 +142,7 @@ pub struct Output {
     pub stderr: String,
     /// How long it took.
     pub took: Duration,
-    /// Whether it was killed because its time was over.
+    /// Whether it was killed at its time limit.
     pub timed_out: bool,
 }
 
@@ -171,9 +171,9 @@ impl Output {
     }
 }
 
-/// Runs a command to its end, at most for `timeout`, and kills what is left of its group. Stdin is empty.
+/// Runs a command to its end, at most for `timeout`, and then kills the rest of its group. Stdin is empty.
 ///
-/// Output goes through files, so a grandchild that holds on to them cannot make this hang.
+/// Output goes through files, so a grandchild that keeps them open does not make this hang.
 pub fn run(command: &mut Command, timeout: Duration) -> Result<Output> {
     run_with_input(command, b"", timeout)
 }
@@ -196,7 +196,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], timeout: Duration) ->
     let pid = Pid::from_child(&child);
     let mut timed_out = false;
     let mut pause = Duration::from_micros(500);
-    // Looks without reaping, so that the group's number is still ours when what is left of it is killed.
+    // The child is not reaped here, so that no other group gets its id before the rest of the group is killed.
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     while waitid(WaitId::Pid(pid), look)?.is_none() {
         if !timed_out && start.elapsed() > timeout {
@@ -254,8 +254,8 @@ pub fn is_stopped(pid: u32) -> bool {
     })
 }
 
-/// Kills, one by one, the processes whose environment holds `variable=value`: a value that only our children have,
-/// such as a path below a temporary directory. For daemons whose children leave their group.
+/// Kills the processes whose environment has `variable=value`: a value that only children of the tests have, such as a
+/// path below a temporary directory. For daemons whose children leave their group.
 pub fn kill_marked(variable: &str, value: &Path) {
     let marker = [variable.as_bytes(), b"=", value.as_os_str().as_encoded_bytes()].concat();
     let me = std::process::id();
@@ -276,7 +276,7 @@ fn describe(command: &Command) -> String {
     words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
-/// Copies environment and directory. A [`Command`] does not tell whether its environment was cleared, so that
+/// Copies environment and directory. A [`Command`] does not show whether its environment was cleared, so
 /// [`clean_command`] leaves a mark.
 fn copy_context(from: &Command, to: &mut Command) {
     if from.get_envs().any(|(k, v)| k == CLEARED && v.is_some()) {
@@ -295,7 +295,7 @@ fn copy_context(from: &Command, to: &mut Command) {
 
 const CLEARED: &str = "LARDER_TEST_CLEAN_ENV";
 
-/// A command with an empty environment but for `PATH`, `LANG` and a mark for [`Child::spawn`].
+/// A command with an environment of only `PATH`, `LANG` and a mark for [`Child::spawn`].
 pub fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command

@@ -1,12 +1,12 @@
-//! A minimal S3 client: signs (SigV4) and sends one request per connection. It makes buckets and looks into them
-//! without using the code that is under test.
+//! A minimal S3 client: signs (SigV4) and sends one request per connection. It creates and reads buckets without
+//! the code under test.
 
 use crate::http::{self, Response, encode_path, encode_query};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A server's address and a key of it.
+/// The address of a server, and credentials for it.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// `http://HOST:PORT`
@@ -20,7 +20,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// What signs for this client.
+    /// The signer of this client.
     pub fn signer(&self) -> Signer {
         Signer {
             access_key: self.access_key.clone(),
@@ -91,7 +91,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads an object; `None` when there is none.
+    /// Reads an object; `None` when it is missing.
     pub fn get(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
         let response = self.send("GET", &format!("/{bucket}/{key}"), &[], &[], b"")?;
         if response.status() == 404 {
@@ -133,7 +133,7 @@ impl Client {
     }
 }
 
-/// Signs requests (SigV4). The key of the day is worked out once.
+/// Signs requests (SigV4). The key of the day is derived once.
 #[derive(Clone, Debug)]
 pub struct Signer {
     access_key: String,
@@ -252,7 +252,7 @@ mod tests {
         let first = signer.sign("GET", "127.0.0.1:1", "/b/k", "", "")?;
         assert!(signer.today.is_some());
         let again = signer.sign("GET", "127.0.0.1:1", "/b/k", "", "")?;
-        // The clock may have gone on by a second; what a fresh signer says then is what counts.
+        // The clock may have moved on by a second: a new signer then gives the expected signature.
         let fresh = client.signer().sign("GET", "127.0.0.1:1", "/b/k", "", "")?;
         assert!(again == first || again == fresh);
         assert_ne!(signer.sign("PUT", "127.0.0.1:1", "/b/k", "", "")?[2], fresh[2]);

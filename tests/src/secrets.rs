@@ -1,4 +1,4 @@
-//! Secrets that are planted where larder gets them, and the search for them in all that it printed and wrote.
+//! Secrets that larder is given, and the search for them in its output and files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use walkdir::WalkDir;
 
-/// Stands in every store's configuration as an access token. Nix hands it to the hook in `NIX_CONFIG`.
+/// An access token in the configuration of every store. Nix passes it to the hook in `NIX_CONFIG`.
 pub const ACCESS_TOKEN: &str = "example.org=planted-token-3f81c0d2e5a94b67";
 
-/// What must not show, and the files that hold it rightly.
+/// Secrets, and the files that may have them.
 #[derive(Debug, Default)]
 pub struct Secrets(Mutex<Known>);
 
@@ -21,7 +21,7 @@ struct Known {
 }
 
 impl Secrets {
-    /// Adds one, and the file that it is kept in.
+    /// Adds a secret, and the file that may have it.
     pub fn add(&self, text: &str, file: &Path) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.files.insert(file.to_owned());
@@ -32,15 +32,15 @@ impl Secrets {
 
     /// Adds a signing key by its file.
     pub fn add_key(&self, file: &Path) {
-        // A test may name one that is not there.
+        // A test may name a file that does not exist.
         let text = fs::read_to_string(file).unwrap_or_default();
         self.add(text.trim().rsplit(':').next().unwrap_or_default(), file);
     }
 
-    /// Fails the test if `bytes`, which came from `place`, hold one.
+    /// Fails the test if `bytes`, which came from `place`, have a secret.
     ///
     /// # Panics
-    /// One is found; it is not shown.
+    /// When a secret is found. The message does not show it.
     pub fn search(&self, place: &str, bytes: &[u8]) {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let texts = known
@@ -55,10 +55,10 @@ impl Secrets {
         }
     }
 
-    /// Searches all files below a directory, but those that hold secrets rightly.
+    /// Searches all files below a directory, except those that may have secrets.
     ///
     /// # Panics
-    /// One is found.
+    /// When a secret is found.
     pub fn search_dir(&self, dir: &Path) {
         for entry in WalkDir::new(dir).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
             let own = self.0.lock().unwrap_or_else(PoisonError::into_inner).files.contains(entry.path());

@@ -1,4 +1,4 @@
-//! A faulty way to a nix-daemon: a socket that passes everything on to the real one, until it is told otherwise.
+//! A socket between larder and a nix-daemon, which forwards everything or applies faults.
 
 use anyhow::{Context, Result};
 use std::io::{self, Read, Write};
@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// What to do to a connection.
+/// A fault of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketFault {
-    /// Close it after so many bytes of the daemon's answers.
+    /// Close it after this number of bytes from the daemon.
     CutAfter(u64),
-    /// Change a byte of the daemon's answers, this one.
+    /// Change the byte at this place of the bytes from the daemon.
     Garble(u64),
-    /// After so many bytes of the daemon's answers, pass nothing on for this time.
+    /// After this number of bytes from the daemon, forward nothing for this time.
     StallAfter(u64, Duration),
     /// Close it at once.
     Refuse,
@@ -32,7 +32,7 @@ struct State {
     stopping: AtomicBool,
 }
 
-/// The running socket; it is gone when it is dropped.
+/// The running socket. Dropping it removes it.
 pub struct SocketProxy {
     path: PathBuf,
     state: Arc<State>,
@@ -45,7 +45,7 @@ impl std::fmt::Debug for SocketProxy {
 }
 
 impl SocketProxy {
-    /// Listens at `path`, and passes on to `daemon`.
+    /// Listens at `path`, and forwards to `daemon`.
     pub fn start(path: &Path, daemon: &Path) -> Result<Self> {
         let listener =
             UnixListener::bind(path).with_context(|| format!("listening at {}", path.display()))?;
@@ -63,24 +63,24 @@ impl SocketProxy {
                 };
                 let fault = lock(&shared.rule).as_mut().and_then(|rule| rule(number));
                 let daemon = daemon.clone();
-                // An error is the end of the connection.
+                // An error ends the connection.
                 thread::spawn(move || serve(&client, &daemon, fault));
             }
         });
         Ok(Self { path: path.to_owned(), state })
     }
 
-    /// Asks a rule about each connection from now on; they are counted from 0.
+    /// Asks a rule about each connection from now on. Connections are counted from 0.
     pub fn set_fault(&self, rule: impl FnMut(usize) -> Option<SocketFault> + Send + 'static) {
         *lock(&self.state.rule) = Some(Box::new(rule));
     }
 
-    /// No more faults.
+    /// Forwards all connections without faults from now on.
     pub fn clear_fault(&self) {
         *lock(&self.state.rule) = None;
     }
 
-    /// How many connections there have been.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         *lock(&self.state.connections)
     }

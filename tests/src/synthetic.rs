@@ -1,9 +1,8 @@
-//! A store of any number of paths that nobody built: generated, and served by a daemon of our own that speaks as much of
-//! the worker protocol as larder asks. For what has to be tried with 100,000 paths.
+//! A generated store of any number of paths. Its daemon is part of the tests, and knows the operations of the worker
+//! protocol that larder uses. For tests with up to 100,000 paths.
 //!
 //! Each path is a file of one line and refers to about ten paths before it, or, in [`SyntheticStore::in_blocks`], to
-//! fewer that are near. No file is there unless it is asked for
-//! ([`SyntheticStore::write_files`]).
+//! fewer that are near. Files exist only after [`SyntheticStore::write_files`].
 
 use crate::larder::LarderHome;
 use anyhow::{Context, Result, ensure};
@@ -25,14 +24,14 @@ use std::thread;
 use tempfile::TempDir;
 
 const STORE_DIR: &str = "/nix/store";
-/// What each path refers to, at most.
+/// The highest number of references of a path.
 const REFERENCES: usize = 10;
-/// What each path looks like to the eye; its number stands between the two.
+/// The name of each path, before and after its number.
 const NAME: (&str, &str) = ("synthetic-package-", "-1.23");
-/// Requests on their way at the same time while a bucket is filled.
+/// The number of concurrent requests while a bucket is filled.
 const AT_ONCE: usize = 32;
 
-/// The running store. Dropped, it takes no more connections.
+/// The running store. When it is dropped, it takes no more connections.
 #[derive(Debug)]
 pub struct SyntheticStore {
     dir: TempDir,
@@ -42,25 +41,24 @@ pub struct SyntheticStore {
 /// The paths by their numbers.
 #[derive(Debug)]
 struct Paths {
-    /// Paths refer to others of the same block of so many only.
+    /// Paths refer only to paths of the same block; the size of a block.
     block: usize,
     paths: Vec<StorePath>,
     nar_hashes: Vec<[u8; 32]>,
 }
 
 impl SyntheticStore {
-    /// A store of so many paths, with a daemon that speaks protocol 1.38.
+    /// A store of this number of paths, with a daemon of protocol 1.38.
     pub fn start(paths: usize) -> Result<Self> {
         Self::speaking(paths, 38)
     }
 
-    /// The same with an older protocol, 1.34 at least.
+    /// The same with an older protocol, from 1.34.
     pub fn speaking(paths: usize, minor: u64) -> Result<Self> {
         Self::new(paths, minor, usize::MAX)
     }
 
-    /// A store whose closures have at most `block` paths, as when many small things are built that have little to do
-    /// with each other.
+    /// A store whose closures have at most `block` paths, as after many small independent builds.
     pub fn in_blocks(paths: usize, block: usize) -> Result<Self> {
         Self::new(paths, 38, block)
     }
@@ -82,7 +80,7 @@ impl SyntheticStore {
         let store = Self { dir, paths };
         let listener = UnixListener::bind(store.socket())?;
         let paths = store.paths.clone();
-        // Ends with the process: nothing is left of it that a test could notice.
+        // The thread ends with the process.
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let paths = paths.clone();
@@ -92,7 +90,7 @@ impl SyntheticStore {
         Ok(store)
     }
 
-    /// Where its daemon listens.
+    /// The socket of the daemon.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("socket")
     }
@@ -102,17 +100,17 @@ impl SyntheticStore {
         StoreDir::default()
     }
 
-    /// Where the files would lie.
+    /// The directory of the files.
     pub fn real_dir(&self) -> PathBuf {
         self.dir.path().join("store")
     }
 
-    /// Nix's state directory, empty.
+    /// The state directory of Nix, which is empty.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("var")
     }
 
-    /// larder configured for this store: no bucket and no key yet.
+    /// A larder for this store, without a bucket and a key.
     pub fn larder(&self) -> Result<LarderHome> {
         let mut larder = LarderHome::bare()?;
         larder.set_string("store-dir", STORE_DIR)?;
@@ -127,7 +125,7 @@ impl SyntheticStore {
         self.paths.paths.iter().map(StorePath::to_absolute_path)
     }
 
-    /// What the daemon says of a path.
+    /// The path info that the daemon gives.
     pub fn path_info(&self, number: usize) -> PathInfo {
         PathInfo {
             path: self.paths.paths[number].clone().into(),
@@ -154,8 +152,8 @@ impl SyntheticStore {
         Ok(())
     }
 
-    /// Puts narinfos of the first `count` paths into a bucket as larder would have written them, signed with `keys`, and
-    /// their NARs if `nars` says so.
+    /// Writes the narinfos of the first `count` paths to a bucket as larder does, signed with `keys`, and with `nars` also
+    /// the NARs.
     pub async fn fill(
         &self,
         bucket: &dyn Bucket,
@@ -190,11 +188,11 @@ impl Drop for SyntheticStore {
     }
 }
 
-/// What a path refers to: numbers below its own, ascending, each once.
+/// The references of a path: numbers below its own, ascending, each once.
 fn references(number: usize) -> impl Iterator<Item = usize> {
     let mut references: Vec<_> = match number {
         0 => Vec::new(),
-        // Near ones and far ones, as in any store.
+        // Near and far paths, as in a real store.
         _ => (1..=REFERENCES)
             .map(|n| (number.wrapping_mul(n * 2_654_435_761) / 7 % number) >> (n % 4))
             .collect(),
@@ -217,13 +215,13 @@ fn nar(number: usize) -> Vec<u8> {
     nar
 }
 
-/// Answers one client until it goes away or asks for something unknown.
+/// Answers one client until it disconnects or sends an unknown operation.
 fn serve(paths: &Paths, stream: &UnixStream, minor: u64) {
     let answer = || -> Result<()> {
         let (mut from, mut to) = (BufReader::new(stream), BufWriter::with_capacity(64 << 10, stream));
         greet(&mut from, &mut to, minor)?;
         loop {
-            // What was asked ahead is answered together.
+            // Pipelined requests are answered together.
             if from.buffer().is_empty() {
                 to.flush()?;
             }

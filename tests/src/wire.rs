@@ -1,11 +1,10 @@
 //! A line of a given rate and delay between clients and a server on the loopback.
 //!
 //! It forwards bytes verbatim, so that signatures stay valid: a client signs for the wire's address, and the server
-//! checks the `Host` header that it gets. Each direction is one line that all connections share, as they share a real
-//! one: a block waits until the blocks before it have left, takes its own time at the line's rate, and arrives half the
-//! delay later. Nothing is ever faster than the line, not even for a moment; up to [`QUEUE`] may wait in front of it, so
-//! that a thread of ours that is woken late leaves no gap. A new connection carries nothing for the time of a round
-//! trip, which is what its set-up costs.
+//! checks the `Host` header that it gets. Each direction is one line that all connections share: a block waits until the blocks before it have left, takes its own time at the line's rate, and arrives half the
+//! delay later. Nothing is ever faster than the line, not even for a moment. Up to [`QUEUE`] may wait in front of it, so
+//! that a thread that is woken late leaves no gap. A new connection carries nothing for the time of a round trip, the cost
+//! of its set-up.
 
 use anyhow::{Context, Result};
 use std::io::{self, Read, Write};
@@ -16,26 +15,25 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What is sent in one go: 0.65 ms at 200 Mbit/s.
+/// The size of a block: 0.65 ms at 200 Mbit/s.
 const BLOCK: usize = 16 << 10;
-/// How much, in time on the line, may wait in front of it.
+/// The time on the line that may wait in front of it.
 const QUEUE: Duration = Duration::from_millis(20);
 /// Blocks of one connection and direction that may be on their way: a window of 4 MiB.
 const WINDOW: usize = 256;
-/// What the kernel takes in for us before we do, so that a client cannot believe megabytes sent that are not.
+/// The receive buffer of the kernel: small, so that a client cannot count megabytes as sent that have not left.
 const RECEIVE_BUFFER: usize = 256 << 10;
 /// The width of a slot of [`Traffic`].
 pub const SLOT: Duration = Duration::from_millis(100);
 
-/// What went over a wire since its start or the last [`Wire::reset`].
+/// The traffic of a wire since its start or the last [`Wire::reset`].
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
     /// Bytes to the server, in slots of 100 ms.
     pub up: Vec<u64>,
     /// Bytes to the clients, in slots of 100 ms.
     pub down: Vec<u64>,
-    /// The uploads of NARs: when the first byte of the first began and the last byte of the last had left, and how many
-    /// there were in between.
+    /// The uploads of NARs: from the first byte of the first upload until the last byte of the last upload had left.
     pub nars: Option<Span>,
 }
 
@@ -46,12 +44,12 @@ pub struct Span {
     pub first: Duration,
     /// When it ended.
     pub last: Duration,
-    /// What was sent.
+    /// The number of bytes that were sent.
     pub bytes: u64,
 }
 
 impl Span {
-    /// The share of a line of so many bits per second that it used.
+    /// The share that it used of a line of this rate, in bits per second.
     pub fn share(&self, rate: u64) -> f64 {
         self.bytes as f64 * 8.0 / (rate as f64 * self.last.saturating_sub(self.first).as_secs_f64())
     }
@@ -79,7 +77,7 @@ impl Line {
         }
     }
 
-    /// Puts bytes on the line behind all that wait for it; returns when the last of them will have left.
+    /// Queues bytes for the line; returns the time at which the last of them will have left.
     fn send(&self, bytes: usize, nar: bool) -> Instant {
         let time = self.rate.map_or(0, |rate| bytes as u64 * 8_000_000_000 / rate.max(1));
         let mut state = lock(&self.state);
@@ -136,7 +134,7 @@ impl std::fmt::Debug for Wire {
 }
 
 impl Wire {
-    /// Starts one in front of `http://HOST:PORT`, an address with a number. `rate` is in bits per second and holds for
+    /// Starts a wire in front of `http://HOST:PORT`, an address with a number. `rate` is in bits per second and holds for
     /// each direction by itself; `delay` is that of a round trip, half of it each way.
     pub fn start(endpoint: &str, rate: Option<u64>, delay: Duration) -> Result<Self> {
         let (host, _) = crate::http::split_url(endpoint)?;
@@ -165,13 +163,13 @@ impl Wire {
         format!("http://{}", self.address)
     }
 
-    /// What went over it.
+    /// The traffic so far.
     pub fn traffic(&self) -> Traffic {
         let (up, down) = (lock(&self.shared.up.state), lock(&self.shared.down.state));
         Traffic { up: up.slots.clone(), down: down.slots.clone(), nars: up.nars }
     }
 
-    /// Begins to count anew. To be called while nothing is on its way.
+    /// Resets the counters. Call this while nothing is on its way.
     pub fn reset(&self) {
         let now = Instant::now();
         self.shared.up.reset(now);
@@ -203,12 +201,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.stopping.load(Ordering::SeqCst) {
             return;
         }
-        // What goes wrong with one connection is that connection's end.
+        // An error ends its connection.
         let _ = client.and_then(|client| connect(client, shared));
     }
 }
 
-/// Connects a client with the server: for each direction a thread that takes blocks in and one that delivers them.
+/// Connects a client with the server: for each direction a thread that receives blocks and a thread that delivers them.
 fn connect(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let begun = Instant::now();
     let server = TcpStream::connect(shared.upstream)?;
@@ -236,7 +234,7 @@ fn connect(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-/// A block and when it arrives.
+/// A block and its time of arrival.
 type Block = (Instant, Box<[u8]>);
 
 fn take_in(mut from: &TcpStream, line: &Line, half: Duration, sender: &SyncSender<Block>) {
@@ -268,7 +266,7 @@ fn deliver(mut to: &TcpStream, receiver: &Receiver<Block>) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Whether a block begins a request, and then whether that puts a NAR. A client that waits for each answer begins a
+/// Whether a block begins a request, and whether the request uploads a NAR. A client that waits for each answer begins a
 /// request with a block of its own.
 fn begins_request(block: &[u8]) -> Option<bool> {
     let is = |method: &[u8]| block.starts_with(method);
@@ -360,8 +358,8 @@ mod tests {
         took
     }
 
-    /// Measures until a time is at most `most` seconds longer than the control, which is measured after each try: what a
-    /// busy machine does to one it does to the other. No time may be shorter than `least`.
+    /// Measures up to ten times, until a time is at most `most` seconds and three controls longer than `least`. The control
+    /// is measured after each time, so that a busy machine slows both. No time may be shorter than `least`.
     fn soon_enough(
         least: f64,
         most: f64,

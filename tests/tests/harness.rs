@@ -5,9 +5,9 @@ use larder_tests::bigstore::BigStore;
 use larder_tests::http;
 use larder_tests::nix::{NixHome, NixVersion, samples, versions};
 use larder_tests::order;
-use larder_tests::process::{Child, clean_command, eventually, run};
+use larder_tests::process::{Child, Output, clean_command, eventually, run};
 use larder_tests::proxy::{Fault, Proxy};
-use larder_tests::servers::{self, Directory, Kind};
+use larder_tests::servers::{self, Directory, Kind, S3Server};
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -242,41 +242,58 @@ fn servers_asked_for_by_flag_have_the_described_traits() -> Result<()> {
     servers::by_flag().into_iter().try_for_each(conforms)
 }
 
-#[test]
-fn the_proxy_passes_on_what_curl_sends_and_can_fail() -> Result<()> {
-    let server = Kind::S3sFs.start_with_bucket("pub")?;
-    let mut proxy = Proxy::start(&server.endpoint())?;
-    let url = format!("{}/pub", proxy.endpoint());
-    let dir = tempfile::tempdir()?;
-    let file = dir.path().join("body");
-    std::fs::write(&file, vec![7; 3 << 20])?;
-    let signed = |args: &[&str]| {
+/// A server behind a proxy, and a file to upload to a bucket of it.
+struct Network {
+    server: Box<dyn S3Server>,
+    proxy: Proxy,
+    dir: tempfile::TempDir,
+    /// The URL of the bucket.
+    url: String,
+    /// The path of a file of 3 MiB.
+    body: String,
+}
+
+impl Network {
+    fn new() -> Result<Self> {
+        let server = Kind::S3sFs.start_with_bucket("pub")?;
+        let proxy = Proxy::start(&server.endpoint())?;
+        let dir = tempfile::tempdir()?;
+        let body = dir.path().join("body");
+        std::fs::write(&body, vec![7; 3 << 20])?;
+        let url = format!("{}/pub", proxy.endpoint());
+        Ok(Self { server, proxy, url, body: body.display().to_string(), dir })
+    }
+
+    /// Runs curl, which signs its requests.
+    fn curl(&self, args: &[&str]) -> Result<Output> {
         let mut command = clean_command("curl");
         command.args(["-sS", "--fail", "--max-time", "120", "--noproxy", "*"]);
         command.args(["--aws-sigv4", "aws:amz:us-east-1:s3", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
-        command.args(["-u", &format!("{}:{}", server.access_key(), server.secret_key())]).args(args);
+        command
+            .args(["-u", &format!("{}:{}", self.server.access_key(), self.server.secret_key())])
+            .args(args);
         run(&mut command, SOON)
-    };
-    let body = file.display().to_string();
+    }
+
+    fn upload(&self, key: &str) -> Result<Output> {
+        self.curl(&["-T", &self.body, &format!("{}/{key}", self.url)])
+    }
+}
+
+#[test]
+fn the_proxy_forwards_and_logs_the_requests_of_curl() -> Result<()> {
+    let network = Network::new()?;
     // Several requests over one connection: a PUT that waits for 100 Continue, a HEAD, a GET.
-    let (big, get) = (format!("{url}/big"), format!("{}/out", dir.path().display()));
-    signed(&["-H", "Expect: 100-continue", "-T", &body, &big])?.ok()?;
-    signed(&["-I", &big, "--next", "-sS", "--fail", "-o", &get, &big])?.ok()?;
-    assert_eq!(std::fs::read(&get)?, std::fs::read(&file)?);
+    let (big, get) = (format!("{}/big", network.url), format!("{}/out", network.dir.path().display()));
+    network.curl(&["-H", "Expect: 100-continue", "-T", &network.body, &big])?.ok()?;
+    network.curl(&["-I", &big, "--next", "-sS", "--fail", "-o", &get, &big])?.ok()?;
+    assert_eq!(std::fs::read(&get)?, std::fs::read(&network.body)?);
     // A chunked request reaches the server as such. The server may accept it or not.
-    let small = dir.path().join("small");
+    let small = network.dir.path().join("small");
     std::fs::write(&small, "small")?;
-    let small = small.display().to_string();
-    let chunked = signed(&[
-        "-H",
-        "Transfer-Encoding: chunked",
-        "-H",
-        "Expect:",
-        "-T",
-        &small,
-        &format!("{url}/chunked"),
-    ])?;
-    let log = proxy.log();
+    let chunked = ["-H", "Transfer-Encoding: chunked", "-H", "Expect:", "-T", &small.display().to_string()];
+    let chunked = network.curl(&[&chunked[..], &[&format!("{}/chunked", network.url)]].concat())?;
+    let log = network.proxy.log();
     let methods: Vec<_> = log.iter().map(|r| r.method.as_str()).collect();
     assert_eq!(methods, ["PUT", "HEAD", "GET", "PUT"]);
     assert!(log.iter().take(3).all(|r| r.succeeded()));
@@ -285,27 +302,51 @@ fn the_proxy_passes_on_what_curl_sends_and_can_fail() -> Result<()> {
     assert_eq!(log[3].status < 300, chunked.status.success());
     assert!(log[3].status >= 400 || log[3].body == b"small");
     assert!(log.windows(2).all(|w| w[0].end < Some(w[1].start)), "one after the other");
+    Ok(())
+}
 
-    proxy.switch_off();
-    assert_eq!(signed(&[&big])?.code(), 7, "curl could connect");
-    proxy.switch_on()?;
-    signed(&["-I", &big])?.ok()?;
-    proxy.set_latency(Duration::from_millis(300));
-    assert!(signed(&["-I", &big])?.ok()?.took > Duration::from_millis(300));
-    proxy.set_latency(Duration::ZERO);
+#[test]
+fn the_proxy_fails_as_it_is_asked_to() -> Result<()> {
+    let mut network = Network::new()?;
+    let big = format!("{}/big", network.url);
+    network.upload("big")?.ok()?;
+    network.proxy.switch_off();
+    assert_eq!(network.curl(&[&big])?.code(), 7, "curl could connect");
+    network.proxy.switch_on()?;
+    network.curl(&["-I", &big])?.ok()?;
+    network.proxy.set_latency(Duration::from_millis(300));
+    assert!(network.curl(&["-I", &big])?.ok()?.took > Duration::from_millis(300));
+    network.proxy.set_latency(Duration::ZERO);
 
-    proxy.set_fault(|r| (r.method == "PUT").then_some(Fault::Status(503)));
-    assert!(signed(&["-T", &body, &format!("{url}/refused")])?.stderr.contains("503"));
-    proxy.set_fault(|_| Some(Fault::Drop));
-    assert_eq!(signed(&[&big])?.code(), 52, "an empty reply");
-    proxy.set_fault(|r| (r.method == "PUT").then_some(Fault::LoseResponse));
-    assert_eq!(signed(&["-T", &body, &format!("{url}/lost")])?.code(), 52);
-    assert!(proxy.log().last().is_some_and(|r| r.succeeded()), "the log knows better than the client");
-    proxy.clear_fault();
-    assert_eq!(server.client().get("pub", "lost")?.map(|b| b.len()), Some(3 << 20));
-    assert_eq!(server.client().get("pub", "refused")?, None);
-    proxy.clear_log();
-    assert!(proxy.log().is_empty());
+    network.proxy.set_fault(|r| (r.method == "PUT").then_some(Fault::Status(503)));
+    assert!(network.upload("refused")?.stderr.contains("503"));
+    network.proxy.set_fault(|_| Some(Fault::Drop));
+    assert_eq!(network.curl(&[&big])?.code(), 52, "an empty reply");
+    network.proxy.set_fault(|r| (r.method == "PUT").then_some(Fault::LoseResponse));
+    assert_eq!(network.upload("lost")?.code(), 52);
+    assert!(network.proxy.log().last().is_some_and(|r| r.succeeded()), "the log has no success");
+    network.proxy.clear_fault();
+    let client = network.server.client();
+    assert_eq!(client.get("pub", "lost")?.map(|b| b.len()), Some(3 << 20));
+    assert_eq!(client.get("pub", "refused")?, None);
+    network.proxy.clear_log();
+    assert!(network.proxy.log().is_empty());
+    Ok(())
+}
+
+#[test]
+fn the_proxy_holds_requests_until_the_gate_is_open() -> Result<()> {
+    let network = Network::new()?;
+    let gate = network.proxy.hold(|record| record.method == "PUT");
+    std::thread::scope(|scope| {
+        let upload = scope.spawn(|| network.upload("held"));
+        gate.wait_for(1, SOON)?;
+        // Other requests pass.
+        assert_eq!(network.curl(&[&format!("{}/held", network.url)])?.code(), 22, "the upload was not held");
+        gate.open();
+        upload.join().map_err(|_| anyhow::anyhow!("curl panicked"))??.ok()
+    })?;
+    assert_eq!(network.server.client().get("pub", "held")?.map(|b| b.len()), Some(3 << 20));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Names the daemon in the environment of its workers, which leave its process group.
+/// Marks the workers of the daemon, which leave its process group, in their environment.
 const MARK: &str = "LARDER_TEST_DAEMON";
 
 /// A running nix-daemon. Dropping it kills it, its workers, and hooks that they run.
@@ -20,8 +20,8 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `nix-daemon` with a prepared environment and waits for its socket.
     ///
-    /// `NIX_REMOTE` must name the store itself: a daemon that is left to choose, with a socket path set and a
-    /// state directory that is missing, connects to itself without end.
+    /// `NIX_REMOTE` must name the store itself. Without it, with a socket path and without a state directory, a daemon
+    /// connects to itself without end.
     pub(super) fn start(mut command: Command, socket: &Path, log: &Path) -> Result<Self> {
         command.env("NIX_DAEMON_SOCKET_PATH", socket).env(MARK, socket).current_dir("/");
         let _ = std::fs::remove_file(socket);
@@ -30,12 +30,12 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Where it listens.
+    /// The path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Its process.
+    /// The process.
     pub fn child(&self) -> &Child {
         &self.child
     }

@@ -32,25 +32,25 @@ pub struct NixHome {
     env: BTreeMap<String, String>,
     timeout: Duration,
     counter: AtomicU32,
-    // Dropped in this order: first the daemon, then what it works on.
+    // Dropped in this order: first the daemon, then its files.
     daemon: Option<Daemon>,
     _temp: Option<RemovableDir>,
 }
 
 impl NixHome {
-    /// An empty store in a temporary directory, single-user until [`NixHome::start_daemon`].
+    /// Creates an empty store in a temporary directory, without a daemon until [`NixHome::start_daemon`].
     pub fn new(version: NixVersion) -> Result<Self> {
         let temp = RemovableDir::new()?;
         let dir = temp.path().to_owned();
         Self::make(version, dir.clone(), dir.join("n/store"), Some(temp))
     }
 
-    /// A store in a directory that is kept.
+    /// Opens or creates a store in a directory that is kept.
     pub fn at(version: NixVersion, dir: &Path) -> Result<Self> {
         Self::make(version, dir.to_owned(), dir.join("n/store"), None)
     }
 
-    /// An empty second store with the same logical store directory. It knows none of this one's settings.
+    /// Creates an empty second store with the same logical store directory. It has none of the settings of this store.
     pub fn twin(&self) -> Result<Self> {
         let temp = RemovableDir::new()?;
         Self::make(self.version, temp.path().to_owned(), self.store_dir.clone(), Some(temp))
@@ -70,7 +70,7 @@ impl NixHome {
     ) -> Result<Self> {
         let conf = [
             ("experimental-features", "nix-command ca-derivations"),
-            // What the hook gets to see of it must not be seen anywhere else.
+            // The hook gets this token, and must not show it.
             ("access-tokens", ACCESS_TOKEN),
             ("substituters", ""),
             ("trusted-public-keys", ""),
@@ -100,8 +100,8 @@ impl NixHome {
             fs::create_dir_all(self.dir.join(name))?;
         }
         self.write_conf()?;
-        // The database is made now, by one process: while a build makes it, Nix's own build hook opens it, too, and now
-        // and then one of them finds it busy and gives up.
+        // One process creates the database now. When a build creates it, the build hook of Nix opens it at the same time,
+        // and sometimes one of the two finds it busy and gives up.
         if !self.state_dir().join("db/db.sqlite").exists() {
             run(self.bare_command("nix-store").arg("--init"), self.timeout)?.ok()?;
         }
@@ -119,7 +119,7 @@ impl NixHome {
         self.version
     }
 
-    /// The directory of everything: `n/` (store, var, log, etc) and `home/`. A place for a test's own files, too.
+    /// The directory of `n/` (store, var, log, etc) and `home/`. A test may put files there.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -129,7 +129,7 @@ impl NixHome {
         &self.store_dir
     }
 
-    /// Where the store lies: the logical directory, but for a [`NixHome::twin`].
+    /// The physical store directory: the logical one, except for a [`NixHome::twin`].
     pub fn real_store_dir(&self) -> PathBuf {
         self.dir.join("n/store")
     }
@@ -149,7 +149,7 @@ impl NixHome {
         self.dir.join("n/etc")
     }
 
-    /// Where the bytes of a store path lie.
+    /// The physical path of a store path.
     pub fn real(&self, path: &str) -> PathBuf {
         self.real_store_dir().join(Path::new(path).file_name().unwrap_or_default())
     }
@@ -165,7 +165,7 @@ impl NixHome {
         format!("local?store={store}&real={real}&state={state}&log={log}")
     }
 
-    /// Sets a line of `nix.conf`. A running daemon reads it when it is started again.
+    /// Sets a line of `nix.conf`. A running daemon reads it only when it is started again.
     pub fn set_conf(&mut self, key: &str, value: &str) -> Result<()> {
         self.conf.insert(key.to_owned(), value.to_owned());
         self.write_conf()
@@ -182,12 +182,12 @@ impl NixHome {
         self.env.insert(key.to_owned(), value.to_owned());
     }
 
-    /// How long a command may take; 3 minutes at first.
+    /// Sets the time limit of commands; 3 minutes by default.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
-    /// Starts a daemon; from now on all commands are its clients.
+    /// Starts a daemon. From now on all commands use it.
     pub fn start_daemon(&mut self) -> Result<()> {
         self.daemon = None;
         let mut command = self.bare_command("nix-daemon");
@@ -196,7 +196,7 @@ impl NixHome {
         Ok(())
     }
 
-    /// Stops the daemon; commands are single-user again.
+    /// Stops the daemon. From now on commands open the store themselves.
     pub fn stop_daemon(&mut self) {
         self.daemon = None;
     }
@@ -206,8 +206,8 @@ impl NixHome {
         self.daemon.as_ref()
     }
 
-    /// Moves this store away and begins an empty one in its place. Settings stay; a daemon is stopped.
-    /// Returns where the old one's store directory lies now.
+    /// Moves this store away and creates an empty store in its place. Settings stay; a daemon is stopped.
+    /// Returns the new path of the old store directory.
     pub fn retire(&mut self) -> Result<PathBuf> {
         ensure!(self.real_store_dir() == self.store_dir, "a twin cannot be retired");
         self.stop_daemon();
@@ -217,7 +217,7 @@ impl NixHome {
         Ok(old.join("store"))
     }
 
-    /// The environment that makes a program use this store: what a client needs, with a daemon or without.
+    /// The environment with which a program uses this store, with a daemon or without.
     pub fn client_env(&self) -> BTreeMap<String, String> {
         let text = |p: PathBuf| p.display().to_string();
         let mut env = self.env.clone();
@@ -250,7 +250,7 @@ impl NixHome {
     /// A command of this Nix on this store, with an empty narinfo cache of its own.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = self.bare_command(program);
-        // What Nix remembers of a binary cache must not reach the next command.
+        // A command must not see what an earlier command remembered of a binary cache.
         let cache = self.dir.join(format!("home/cache-{}", self.next()));
         command.env("XDG_CACHE_HOME", cache).args(args);
         command
@@ -271,12 +271,12 @@ impl NixHome {
         run(&mut self.command("nix", args), self.timeout)
     }
 
-    /// Runs `nix-build` on an expression, whatever comes of it.
+    /// Runs `nix-build` on an expression, with success or not.
     pub fn try_build(&self, expression: &str) -> Result<Output> {
         run(&mut self.build_command(expression, &[])?, self.timeout)
     }
 
-    /// `nix-build` on an expression, to be run or spawned.
+    /// The command `nix-build` on an expression.
     pub fn build_command(&self, expression: &str, args: &[&str]) -> Result<Command> {
         let file = self.dir.join(format!("home/expression-{}.nix", self.next()));
         fs::write(&file, expression)?;
@@ -307,7 +307,7 @@ impl NixHome {
         Ok(serde_json::from_str(&output.stdout)?)
     }
 
-    /// Asks for paths from a binary cache alone, signatures required, whatever comes of it.
+    /// Substitutes paths from a binary cache alone, signatures required, with success or not.
     pub fn try_substitute(&self, paths: &[String], cache_url: &str, public_key: &str) -> Result<Output> {
         let mut args =
             vec!["-r", "--option", "substituters", cache_url, "--option", "trusted-public-keys", public_key];
@@ -330,7 +330,7 @@ impl NixHome {
         Ok(())
     }
 
-    /// `nix store verify --store URL`: checks contents and signatures of what a cache holds of the paths' closures.
+    /// `nix store verify --store URL`: checks contents and signatures of the closures of paths in a cache.
     pub fn verify_cache(&self, url: &str, public_key: &str, paths: &[String]) -> Result<Output> {
         let mut args =
             vec!["store", "verify", "-r", "--store", url, "--option", "trusted-public-keys", public_key];
@@ -363,8 +363,8 @@ impl NixHome {
         Ok(())
     }
 
-    /// Takes over the closures of paths from another store with the same logical directory, as from a remote builder:
-    /// unsigned and not `ultimate`.
+    /// Imports the closures of paths from another store with the same logical directory, as from a remote builder: unsigned
+    /// and not `ultimate`.
     pub fn import_unsigned(&self, from: &Self, paths: &[String]) -> Result<()> {
         ensure!(self.store_dir == from.store_dir, "other store directories");
         let file = self.dir.join(format!("home/export-{}", self.next()));
@@ -385,19 +385,19 @@ impl NixHome {
         Ok(())
     }
 
-    /// Whether the store holds a valid path.
+    /// Whether a path is valid in the store.
     pub fn is_valid(&self, path: &str) -> bool {
         self.nix_store(&["--check-validity", path]).is_ok_and(|o| o.status.success())
     }
 
-    /// SHA-256 of the NAR of what lies at a store path now, whatever the database says.
+    /// The SHA-256 of the NAR of the present files of a store path, independent of the database.
     pub fn hash_contents(&self, path: &str) -> Result<String> {
         let real = self.real(path).display().to_string();
         let mut command = self.command("nix-hash", &["--type", "sha256", &real]);
         Ok(run(&mut command, self.timeout)?.ok()?.stdout.trim().to_owned())
     }
 
-    /// Changes a byte of the first regular file with contents at a store path, behind Nix's back.
+    /// Changes a byte of the first regular file with contents at a store path, without Nix.
     pub fn corrupt(&self, path: &str) -> Result<()> {
         let files = walkdir::WalkDir::new(self.real(path)).sort_by_file_name();
         for entry in files {
@@ -429,7 +429,7 @@ struct RemovableDir(TempDir);
 
 impl RemovableDir {
     fn new() -> Result<Self> {
-        // Short, because a socket's path has at most 108 bytes; real, because Nix refuses a symlink above its store.
+        // Short, because the path of a socket has at most 108 bytes; real, because Nix refuses a symlink above its store.
         let base = fs::canonicalize(std::env::temp_dir())?;
         Ok(Self(
             tempfile::Builder::new()

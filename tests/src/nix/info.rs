@@ -1,10 +1,10 @@
-//! What `nix path-info --json` says, in one form for all versions.
+//! The output of `nix path-info --json`, in one form for all versions.
 
 use super::{NixHome, NixVersion};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// What a store knows of a path.
+/// The path info of a store path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
     /// The full store path.
@@ -19,14 +19,14 @@ pub struct PathInfo {
     pub deriver: Option<String>,
     /// Its signatures.
     pub signatures: Vec<String>,
-    /// Built here.
+    /// Whether the path was built in this store.
     pub ultimate: bool,
-    /// Content address, if it is one.
+    /// The content address, if the path has one.
     pub ca: Option<String>,
 }
 
 impl NixHome {
-    /// What the store knows of paths (not of their closures).
+    /// The path infos of paths (not of their closures).
     pub fn path_info(&self, paths: &[String]) -> Result<Vec<PathInfo>> {
         self.path_info_with(&[], paths)
     }

@@ -1,13 +1,13 @@
-//! Private Nix stores of each version, single-user or behind a daemon of their own.
+//! Private Nix stores of each version, with a daemon of their own or without.
 //!
 //! # Two stores with the same store directory
 //! A path can be substituted only between stores of the same logical store directory. Each [`NixHome`] has a logical
-//! store directory of its own below `/tmp`, which needs neither root nor a sandbox, and gives two ways to a second store:
+//! store directory of its own below `/tmp`, which needs neither root nor a sandbox, and has two ways to a second store:
 //!
-//! - [`NixHome::twin`]: a store that stands beside the first, with the same logical and another physical directory
+//! - [`NixHome::twin`]: a second store with the same logical and another physical directory
 //!   (`local?store=…&real=…`). It can substitute, verify, collect; programs in it cannot be run from their logical path,
 //!   and it cannot build without a sandbox.
-//! - [`NixHome::retire`]: the first store is renamed away, and a new and empty one takes its place. What it
+//! - [`NixHome::retire`]: the first store is renamed, and a new and empty store takes its place. Programs that it
 //!   substitutes can be run.
 //!
 //! Both work the same on 2.8, 2.26 and 2.34.

@@ -1,4 +1,4 @@
-//! Things to build. All builders are `/bin/sh`; nothing needs a network. A `tag` makes derivations that no other test has.
+//! Expressions to build. All builders are `/bin/sh`; nothing needs a network. A `tag` makes derivations of a test's own.
 
 const HEAD: &str = r#"
 let
@@ -77,7 +77,7 @@ pub fn single(tag: &str) -> String {
     with_head(tag, r#"in mk "single" "echo single $tag > $out" { }"#)
 }
 
-/// One file of so many MiB of random bytes (other ones in each store that builds it).
+/// One file of this number of MiB of random bytes (other bytes in each store that builds it).
 pub fn big(tag: &str, mib: u32) -> String {
     with_head(tag, r#"in mk "big" "head -c ${toString (@MIB@ * 1024 * 1024)} /dev/urandom > $out" { }"#)
         .replace("@MIB@", &mib.to_string())
@@ -101,7 +101,7 @@ in top
     .replace("@MIB@", &mib.to_string())
 }
 
-/// Two outputs of equal contents: a file of so many MiB.
+/// Two outputs of equal contents: a file of this number of MiB.
 pub fn equal(tag: &str, mib: u32) -> String {
     with_head(
         tag,
@@ -111,7 +111,7 @@ in { same1 = same "same1"; same2 = same "same2"; }"#,
     .replace("@MIB@", &mib.to_string())
 }
 
-/// So many tiny outputs without references.
+/// This number of tiny outputs without references.
 pub fn tiny(tag: &str, count: u32) -> String {
     with_head(
         tag,
@@ -120,7 +120,7 @@ pub fn tiny(tag: &str, count: u32) -> String {
     .replace("@COUNT@", &count.to_string())
 }
 
-/// So many outputs, each of which refers to the one before: the last one's closure is all of them.
+/// This number of outputs, each of which refers to the one before: the closure of the last is all of them.
 pub fn chain(tag: &str, count: u32) -> String {
     with_head(
         tag,

@@ -16,16 +16,16 @@ pub enum NixVersion {
     V2_34,
 }
 
-/// The versions that this machine has, in order. What is missing is noted as skipped.
+/// The versions that this machine has, in order. A missing version is noted as skipped.
 pub fn versions() -> Vec<NixVersion> {
     NixVersion::ALL.into_iter().filter(|v| need(v.requirement()).is_some()).collect()
 }
 
 impl NixVersion {
-    /// All that the tests know.
+    /// All versions that the tests know.
     pub const ALL: [Self; 3] = [Self::V2_8, Self::V2_26, Self::V2_34];
 
-    /// What has to be provisioned.
+    /// The requirement.
     pub fn requirement(self) -> Requirement {
         match self {
             Self::V2_8 => Requirement::Nix28,
@@ -34,7 +34,7 @@ impl NixVersion {
         }
     }
 
-    /// Where `nix`, `nix-store`, … of this version lie.
+    /// The directory of `nix`, `nix-store`, … of this version.
     pub fn bin_dir(self) -> PathBuf {
         match self {
             Self::V2_8 => "/usr/bin".into(),

@@ -66,13 +66,13 @@ impl CephRgw {
         let mut gateway = spawn(root, "radosgw", &["-n", "client.rgw.a", "-f"])?;
         let url = format!("http://127.0.0.1:{port}/");
         gateway.wait_until(Duration::from_secs(180), || http::get(&url).is_ok_and(|r| r.status() == 200))?;
-        // The gateway goes first when they are dropped.
+        // The gateway ends first when the children are dropped.
         children.insert(0, gateway);
         Ok(Self { port, _children: children, _dir: dir })
     }
 }
 
-/// The monitor's addresses; its ports go with the gateway's.
+/// The addresses of the monitor. Its ports follow from the port of the gateway.
 fn monitor(port: u16) -> String {
     format!("[v2:127.0.0.1:{},v1:127.0.0.1:{}]", port + 10_000, port + 10_001)
 }
@@ -151,7 +151,7 @@ impl S3Server for CephRgw {
         true
     }
 
-    /// Without the right to list, RGW does not tell that a key is missing.
+    /// RGW says that a key is missing only to clients that may list.
     fn anonymous_missing(&self) -> u16 {
         403
     }

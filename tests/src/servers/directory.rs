@@ -20,7 +20,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Makes one.
+    /// Creates a directory and starts its server.
     pub fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let server = FileServer::start(dir.path())?;
@@ -43,7 +43,7 @@ impl Directory {
     }
 }
 
-/// A static web server: GET and HEAD, ranges, 404 for what is missing. A thread per connection.
+/// A static web server: GET and HEAD, ranges, 404 for missing files. A thread per connection.
 #[derive(Debug)]
 pub struct FileServer {
     address: SocketAddr,
@@ -52,7 +52,7 @@ pub struct FileServer {
 }
 
 impl FileServer {
-    /// Serves what lies below `root`.
+    /// Serves the files below `root`.
     pub fn start(root: &Path) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
         let listener = TcpListener::bind(address)?;
@@ -98,7 +98,7 @@ fn serve(mut stream: &TcpStream, root: &Path) -> io::Result<()> {
         let Some((mut file, size)) = found else {
             let status =
                 if matches!(method, "GET" | "HEAD") { "404 Not Found" } else { "405 Method Not Allowed" };
-            // A request body that nobody reads would be taken for the next request.
+            // An unread body of a request would be read as the next request.
             let close = if status.starts_with("404") { "" } else { "Connection: close\r\n" };
             stream.write_all(format!("HTTP/1.1 {status}\r\n{close}Content-Length: 0\r\n\r\n").as_bytes())?;
             if close.is_empty() { continue } else { return Ok(()) }

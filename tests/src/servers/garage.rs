@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Garage wants keys of its own form.
+/// Garage requires this form of keys.
 const ACCESS_KEY: &str = "GKabababababababababababab";
 const SECRET_KEY: &str = "abababababababababababababababababababababababababababababababab";
 
@@ -92,7 +92,8 @@ impl S3Server for Garage {
         "garage".to_owned()
     }
 
-    /// The website endpoint tells buckets by host name, and the public bucket has the alias `localhost`. So only one can be public.
+    /// The website endpoint finds a bucket by the host name, and the public bucket has the alias `localhost`. So only one
+    /// bucket can be public.
     fn public_base(&self, _bucket: &str) -> Option<String> {
         Some(format!("http://localhost:{}", self.web_port))
     }
@@ -106,7 +107,7 @@ impl S3Server for Garage {
     }
 
     fn make_public_bucket(&self, bucket: &str) -> Result<()> {
-        // One made through S3 has a name only for the key that made it.
+        // A bucket that is created through S3 has a name only for the key that created it.
         self.admin(&["bucket", "create", bucket])?;
         self.admin(&["bucket", "allow", "--read", "--write", "--owner", bucket, "--key", ACCESS_KEY])?;
         self.admin(&["bucket", "alias", bucket, "localhost"])?;

@@ -25,12 +25,12 @@ impl MinIo {
             .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")])
             .arg(dir.path().join("data"));
         command.env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY);
-        // Without one of its own it takes requests signed for any.
+        // Without a region, MinIO accepts requests that are signed for any region.
         command.env("MINIO_REGION", "us-east-1");
         command.env("MINIO_BROWSER", "off").env("MINIO_UPDATE", "off").env("HOME", dir.path());
         let child = Child::spawn(&command, &dir.path().join("log"))?;
         let mut server = Self { port, child, _dir: dir };
-        // `/minio/health/ready` says so before requests are served: 503, XMinioServerNotInitialized.
+        // `/minio/health/ready` succeeds while requests are still refused: 503, XMinioServerNotInitialized.
         let client = server.client();
         let works = || client.send("GET", "/", &[], &[], b"").is_ok_and(|r| r.status() == 200);
         server.child.wait_until(Duration::from_secs(180), works)?;

@@ -1,5 +1,5 @@
-//! Servers to push to and to read from. All listen on the loopback, on ports picked at their start, keep their data in a
-//! temporary directory and are gone when they are dropped. Several may run at once.
+//! Servers to push to and to read from. Each listens on the loopback, on ports that are chosen at its start, keeps its data
+//! in a temporary directory and ends when it is dropped. Several may run at the same time.
 
 mod ceph;
 mod directory;
@@ -22,7 +22,7 @@ pub const SECRET_KEY: &str = "SKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSKSK";
 
 /// A running S3 server that checks signatures (SigV4).
 pub trait S3Server: fmt::Debug + Send + Sync {
-    /// Which it is.
+    /// The kind of the server.
     fn kind(&self) -> Kind;
 
     /// `http://HOST:PORT`
@@ -48,7 +48,7 @@ pub trait S3Server: fmt::Debug + Send + Sync {
         Some(format!("{}/{bucket}", self.endpoint()))
     }
 
-    /// Whether `If-None-Match: *` on a PUT keeps an object that is there (412).
+    /// Whether `If-None-Match: *` on a PUT keeps an existing object (412).
     fn honours_if_absent(&self) -> bool;
 
     /// Whether `PutBucketPolicy` can make a bucket public.
@@ -100,7 +100,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What has to be provisioned, if anything.
+    /// The requirement, if there is one.
     pub fn requirement(self) -> Option<Requirement> {
         match self {
             Self::MinIo => Some(Requirement::MinIo),
@@ -111,13 +111,13 @@ impl Kind {
         }
     }
 
-    /// Whether this machine has it; if not, that is noted as skipped.
+    /// Whether this machine has it. A missing server is noted as skipped.
     pub fn is_here(self) -> bool {
         self.requirement().is_none_or(|r| need(r).is_some())
     }
 
-    /// Starts one. Of `public_buckets`, once they are created, anyone may read the objects on servers where that is a
-    /// matter of their configuration; elsewhere [`S3Server::make_public_bucket`] sees to it.
+    /// Starts a server. Where the configuration of the server decides who may read, anyone may read the objects of
+    /// `public_buckets` once these are created. On other servers [`S3Server::make_public_bucket`] decides.
     pub fn start(self, public_buckets: &[&str]) -> Result<Box<dyn S3Server>> {
         Ok(match self {
             Self::MinIo => Box::new(minio::MinIo::start()?),
@@ -128,7 +128,7 @@ impl Kind {
         })
     }
 
-    /// Starts one on which [`S3Server::make_open_bucket`] works: MinIO or SeaweedFS. For clients that cannot sign, such
+    /// Starts a server on which [`S3Server::make_open_bucket`] works: MinIO or SeaweedFS. For clients that cannot sign, such
     /// as `nix copy` to an `http://` address.
     pub fn start_open(self) -> Result<Box<dyn S3Server>> {
         Ok(match self {
@@ -137,7 +137,7 @@ impl Kind {
         })
     }
 
-    /// Starts one with one public bucket, which exists.
+    /// Starts a server and creates a public bucket.
     pub fn start_with_bucket(self, bucket: &str) -> Result<Box<dyn S3Server>> {
         let server = self.start(&[bucket])?;
         server.make_public_bucket(bucket)?;
@@ -145,12 +145,12 @@ impl Kind {
     }
 }
 
-/// The servers of every run that this machine has.
+/// The servers of every run, as far as this machine has them.
 pub fn usual() -> Vec<Kind> {
     [Kind::MinIo, Kind::SeaweedFs, Kind::S3sFs].into_iter().filter(|k| k.is_here()).collect()
 }
 
-/// Those that `LARDER_TEST_SERVERS=garage,ceph` asks for.
+/// The servers that `LARDER_TEST_SERVERS=garage,ceph` names.
 pub fn by_flag() -> Vec<Kind> {
     let asked = std::env::var("LARDER_TEST_SERVERS").unwrap_or_default();
     let kinds = asked.split(',').map(str::trim).filter(|n| !n.is_empty()).filter_map(|name| match name {

@@ -16,7 +16,7 @@ pub(super) struct SeaweedFs {
 }
 
 impl SeaweedFs {
-    /// What the anonymous may do is a matter of its configuration: to read, bucket by bucket, or with `open` everything.
+    /// Its configuration decides what anonymous clients may do: read the named buckets, or with `open` everything.
     pub(super) fn start(public_buckets: &[&str], open: bool) -> Result<Self> {
         let program = Requirement::SeaweedFs.find().context("SeaweedFS is not provisioned")?;
         let dir = tempfile::tempdir()?;
@@ -31,7 +31,7 @@ impl SeaweedFs {
         ]});
         std::fs::write(dir.path().join("s3.json"), config.to_string())?;
         std::fs::create_dir(dir.path().join("data"))?;
-        // gRPC ports are 10,000 above.
+        // The gRPC ports are 10,000 above these.
         let [master, volume, filer, port, iceberg, lance] = std::array::from_fn(|_| ports::free());
         let mut command = clean_command(program);
         command.current_dir(dir.path()).env("HOME", dir.path()).args([

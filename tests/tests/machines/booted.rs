@@ -130,13 +130,29 @@ fn setup(machine: &Machine, args: &[&str]) -> Result<Output> {
 fn a_debian_machine_is_set_up_pushes_and_is_as_before_when_larder_is_removed() -> Result<()> {
     let Some(machine) = machine()? else { return Ok(()) };
     let before = snapshot(&machine)?;
+    install(&machine)?;
+    pushes_while_there_is_work(&machine)?;
+    catches_up(&machine)?;
+    // When the agent is killed, its jobs start it again.
+    machine.shell("systemctl kill -s KILL larder-agent.service; true")?;
+    let path = build(&machine, "fourth")?;
+    wait_for(&machine, &path)?;
+    remove_during_a_build(&machine)?;
+    assert_eq!(before, snapshot(&machine)?, "something is left");
+    assert!(!machine.path("/var/lib/larder").exists());
+    build(&machine, "fifth").map(drop)
+}
+
+/// Runs `larder setup`, which changes nothing before it is confirmed, and nothing when it is repeated.
+fn install(machine: &Machine) -> Result<()> {
+    let before = snapshot(machine)?;
     let new = ["--bucket", "file:///srv/cache", "--set", "linger=10"];
-    setup(&machine, &new)?.ok()?;
-    assert_eq!(before, snapshot(&machine)?, "changed by showing");
+    setup(machine, &new)?.ok()?;
+    assert_eq!(before, snapshot(machine)?, "changed by showing");
     machine.shell("mkdir /srv/cache")?.ok()?;
-    let output = setup(&machine, &[&["--yes"], &new[..]].concat())?.ok()?;
+    let output = setup(machine, &[&["--yes"], &new[..]].concat())?.ok()?;
     assert!(output.stderr.contains("`/opt/other-hook` is Nix's post-build-hook now"), "{}", output.stderr);
-    assert!(setup(&machine, &["--yes"])?.ok()?.stderr.contains("nothing is to be changed"));
+    assert!(setup(machine, &["--yes"])?.ok()?.stderr.contains("nothing is to be changed"));
     machine.shell(&format!("{LARDER} init && chown -R larder /srv/cache"))?.ok()?;
     for unit in ["larder-agent.path", "larder-agent.timer", "larder-catch-up.timer"] {
         assert!(machine.is_active(unit), "{unit} was not started");
@@ -147,58 +163,65 @@ fn a_debian_machine_is_set_up_pushes_and_is_as_before_when_larder_is_removed() -
         ". root 755\nincoming root 770\nparked larder 755\nroots larder 755\nstate larder 755\ntmp root 700\nwork larder 755\n"
     );
     assert!(!machine.is_active("larder-agent.service"), "the service runs without work");
+    Ok(())
+}
 
-    // A build starts the agent, a second build finds the agent running, and then the agent ends.
-    let first = build(&machine, "first")?;
+/// Waits until a path is in the bucket.
+fn wait_for(machine: &Machine, path: &str) -> Result<()> {
     let journal = || {
-        machine.shell("journalctl --no-pager -u 'larder*' | tail -40; systemctl status --no-pager larder-agent.service").map(|output| output.stdout).unwrap_or_default()
+        let line =
+            "journalctl --no-pager -u 'larder*' | tail -40; systemctl status --no-pager larder-agent.service";
+        machine.shell(line).map(|output| output.stdout).unwrap_or_default()
     };
-    eventually("the first path arriving", SOON, || arrived(&machine, &first)).with_context(journal)?;
-    let pid = main_pid(&machine)?;
-    let second = build(&machine, "second")?;
-    eventually("the second path arriving", SOON, || arrived(&machine, &second)).with_context(journal)?;
-    assert_eq!(main_pid(&machine)?, pid, "the agent was started again for the second build");
+    eventually(&format!("{path} arriving"), SOON, || arrived(machine, path)).with_context(journal)
+}
+
+/// A build starts the agent, a second build finds the agent running, then the agent ends, and a third build starts it.
+fn pushes_while_there_is_work(machine: &Machine) -> Result<()> {
+    let first = build(machine, "first")?;
+    wait_for(machine, &first)?;
+    let pid = main_pid(machine)?;
+    let second = build(machine, "second")?;
+    wait_for(machine, &second)?;
+    assert_eq!(main_pid(machine)?, pid, "the agent was started again for the second build");
     eventually("the end of the agent", SOON, || !machine.is_active("larder-agent.service"))?;
     let state =
         machine.run(&["systemctl", "show", "-p", "Result,NRestarts", "larder-agent.service"])?.ok()?.stdout;
     assert_eq!(state, "Result=success\nNRestarts=0\n");
-    let third = build(&machine, "third")?;
-    eventually("the third path arriving", SOON, || arrived(&machine, &third)).with_context(journal)?;
+    let third = build(machine, "third")?;
+    wait_for(machine, &third)?;
     let log = machine.shell("cat /opt/other-hook.log")?.ok()?.stdout;
-    assert_eq!(log.lines().count(), 3, "the other hook ran for each build, too");
+    assert_eq!(log.lines().count(), 3, "the other hook did not run for each build");
     let public = machine.run(&[LARDER, "key", "public", "/etc/larder/key.sec"])?.ok()?.stdout;
+    let verify = format!(
+        "nix store verify -r --store file:///srv/cache --option trusted-public-keys '{}' {first} {second} {third}",
+        public.trim()
+    );
+    machine.shell(&verify)?.ok().map(drop)
+}
+
+/// The catch-up, as its timer starts it, queues a path that the hook did not see.
+fn catches_up(machine: &Machine) -> Result<()> {
+    const HOOK: &str = "/usr/local/lib/larder/hook";
     machine
-        .shell(&format!(
-            "nix store verify -r --store file:///srv/cache --option trusted-public-keys '{}' {first} {second} {third}",
-            public.trim()
-        ))?
+        .shell(&format!("mv {HOOK} {HOOK}.away; printf '#!/bin/sh\\n' > {HOOK}; chmod +x {HOOK}"))?
         .ok()?;
+    let unseen = build(machine, "unseen")?;
+    machine.shell(&format!("mv {HOOK}.away {HOOK}; systemctl start larder-catch-up.service"))?.ok()?;
+    wait_for(machine, &unseen)
+}
 
-    // The catch-up, as its timer starts it, queues a path that the hook did not see.
-    machine.shell("mv /usr/local/lib/larder/hook /usr/local/lib/larder/hook.away; printf '#!/bin/sh\\n' > /usr/local/lib/larder/hook; chmod +x /usr/local/lib/larder/hook")?.ok()?;
-    let unseen = build(&machine, "unseen")?;
-    machine.shell("mv /usr/local/lib/larder/hook.away /usr/local/lib/larder/hook; systemctl start larder-catch-up.service")?.ok().with_context(journal)?;
-    eventually("the unseen path arriving", SOON, || arrived(&machine, &unseen)).with_context(journal)?;
-
-    // When the agent is killed, its jobs start it again.
-    machine.shell("systemctl kill -s KILL larder-agent.service; true")?;
-    let fourth = build(&machine, "fourth")?;
-    eventually("the fourth path arriving", SOON, || arrived(&machine, &fourth)).with_context(journal)?;
-
-    // Removed while a build runs: that build still has its hook.
-    let slow = SlowBuild::start(&machine, "slow")?;
-    let output = setup(&machine, &["--remove", "--yes"])?;
+/// Removes larder while a build runs: that build still has its hook, and a second removal removes the rest.
+fn remove_during_a_build(machine: &Machine) -> Result<()> {
+    let slow = SlowBuild::start(machine, "slow")?;
+    let output = setup(machine, &["--remove", "--yes"])?;
     assert_eq!(output.code(), 3, "{}{}", output.stdout, output.stderr);
     assert!(output.stderr.contains("when they have ended"), "{}", output.stderr);
     assert!(machine.path("/usr/local/lib/larder/larder-hook").exists());
     slow.finish()?;
     eventually("the end of its daemon", SOON, || {
-        setup(&machine, &["--remove", "--queue", "--yes"]).is_ok_and(|output| output.status.success())
-    })?;
-    assert_eq!(before, snapshot(&machine)?, "something is left");
-    assert!(!machine.path("/var/lib/larder").exists());
-    build(&machine, "fifth")?;
-    Ok(())
+        setup(machine, &["--remove", "--queue", "--yes"]).is_ok_and(|output| output.status.success())
+    })
 }
 
 #[test]

@@ -77,84 +77,78 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// Cases, JSON pointers into their configurations, and values.
+const HOLDS: &[(&str, &str, &str)] = &[
+    ("nothing", "/systemd/services", "{}"),
+    ("nothing", "/nix/settings/substituters", "[]"),
+    ("pushes", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
+    ("pushes", "/nix/settings/extra-allowed-users", r#"["larder"]"#),
+    // The default stays: every user is allowed.
+    ("pushes", "/nix/settings/allowed-users", r#"["*"]"#),
+    ("pushes", "/systemd/services/larder-agent/serviceConfig/Type", "notify"),
+    ("pushes", "/systemd/services/larder-agent/unitConfig/StartLimitIntervalSec", "0"),
+    ("pushes", "/systemd/paths/larder-agent/pathConfig/DirectoryNotEmpty", "/var/lib/larder/incoming"),
+    ("pushes", "/systemd/services/larder-agent/serviceConfig/LoadCredential/0", "key-0:/etc/larder/key.sec"),
+    ("pushes", "/systemd/timers/larder-catch-up/timerConfig/OnCalendar", "daily"),
+    ("pushes", "/users/users/larder/isSystemUser", "true"),
+    ("directory", "/systemd/services/larder-agent/serviceConfig/Environment/1", "null"),
+    ("no-hook", "/nix/settings/post-build-hook", "/some/other-hook"),
+    ("no-hook", "/systemd/services/larder-catch-up", "null"),
+    ("substitutes", "/nix/settings/substituters", r#"["http://cache.lan:8333/nix-cache"]"#),
+    ("substitutes", "/nix/settings/fallback", "true"),
+    ("substitutes", "/nix/settings/connect-timeout", "3"),
+    ("substitutes", "/nix/extraOptions", ""),
+    // A setting of the administrator has priority.
+    ("first", "/nix/settings/connect-timeout", "7"),
+    ("first", "/nix/settings/substituters/0", "s3://nix-cache?endpoint=http://cache.lan:8333&priority=10"),
+    ("travels", "/nix/settings/substituters", "[]"),
+    ("travels", "/nix/extraOptions", "!include /run/larder/substituters.conf\n"),
+    ("relayed", "/nix/settings/substituters", r#"["http://127.0.0.1:8391/lan?priority=10"]"#),
+    ("relayed", "/systemd/sockets/larder-relay/socketConfig/ListenStream", "127.0.0.1:8391"),
+    (
+        "relayed",
+        "/systemd/services/larder-relay/serviceConfig/ExecStart",
+        "/package/bin/larder relay --exit-when-idle 300 'lan=http://cache.lan:8333/nix%%20cache?x=y'",
+    ),
+    ("seaweedfs", "/networking/firewall/interfaces/eth0/allowedTCPPorts", "[8333]"),
+    ("garage", "/garage/settings/replication_factor", "3"),
+    ("garage", "/garage/settings/s3_web/bind_addr", "192.168.1.10:8334"),
+    ("mac", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
+    (
+        "mac",
+        "/launchd/daemons/larder-agent/serviceConfig/QueueDirectories",
+        r#"["/var/lib/larder/incoming"]"#,
+    ),
+    (
+        "user",
+        "/systemd/user/paths/larder-agent/Path/DirectoryNotEmpty",
+        "/home/u/.local/state/larder/incoming",
+    ),
+];
+
+/// Cases that are refused, and words of their messages.
+const REFUSED: &[(&str, &[&str])] = &[
+    ("no-bucket", &["settings.bucket is not set", "s3://"]),
+    ("no-key", &["signingKeyFiles is empty", "larder key generate"]),
+    ("key-in-store", &["signingKeyFiles", "store", "only root reads"]),
+    ("credentials-in-store", &["credentialsFile", "store"]),
+    ("other-state-dir", &["state-dir", "mount"]),
+    ("bad-upstream-key", &["unusable public keys", "`nonsense…`"]),
+    ("no-nix", &["nix.enable"]),
+    ("relayed-and-guarded", &["relay.enable and guard.enable", "one of them"]),
+    ("relayed-by-a-bad-name", &["part of a URL"]),
+    ("relayed-from-s3", &["relay.enable = false"]),
+    ("other-hook", &["/some/other-hook", "chainedHook", "installHook = false"]),
+    ("other-hook-in-text", &["nix.extraOptions", "chainedHook"]),
+    ("bad-key", &["`cache.lan-1:…`", "32 bytes"]),
+    ("two-values", &["two different public keys are named `cache.lan-1`"]),
+    ("bad-url", &["`cache.lan:8333/nix-cache` is no URL"]),
+    ("no-public-key", &["publicKeys"]),
+    ("mac-without-bucket", &["settings.bucket is not set"]),
+];
+
 #[test]
 fn every_case_has_its_configuration_or_its_error_message() -> Result<()> {
-    // Case, JSON pointer into its configuration, value.
-    const HOLDS: &[(&str, &str, &str)] = &[
-        ("nothing", "/systemd/services", "{}"),
-        ("nothing", "/nix/settings/substituters", "[]"),
-        ("pushes", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
-        ("pushes", "/nix/settings/extra-allowed-users", r#"["larder"]"#),
-        // The default stays: every user is allowed.
-        ("pushes", "/nix/settings/allowed-users", r#"["*"]"#),
-        ("pushes", "/systemd/services/larder-agent/serviceConfig/Type", "notify"),
-        ("pushes", "/systemd/services/larder-agent/unitConfig/StartLimitIntervalSec", "0"),
-        ("pushes", "/systemd/paths/larder-agent/pathConfig/DirectoryNotEmpty", "/var/lib/larder/incoming"),
-        (
-            "pushes",
-            "/systemd/services/larder-agent/serviceConfig/LoadCredential/0",
-            "key-0:/etc/larder/key.sec",
-        ),
-        ("pushes", "/systemd/timers/larder-catch-up/timerConfig/OnCalendar", "daily"),
-        ("pushes", "/users/users/larder/isSystemUser", "true"),
-        ("directory", "/systemd/services/larder-agent/serviceConfig/Environment/1", "null"),
-        ("no-hook", "/nix/settings/post-build-hook", "/some/other-hook"),
-        ("no-hook", "/systemd/services/larder-catch-up", "null"),
-        ("substitutes", "/nix/settings/substituters", r#"["http://cache.lan:8333/nix-cache"]"#),
-        ("substitutes", "/nix/settings/fallback", "true"),
-        ("substitutes", "/nix/settings/connect-timeout", "3"),
-        ("substitutes", "/nix/extraOptions", ""),
-        // A setting of the administrator has priority.
-        ("first", "/nix/settings/connect-timeout", "7"),
-        (
-            "first",
-            "/nix/settings/substituters/0",
-            "s3://nix-cache?endpoint=http://cache.lan:8333&priority=10",
-        ),
-        ("travels", "/nix/settings/substituters", "[]"),
-        ("travels", "/nix/extraOptions", "!include /run/larder/substituters.conf\n"),
-        ("relayed", "/nix/settings/substituters", r#"["http://127.0.0.1:8391/lan?priority=10"]"#),
-        ("relayed", "/systemd/sockets/larder-relay/socketConfig/ListenStream", "127.0.0.1:8391"),
-        (
-            "relayed",
-            "/systemd/services/larder-relay/serviceConfig/ExecStart",
-            "/package/bin/larder relay --exit-when-idle 300 'lan=http://cache.lan:8333/nix%%20cache?x=y'",
-        ),
-        ("seaweedfs", "/networking/firewall/interfaces/eth0/allowedTCPPorts", "[8333]"),
-        ("garage", "/garage/settings/replication_factor", "3"),
-        ("garage", "/garage/settings/s3_web/bind_addr", "192.168.1.10:8334"),
-        ("mac", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
-        (
-            "mac",
-            "/launchd/daemons/larder-agent/serviceConfig/QueueDirectories",
-            r#"["/var/lib/larder/incoming"]"#,
-        ),
-        (
-            "user",
-            "/systemd/user/paths/larder-agent/Path/DirectoryNotEmpty",
-            "/home/u/.local/state/larder/incoming",
-        ),
-    ];
-    // Case, words of its message.
-    const REFUSED: &[(&str, &[&str])] = &[
-        ("no-bucket", &["settings.bucket is not set", "s3://"]),
-        ("no-key", &["signingKeyFiles is empty", "larder key generate"]),
-        ("key-in-store", &["signingKeyFiles", "store", "only root reads"]),
-        ("credentials-in-store", &["credentialsFile", "store"]),
-        ("other-state-dir", &["state-dir", "mount"]),
-        ("bad-upstream-key", &["unusable public keys", "`nonsense…`"]),
-        ("no-nix", &["nix.enable"]),
-        ("relayed-and-guarded", &["relay.enable and guard.enable", "one of them"]),
-        ("relayed-by-a-bad-name", &["part of a URL"]),
-        ("relayed-from-s3", &["relay.enable = false"]),
-        ("other-hook", &["/some/other-hook", "chainedHook", "installHook = false"]),
-        ("other-hook-in-text", &["nix.extraOptions", "chainedHook"]),
-        ("bad-key", &["`cache.lan-1:…`", "32 bytes"]),
-        ("two-values", &["two different public keys are named `cache.lan-1`"]),
-        ("bad-url", &["`cache.lan:8333/nix-cache` is no URL"]),
-        ("no-public-key", &["publicKeys"]),
-        ("mac-without-bucket", &["settings.bucket is not set"]),
-    ];
     for version in versions() {
         for all in evaluated(version)? {
             let by = format!("Nix {version}, {}", all["lib"]);
@@ -175,7 +169,7 @@ fn every_case_has_its_configuration_or_its_error_message() -> Result<()> {
             let named = HOLDS.iter().map(|(case, ..)| *case).chain(REFUSED.iter().map(|(case, _)| *case));
             let named: std::collections::BTreeSet<_> = named.chain(["chained"]).collect();
             for case in all["cases"].as_object().context("no cases")?.keys() {
-                assert!(named.contains(case.as_str()), "nobody looks at the case `{case}`");
+                assert!(named.contains(case.as_str()), "no test looks at the case `{case}`");
             }
             let hook = text(&all["cases"]["chained"]["config"]["nix"]["settings"]["post-build-hook"]);
             assert!(

@@ -50,7 +50,7 @@ fn a_verified_signature_by_a_trusted_key_is_enough_and_is_kept() -> Result<()> {
     let (mut world, _builder, built) = with_imported(version, "friend")?;
     let friend = world.nix.key_pair("friend-1")?;
     world.nix.sign(&friend, &built)?;
-    assert_eq!(world.larder.try_run(&["push", &built[0]])?.code(), 3, "nobody trusts that key yet");
+    assert_eq!(world.larder.try_run(&["push", &built[0]])?.code(), 3, "the key is not trusted yet");
     world.larder.set("trusted-keys", &format!("[{:?}]", friend.public))?;
     world.larder.run(&["push", &built[0]])?;
     let narinfo = world.narinfo(&built[0])?.unwrap_or_default();

@@ -30,7 +30,7 @@ impl Names {
     pub(super) fn new(dir: &Path, host: &str) -> Result<Self> {
         let names = Self { hosts: dir.join("hosts"), resolver: dir.join("resolv.conf") };
         std::fs::write(&names.hosts, format!("{host} {NAME}\n"))?;
-        // The only name server is one that does not exist.
+        // No name server listens at the only address.
         std::fs::write(&names.resolver, "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")?;
         Ok(names)
     }
