@@ -1,4 +1,4 @@
-//! Exit codes of the `larder` command; described in the README.
+//! The exit codes of the `larder` command. `docs/exit-codes.md` describes them.
 
 use crate::base::error::Area;
 
