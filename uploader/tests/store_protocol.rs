@@ -1,7 +1,7 @@
-//! The store module against real Nix: over a daemon's socket, and over `nix-daemon --stdio`.
+//! Tests of the store module with real versions of Nix, over the socket of a daemon and over `nix-daemon --stdio`.
 //!
-//! `LARDER_TEST_NIX_BIN` names the `bin` directories of the Nix versions to test, separated by colons; without it, it
-//! is the one on PATH. Without any, the tests are skipped, or fail if `LARDER_TESTS_REQUIRE=1`.
+//! `LARDER_TEST_NIX_BIN` names the `bin` directories of the Nix versions, separated by colons. By default, the tests use
+//! the Nix on PATH. Without Nix, the tests say that they are skipped, or fail if `LARDER_TESTS_REQUIRE=1`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -37,7 +37,7 @@ in rec {
 }
 "#;
 
-/// A private store of one Nix version, with a daemon.
+/// A private store with the daemon of one Nix version.
 struct Lab {
     dir: tempfile::TempDir,
     bin: PathBuf,
@@ -57,7 +57,7 @@ impl Drop for Lab {
 impl Lab {
     fn new(bin: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // Without its state directory a daemon may end up being its own client.
+        // Without its state directory, a daemon may connect to itself.
         ["store", "var", "log", "etc", "home"]
             .iter()
             .for_each(|name| fs::create_dir(dir.path().join(name)).unwrap());
@@ -82,7 +82,7 @@ impl Lab {
             .unwrap();
         lab.daemon = Some(daemon);
         let end = Instant::now() + Duration::from_secs(120);
-        // The file is there a moment before anybody listens.
+        // The socket file exists a moment before the daemon listens.
         while std::os::unix::net::UnixStream::connect(lab.at("socket")).is_err() {
             assert!(Instant::now() < end, "nix-daemon does not listen");
             sleep(Duration::from_millis(20));
@@ -126,7 +126,7 @@ impl Lab {
         self.at("store").join(path.to_basename()).to_str().unwrap().to_owned()
     }
 
-    /// The store through the daemon's socket, and through a program.
+    /// The locations of the store with the socket of the daemon, and with a program.
     fn locations(&self) -> [StoreLocation; 2] {
         let options = StoreOptions {
             store_dir: Some(self.at("store").to_str().unwrap().to_owned()),
@@ -148,7 +148,7 @@ impl Lab {
     }
 }
 
-/// Runs a test with each Nix there is, by each of the two ways to its daemon.
+/// Runs a test with each version of Nix, over both connections to its daemon.
 fn with_each_nix(test: impl Fn(&Lab, &StoreLocation)) {
     let bins: Vec<PathBuf> = match std::env::var_os("LARDER_TEST_NIX_BIN") {
         Some(bins) => std::env::split_paths(&bins).collect(),
@@ -300,7 +300,7 @@ fn roots_keep_paths_in_the_store() {
         let kept: BTreeSet<StorePath> = [temporary, linked.clone()].into();
         lab.run("nix-store", &["--delete", "--ignore-liveness", &lab.full(&all[2])]);
         assert_eq!(daemon.valid_paths(&all).unwrap(), kept);
-        // What is alive cannot be deleted; the temporary root ends with its connection.
+        // Nix does not delete a path with a root. The temporary root ends with its connection.
         let delete = |path: &StorePath| {
             let output = lab.command("nix-store").args(["--delete", &lab.full(path)]).output().unwrap();
             output.status.success()
@@ -320,7 +320,7 @@ fn roots_keep_paths_in_the_store() {
 }
 
 #[test]
-fn an_error_of_the_daemon_is_told_and_ends_the_connection() {
+fn an_error_of_the_daemon_is_reported_and_ends_the_connection() {
     with_each_nix(|_, location| {
         let mut daemon = Daemon::connect(location).unwrap();
         let error = daemon.derivation_outputs(&absent()).unwrap_err().to_string();

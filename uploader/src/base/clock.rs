@@ -1,4 +1,4 @@
-//! Time that goes on while the machine sleeps: a fact about the bucket ages in a suspended laptop, too.
+//! A clock that does not stop while the machine is suspended. Facts about a bucket become old during that time, too.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// A moment since the machine was started.
+/// A moment in time, as the time since the machine was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// This moment.
+    /// The present moment.
     pub fn now() -> Self {
         let time = clock_gettime(CLOCK);
         let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
         Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
     }
 
-    /// How long ago it was.
+    /// The time since this moment.
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
     }

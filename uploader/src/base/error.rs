@@ -1,46 +1,46 @@
-//! One error type for the whole uploader.
+//! The error type of the uploader.
 //!
-//! An error names the operation and its object, says what went wrong, and, where there is one, the way out. Two
-//! classifications travel with it: [`Retry`] tells the agent what to do next, [`Area`] becomes the exit code of a
-//! command. Messages are lower-case fragments without a full stop; literals stand in back-ticks. No message may hold
-//! a secret.
+//! An error names the operation and its object, the cause, and a way out if there is a way out. Two classifications
+//! belong to it: [`Retry`] tells the agent whether to try again, and [`Area`] determines the exit code of a command.
+//! Messages are lower-case fragments without a full stop. Back-ticks stand around literals. A message never contains a
+//! secret.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The result of every fallible operation of the uploader.
+/// The result of a fallible operation of the uploader.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an error has underneath: another error, or a text.
+/// The cause of an error: another error, or a text.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// What trying again would bring.
+/// The expected result of trying again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// The same attempt fails in the same way until somebody changes something.
+    /// The same attempt fails in the same way until somebody changes the configuration, the store or the bucket.
     Permanent,
-    /// The other side was busy, away or slow: the same attempt may succeed later.
+    /// The other side was busy, unreachable or slow. The same attempt may succeed later.
     Transient,
-    /// The attempt may or may not have taken effect, or the cause is not understood: try again, and assume nothing.
+    /// The attempt may have taken effect, or the cause is unknown. Try again, and do not assume either result.
     Unknown,
 }
 
-/// The part of the world where the error arose.
+/// The area in which the error occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
-    /// None of the others.
+    /// None of the other areas.
     General,
     /// The command line.
     Usage,
-    /// The configuration, or a file that it names.
+    /// The configuration, or a file that the configuration names.
     Config,
-    /// Credentials: absent, unreadable, or refused by the server.
+    /// Credentials that are absent, unreadable, or refused by the server.
     Credentials,
     /// The local Nix store or its daemon.
     Store,
-    /// The bucket or the way to it.
+    /// The bucket, or the network between this machine and the bucket.
     Bucket,
-    /// The queue's directory.
+    /// The directory of the queue.
     Queue,
 }
 
@@ -55,52 +55,52 @@ pub struct Error {
 }
 
 impl Error {
-    /// `what` names operation and object: ``cannot read `nar/…` from `s3://cache` ``.
+    /// Makes an error. `what` names the operation and its object: ``cannot read `nar/…` from `s3://cache` ``.
     pub fn new(area: Area, retry: Retry, what: impl Into<String>) -> Self {
         Self { area, retry, what: what.into(), cause: None, hint: None }
     }
 
-    /// A permanent error.
+    /// Makes a permanent error.
     pub fn permanent(area: Area, what: impl Into<String>) -> Self {
         Self::new(area, Retry::Permanent, what)
     }
 
-    /// A transient error.
+    /// Makes a transient error.
     pub fn transient(area: Area, what: impl Into<String>) -> Self {
         Self::new(area, Retry::Transient, what)
     }
 
-    /// Adds the cause: another error, which becomes the [source](std::error::Error::source), or a text.
+    /// Sets the cause: another error, which becomes the [source](std::error::Error::source), or a text.
     #[must_use]
     pub fn because(mut self, cause: impl Into<Cause>) -> Self {
         self.cause = Some(cause.into().into());
         self
     }
 
-    /// Adds the way out.
+    /// Sets the way out.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Where it arose.
+    /// The area in which the error occurred.
     pub fn area(&self) -> Area {
         self.area
     }
 
-    /// What trying again would bring.
+    /// The expected result of trying again.
     pub fn retry(&self) -> Retry {
         self.retry
     }
 
-    /// The way out, where there is one.
+    /// The way out, if there is a way out.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
 
-/// Shows the operation and all causes in one line.
+/// Shows the operation and all causes in one line. The way out is not part of the text.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
@@ -117,7 +117,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// An error and its sources in one line, without saying anything twice.
+/// The text of an error and of all its sources in one line. A source whose text appears already is left out.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -2,19 +2,19 @@
 
 use crate::base::error::Area;
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything was done.
+    /// The command succeeded.
     Ok = 0,
-    /// Something else went wrong.
+    /// An error that no other code describes.
     General = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// Some of it was done: paths were refused, parked or failed.
+    /// The command succeeded in part: paths were refused, parked, or failed.
     Partial = 3,
-    /// The configuration, or a file that it names, is wrong.
+    /// The configuration is wrong, or a file that the configuration names.
     Config = 4,
     /// Credentials are missing or refused.
     Credentials = 5,
@@ -22,7 +22,7 @@ pub enum Exit {
     Store = 6,
     /// The bucket cannot be used.
     Bucket = 7,
-    /// Interrupted.
+    /// The command was interrupted.
     Interrupted = 130,
 }
 

@@ -1,13 +1,13 @@
-//! Operations on files from async code.
+//! File operations in async code.
 
 use std::io::ErrorKind;
 
 use super::error::{Area, Error, Result, Retry};
 
-/// The largest object or file that is read into memory as a whole: 4 MiB.
+/// The size of the largest object or file that larder reads into memory completely, in bytes.
 pub const MAX_SMALL: u64 = 4 << 20;
 
-/// Runs `work` where it may block, and gives its error the name of the operation.
+/// Runs `work` on a thread that may block. `what` names the operation in the error: "cannot read …".
 pub(crate) async fn blocking<T: Send + 'static>(
     what: String,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
@@ -33,12 +33,14 @@ fn explain(what: String, error: std::io::Error) -> Error {
     };
     let built = Error::new(Area::Bucket, retry, what).because(error);
     match kind {
-        ErrorKind::NotFound => built.hint("make the directory, or have it made with `larder init --create`"),
-        ErrorKind::PermissionDenied => built.hint("the user that larder runs as needs to write there"),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => built.hint("free some space"),
-        ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
-            built.hint("in a directory no key can be the start of another up to a `/`")
+        ErrorKind::NotFound => built.hint("create the directory, or run `larder init --create`"),
+        ErrorKind::PermissionDenied => {
+            built.hint("give the user that larder runs as the permission to write there")
         }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => built.hint("free some space"),
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory => built.hint(
+            "in a directory, an object key followed by `/` cannot be the beginning of another object key",
+        ),
         _ => built,
     }
 }

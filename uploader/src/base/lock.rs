@@ -1,9 +1,9 @@
-//! Locks that stay usable after a panic.
+//! Locks that stay usable after a panic of another thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks `mutex`. A thread that panicked while it held the lock does not take the value from all other threads: every
-/// value that larder keeps behind a lock is valid between any two statements.
+/// Locks `mutex`, even if a thread panicked while it held the lock. This is safe because every value that larder
+/// protects with a lock is valid between any two statements.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

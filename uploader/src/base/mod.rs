@@ -1,4 +1,4 @@
-//! What every other part uses: errors, exit codes, waiting times, a clock, files, locks.
+//! The pieces that all other parts use: errors, exit codes, backoff, a clock, files, locks.
 
 pub mod backoff;
 pub mod clock;

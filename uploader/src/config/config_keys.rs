@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::typed_key::Default::{Found, Unset, Value};
+use super::typed_key::KeyDefault::{Found, Unset, Value};
 use super::typed_key::{ConfigKey, Row, Size, Typed};
 use crate::base::error::{Area, Error, Result};
 

@@ -1,4 +1,4 @@
-//! Values that follow from the configuration by a rule, and checks that concern more than one key.
+//! Values that follow from the effective configuration by a rule.
 
 use std::path::PathBuf;
 
@@ -65,29 +65,5 @@ impl Config {
             let shared = PathBuf::from(settings::SHARED_STATE_DIR);
             if !own.exists() && shared.exists() { shared } else { own }
         })
-    }
-
-    /// Checks what the kind of a single value does not show.
-    pub(super) fn check(&self) -> Result<()> {
-        let wrong = |what: String| Error::permanent(Area::Config, what);
-        let name = self.get(COMPRESSION);
-        if !Compression::ALL.iter().any(|known| known.name() == name) {
-            return Err(
-                wrong(format!("`compression = \"{name}\"` is unknown")).hint("use `zstd`, `xz` or `none`")
-            );
-        }
-        let highest = match self.compression() {
-            Compression::Zstd => 22,
-            Compression::Xz => 9,
-            Compression::None => i32::MAX,
-        };
-        if let Some(level) = self.level().filter(|level| *level > highest) {
-            return Err(wrong(format!("`compression-level = {level}` is too high"))
-                .hint(format!("the highest level of {name} is {highest}")));
-        }
-        if self.get(JOBS) == Some(0) {
-            return Err(wrong("`jobs = 0` would upload nothing".into()).hint("remove it to use the default"));
-        }
-        Ok(())
     }
 }

@@ -1,14 +1,11 @@
-//! The effective configuration: the values of all sources, each laid over those before it.
+//! The effective configuration: the value of each key, with its source.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use larder_hook::settings;
-
-use super::config_keys::{self, ROWS};
+use super::config_keys::ROWS;
 use super::typed_key::{ConfigKey, Row, Typed};
 use super::value::Value;
-use crate::base::error::{Area, Error, Result};
 
 /// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,57 +37,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the configuration files, then the environment, then `flags` (names of keys with their values as text).
-    ///
-    /// # Errors
-    /// A file cannot be read, a key is unknown, or a value is wrong.
-    pub fn load(variable: settings::Variables<'_>, flags: &[(&str, String)]) -> Result<Self> {
-        let mut config = Self::default();
-        for file in settings::config_files(variable) {
-            config.lay_file(&file)?;
-        }
-        for row in ROWS {
-            let name = row.variable();
-            if let Some(text) = variable(&name) {
-                config.lay_text(row, &text, Source::Environment(name))?;
-            }
-        }
-        for (name, text) in flags {
-            config.lay_text(config_keys::find(name)?, text, Source::Flag(format!("--{name}")))?;
-        }
-        config.check()?;
-        Ok(config)
-    }
-
-    fn lay_file(&mut self, file: &Path) -> Result<()> {
-        let failed =
-            || Error::permanent(Area::Config, format!("cannot use the configuration `{}`", file.display()));
-        let text = std::fs::read_to_string(file).map_err(|error| failed().because(error))?;
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            failed().because(error.to_string().trim().replace('\n', "\n  "))
-        })?;
-        let place = |error: Error| error.because(format!("in `{}`", file.display()));
-        for (name, value) in table {
-            let row = config_keys::find(&name).map_err(place)?;
-            let value = Value::from_toml(row.kind, value).ok_or_else(|| place(row.wrong_kind()))?;
-            self.values.insert(row.name, (value, Source::File(file.to_owned())));
-        }
-        Ok(())
-    }
-
-    fn lay_text(&mut self, row: &'static Row, text: &str, source: Source) -> Result<()> {
-        let value = Value::from_text(row.kind, text).ok_or_else(|| row.wrong_kind())?;
+    /// Sets the value of a key. It replaces the value of an earlier source.
+    pub(super) fn lay(&mut self, row: &'static Row, value: Value, source: Source) {
         self.values.insert(row.name, (value, source));
-        Ok(())
-    }
-
-    /// The names of environment variables that look like configuration keys and are not.
-    pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
-        let known = |name: &String| name == "LARDER_CONFIG" || ROWS.iter().any(|row| row.variable() == *name);
-        names
-            .filter(|name| name.starts_with("LARDER_") && !name.starts_with("LARDER_TEST"))
-            .filter(|name| !known(name))
-            .collect()
     }
 
     /// Every key with its effective value, if it has a value, and the source of the value.

@@ -5,6 +5,7 @@ pub mod config_keys;
 mod derived;
 mod effective;
 pub mod key_files;
+mod load;
 mod secret_file;
 #[cfg(test)]
 mod table;
@@ -13,7 +14,7 @@ mod value;
 
 pub use effective::{Config, Source};
 pub use secret_file::exposure;
-pub use typed_key::{ConfigKey, Default, Row, Size, Typed};
+pub use typed_key::{ConfigKey, KeyDefault, Row, Size, Typed};
 pub use value::{Kind, Value};
 
 #[cfg(test)]

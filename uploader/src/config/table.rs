@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::config_keys::ROWS;
-use super::typed_key::{Default, Row};
+use super::typed_key::{KeyDefault, Row};
 use super::value::Value;
 
 const BEGIN: &str = "<!-- keys: begin (written by the program) -->\n";
@@ -32,10 +32,10 @@ fn render(rows: &[&Row]) -> String {
 
 fn default(row: &Row) -> String {
     match (row.default, row.default()) {
-        (Default::Unset, _) => "–".into(),
-        (Default::Found(how), _) => how.into(),
-        (Default::Value(_), Some(value)) if is_long(&value) => "see below".into(),
-        (Default::Value(text), _) => format!("`{text}`"),
+        (KeyDefault::Unset, _) => "–".into(),
+        (KeyDefault::Found(how), _) => how.into(),
+        (KeyDefault::Value(_), Some(value)) if is_long(&value) => "see below".into(),
+        (KeyDefault::Value(text), _) => format!("`{text}`"),
     }
 }
 

@@ -58,7 +58,7 @@ fn wrong_values_say_what_is_right() {
 #[test]
 fn every_default_is_of_its_kind() {
     for row in ROWS {
-        assert_eq!(row.default().is_some(), matches!(row.default, Default::Value(_)), "{}", row.name);
+        assert_eq!(row.default().is_some(), matches!(row.default, KeyDefault::Value(_)), "{}", row.name);
     }
 }
 

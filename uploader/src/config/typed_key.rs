@@ -14,7 +14,7 @@ pub struct Row {
     /// The kind of its value.
     pub kind: Kind,
     /// Its default.
-    pub default: Default,
+    pub default: KeyDefault,
     /// Whether `larder-hook` reads the key too.
     pub hook: bool,
     /// The meaning of the key, in one sentence. Back-ticks stand around literals.
@@ -23,7 +23,7 @@ pub struct Row {
 
 /// The default of a configuration key.
 #[derive(Clone, Copy, Debug)]
-pub enum Default {
+pub enum KeyDefault {
     /// The key has no value.
     Unset,
     /// This value, written as in an environment variable.
@@ -41,8 +41,8 @@ impl Row {
     /// The default value, if it is a fixed value.
     pub fn default(&self) -> Option<Value> {
         match self.default {
-            Default::Value(text) => Value::from_text(self.kind, text),
-            Default::Unset | Default::Found(_) => None,
+            KeyDefault::Value(text) => Value::from_text(self.kind, text),
+            KeyDefault::Unset | KeyDefault::Found(_) => None,
         }
     }
 

@@ -1,27 +1,27 @@
-//! `nix-cache-info`: what a client reads before anything else.
+//! `nix-cache-info`, the object that a client reads first.
 //!
-//! Source of the format: Nix's `BinaryCacheStore::init` and `HttpBinaryCacheStore::init`.
+//! The source of the format is Nix's `BinaryCacheStore::init` and `HttpBinaryCacheStore::init`.
 
 use nix_derivation::store_path::StoreDir;
 
 /// The contents of `nix-cache-info`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheInfo {
-    /// The store directory of the paths in the cache; clients with another skip the cache.
+    /// The store directory of the paths in the cache. Clients with another store directory do not use the cache.
     pub store_dir: String,
-    /// Whether clients may ask for many paths at once.
+    /// Whether clients may query many paths at the same time.
     pub want_mass_query: bool,
-    /// Lower is asked first; cache.nixos.org says 40, and an absent one means 0.
+    /// Clients ask the substituter with the lowest priority first. cache.nixos.org has 40. An absent priority means 0.
     pub priority: Option<i64>,
 }
 
 impl CacheInfo {
-    /// What larder writes into a bucket that has none. 30: asked before cache.nixos.org.
+    /// The contents for a bucket without `nix-cache-info`. Clients may query many paths.
     pub fn new(store_dir: &StoreDir, priority: i64) -> Self {
         Self { store_dir: store_dir.as_str().to_owned(), want_mass_query: true, priority: Some(priority) }
     }
 
-    /// The object's bytes.
+    /// The contents of the object.
     pub fn to_text(&self) -> String {
         let mut text =
             format!("StoreDir: {}\nWantMassQuery: {}\n", self.store_dir, u8::from(self.want_mass_query));
@@ -31,7 +31,7 @@ impl CacheInfo {
         text
     }
 
-    /// Reads the object as a client does. The error says what a client would stumble over.
+    /// Parses the object as a client does. The error says why a client would fail.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut info = Self { store_dir: "/nix/store".into(), want_mass_query: false, priority: None };
         for line in text.lines() {
@@ -42,14 +42,14 @@ impl CacheInfo {
                 "WantMassQuery" => info.want_mass_query = value == "1",
                 "Priority" => {
                     let priority =
-                        value.parse().map_err(|_| format!("`Priority: {value}` is no whole number"))?;
+                        value.parse().map_err(|_| format!("`Priority: {value}` is not a whole number"))?;
                     info.priority = Some(priority);
                 }
                 _ => {}
             }
         }
         if text.contains('\r') {
-            return Err("its lines end in CR LF, which Nix does not read".into());
+            return Err("its lines end in CR LF, which Nix cannot read".into());
         }
         Ok(info)
     }

@@ -2,11 +2,11 @@
 //!
 //! `nix/lib.nix` checks URLs by the same rules. `nix/tests/urls.json` holds test cases for both.
 
-/// Why an address cannot be a substituter; `None` where it can.
+/// Describes why a URL cannot be the URL of a substituter; `None` if it can.
 pub fn url_fault(url: &str) -> Option<String> {
     let fault = |text: &str| Some(text.to_owned());
     if url.contains(char::is_whitespace) {
-        return fault("has white space in it");
+        return fault("contains white space");
     }
     let scheme_ok = |scheme: &str| {
         !scheme.is_empty()
@@ -22,7 +22,7 @@ pub fn url_fault(url: &str) -> Option<String> {
     let path = rest.split(['?', '#']).next().unwrap_or_default();
     if host.contains('@') {
         return fault(
-            "has credentials in it, which everybody on the machine could read: use `netrc-file` for them",
+            "contains credentials, which every user of the machine could read: put the credentials into the `netrc-file`",
         );
     }
     match scheme {
@@ -41,11 +41,9 @@ pub fn url_fault(url: &str) -> Option<String> {
             };
             let port_ok = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
             (name.is_empty() || !port.is_none_or(port_ok))
-                .then(|| "names no host, or a port that is no number".to_owned())
+                .then(|| "names no host, or has a port that is not a number".to_owned())
         }
-        other => {
-            Some(format!("has the scheme `{other}`, which is no binary cache's: http, https, s3 or file"))
-        }
+        other => Some(format!("has the scheme `{other}`, but a binary cache has http, https, s3 or file")),
     }
 }
 
@@ -61,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_judged_as_the_table_says() {
+    fn urls_are_checked_as_the_table_says() {
         let (good, bad) = table(include_str!("../../../nix/tests/urls.json"));
         for url in good {
             assert_eq!(url_fault(url.as_str().unwrap()), None, "{url}");

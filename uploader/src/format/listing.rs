@@ -1,19 +1,18 @@
-//! The listing of a NAR, `<hash>.ls`: which files it holds and where in it their contents lie.
+//! The listing of a NAR, `<hash>.ls`: its files, and the offsets of their contents in the NAR.
 //!
-//! It is made from the NAR's bytes as they pass, in the form that Nix writes with `write-nar-listing`.
+//! larder makes the listing while the NAR streams, in the format that Nix writes with `write-nar-listing`.
 
 use std::io::{self, Write};
 
+use super::nar_scanner::{Scanner, Visit};
 use crate::base::error::{Area, Error, Result};
 
-use crate::format::nar_scanner::{Scanner, Visit};
-
-/// The largest listing that is made; about half a million files.
+/// The largest listing that larder makes, in bytes. It is enough for about half a million files.
 pub const MAX_LISTING: usize = 64 << 20;
 
-/// Makes the listing of the NAR that is written to it, in pieces of any size.
+/// Makes the listing of a NAR that is written to it in pieces of any size.
 ///
-/// Writing never fails, so that a listing holds up nothing: whatever is wrong is told by [`finish`](Self::finish).
+/// Writing never fails, so a listing never stops an upload. [`finish`](Self::finish) returns the error.
 #[derive(Debug)]
 pub struct ListingWriter {
     scanner: Scanner,
@@ -28,23 +27,26 @@ impl Default for ListingWriter {
 }
 
 impl ListingWriter {
-    /// Before the first byte of a NAR.
+    /// A writer before the first byte of a NAR.
     pub fn new() -> Self {
         Self::with_limit(MAX_LISTING)
     }
 
-    /// With another limit than [`MAX_LISTING`].
+    /// A writer with another limit than [`MAX_LISTING`], in bytes.
     pub fn with_limit(limit: usize) -> Self {
         let json = Json { text: String::from(r#"{"version":1,"root":"#), limit, problem: None };
         Self { scanner: Scanner::new(), json, trailing: false }
     }
 
-    /// The listing, in JSON.
+    /// The listing in JSON.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one NAR, or the listing exceeds the limit, or a name is not UTF-8.
     pub fn finish(mut self) -> Result<String> {
         let scanned = self.scanner.push(&[], &mut self.json).err().map(|error| error.to_string());
         let problem = self.json.problem.or(scanned).or_else(|| {
             if !self.scanner.is_done() {
-                Some("the NAR is cut short".into())
+                Some("the NAR is incomplete".into())
             } else {
                 self.trailing.then(|| "there are bytes after the NAR".into())
             }
@@ -60,7 +62,7 @@ impl ListingWriter {
 impl Write for ListingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.json.problem.is_none() {
-            // An error is kept by the scanner.
+            // The scanner keeps the error.
             let taken = self.scanner.push(bytes, &mut self.json);
             self.trailing |= taken.is_ok_and(|taken| taken < bytes.len());
         }
@@ -80,7 +82,7 @@ struct Json {
 }
 
 impl Json {
-    /// Begins a node: its name, if it has one, and its type.
+    /// Begins a node with its name, unless it is the root, and its type.
     fn node(&mut self, name: Option<&[u8]>, kind: &str) {
         if self.text.len() > self.limit {
             self.problem = Some(format!("the listing is longer than {} bytes", self.limit));

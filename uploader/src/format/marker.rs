@@ -1,21 +1,23 @@
-//! `larder/format.json`, which tells writers the bucket's format, and `larder/writers/<id>.json`, the lease of a
-//! running writer; a collector relies on both, see `ARCHITECTURE.md`. And `larder/reservations/<NarHash>`, for a NAR
-//! that a writer is sending.
+//! The contents of larder's own objects in a bucket. `docs/bucket.md` describes how writers use them.
+//!
+//! - `larder/format.json`, the marker, tells writers the format of the bucket.
+//! - `larder/writers/<id>.json` is the lease of a running writer.
+//! - `larder/reservations/<NarHash>` reserves a NAR for the writer that is sending it.
 
 use serde::{Deserialize, Serialize};
 
-/// The format that this version writes.
+/// The format that this version of larder writes.
 pub const VERSION: u32 = 1;
 
 /// The contents of `larder/format.json`.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Format {
-    /// The version of the bucket's layout.
+    /// The version of the layout of the bucket.
     pub version: u32,
-    /// Who wrote the marker, for people.
+    /// The program that wrote the marker. Only people read this field.
     pub written_by: String,
-    /// Whether the server was found to refuse a conditional PUT whose condition does not hold. Where it is not known
-    /// to, writers look once more before they write.
+    /// Whether `larder init` found that the server refuses a conditional PUT whose condition does not hold. Otherwise,
+    /// writers look for the object immediately before they write it.
     #[serde(default)]
     pub conditional_writes: bool,
 }
@@ -30,18 +32,20 @@ impl Format {
         }
     }
 
-    /// The object's bytes.
+    /// The contents of the object.
     pub fn to_json(&self) -> String {
         to_json(self)
     }
 
-    /// Reads the marker; an error for what is no marker or one that this version may not write under.
+    /// Parses the marker. The error says why this version of larder must not write into the bucket.
     pub fn check(bytes: &[u8]) -> Result<Self, String> {
         let format: Self =
-            serde_json::from_slice(bytes).map_err(|error| format!("it is not readable: {error}"))?;
+            serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))?;
         match format.version {
             VERSION => Ok(format),
-            other => Err(format!("the bucket has format {other}, this larder knows format {VERSION}")),
+            other => Err(format!(
+                "the bucket has format {other}, but this version of larder supports only format {VERSION}"
+            )),
         }
     }
 }
@@ -49,16 +53,16 @@ impl Format {
 /// The contents of a lease.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Lease {
-    /// When the writer began, in seconds since 1970, before its first presence check.
+    /// The time when the writer began, before its first query of the bucket, in seconds since 1970.
     pub since: u64,
-    /// When it last renewed the lease.
+    /// The time of the last renewal, in seconds since 1970.
     pub renewed: u64,
-    /// The version of the writer.
+    /// The version of larder that the writer runs.
     pub version: String,
 }
 
 impl Lease {
-    /// The object's bytes.
+    /// The contents of the object.
     pub fn to_json(&self) -> String {
         to_json(self)
     }
@@ -67,12 +71,12 @@ impl Lease {
 /// The contents of a reservation of a NAR.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Reservation {
-    /// The writer's id, as in the key of its lease.
+    /// The id of the writer, as in the key of its lease.
     pub writer: String,
 }
 
 impl Reservation {
-    /// The object's bytes.
+    /// The contents of the object.
     pub fn to_json(&self) -> String {
         to_json(self)
     }

@@ -1,5 +1,5 @@
-//! The format of a binary cache, without I/O: object keys, narinfos, signatures, public keys, `nix-cache-info`, larder's
-//! own objects, NARs and their listings, and path infos.
+//! The format of a binary cache, without I/O: object keys, narinfos, signatures, public keys, `nix-cache-info`,
+//! larder's own objects, NARs and their listings, and path infos.
 
 pub mod cache_info;
 pub mod cache_url;

@@ -1,31 +1,32 @@
-//! NAR bytes, pushed in pieces of any size, seen as files, links and directories.
+//! An incremental parser of NARs. It takes bytes in pieces of any size and reports files, symbolic links and
+//! directories.
 //!
-//! Contents of files are skipped without being looked at or kept. The scanner stops exactly at the end of the NAR.
+//! The scanner skips the contents of files. It stops exactly at the end of the NAR.
 
 use std::fmt;
 
-/// Directories may be this deep: Nix itself reads no deeper ones.
+/// The greatest depth of directories, which is also Nix's limit.
 const MAX_DEPTH: usize = 64;
 
-/// The longest token that stands for part of the structure, `nix-archive-1`.
+/// The length of the longest keyword, `nix-archive-1`.
 const MAX_KEYWORD: u64 = 13;
 
-/// The longest name or link target that is read.
+/// The length of the longest name or link target that the scanner accepts.
 const MAX_TEXT: u64 = 64 << 10;
 
-/// What is told of a NAR, in its own order. `name` is `None` for the root.
+/// Receives the nodes of a NAR in the order of the NAR. `name` is `None` for the root.
 pub trait Visit {
     /// A directory begins.
     fn directory(&mut self, name: Option<&[u8]>);
     /// The innermost directory ends.
     fn end_directory(&mut self);
-    /// A file; its contents begin at `offset` of the NAR.
+    /// A regular file of `size` bytes. Its contents begin at byte `offset` of the NAR.
     fn regular(&mut self, name: Option<&[u8]>, executable: bool, size: u64, offset: u64);
     /// A symbolic link.
     fn symlink(&mut self, name: Option<&[u8]>, target: &[u8]);
 }
 
-/// For whoever wants only the NAR's end.
+/// Ignores all nodes, for callers that only need the end of the NAR.
 impl Visit for () {
     fn directory(&mut self, _: Option<&[u8]>) {}
     fn end_directory(&mut self) {}
@@ -33,7 +34,7 @@ impl Visit for () {
     fn symlink(&mut self, _: Option<&[u8]>, _: &[u8]) {}
 }
 
-/// The bytes are no NAR.
+/// The error for bytes that are not a NAR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanError {
     offset: u64,
@@ -48,7 +49,7 @@ impl fmt::Display for ScanError {
 
 impl std::error::Error for ScanError {}
 
-/// Where in the grammar the next token stands.
+/// The place of the next token in the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Magic,
@@ -71,7 +72,7 @@ enum Next {
     Done,
 }
 
-/// Which part of a token the next byte belongs to.
+/// The part of a token that the next byte belongs to, with the number of missing bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Length,
@@ -104,7 +105,7 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Before the first byte.
+    /// A scanner before the first byte.
     pub fn new() -> Self {
         Self {
             offset: 0,
@@ -126,17 +127,20 @@ impl Scanner {
         self.next == Next::Done && self.part == Part::Length
     }
 
-    /// The bytes that have been taken so far.
+    /// The number of bytes taken so far.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The number that stood where the length of a token belongs and cannot be one.
+    /// The number in the place of a token's length that is too large for a length.
     pub(crate) fn bad_length(&self) -> Option<u64> {
         self.bad_length
     }
 
-    /// Takes bytes up to the end of the NAR and returns how many those were. After an error it takes nothing more.
+    /// Takes bytes up to the end of the NAR and returns the number of bytes taken.
+    ///
+    /// # Errors
+    /// The bytes are not a NAR. Every later call returns the same error.
     pub fn push(&mut self, bytes: &[u8], visitor: &mut impl Visit) -> Result<usize, ScanError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -185,7 +189,7 @@ impl Scanner {
         taken
     }
 
-    /// Goes on through the parts that are complete.
+    /// Proceeds through the parts that are complete.
     fn advance(&mut self, visitor: &mut impl Visit) -> Result<(), String> {
         if self.part == Part::Length {
             if self.have < 8 {
@@ -219,7 +223,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// A whole token is there: what follows it?
+    /// Handles a complete token and returns the place of the token that follows.
     fn token(&mut self, visitor: &mut impl Visit) -> Result<Next, String> {
         let follows = match (self.next, self.token.as_slice()) {
             (Next::Magic, b"nix-archive-1") => Next::Open,
@@ -258,7 +262,7 @@ impl Scanner {
             (Next::NameKey, b"name") => Next::Name,
             (Next::Name, name) => {
                 if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
-                    return Err(format!("`{}` is no name", String::from_utf8_lossy(name)));
+                    return Err(format!("`{}` is not a file name", String::from_utf8_lossy(name)));
                 }
                 match self.names.last_mut() {
                     Some(last) if name > last.as_slice() => std::mem::swap(last, &mut self.token),

@@ -1,7 +1,7 @@
-//! Making the narinfo of a path, and telling how one that stands in the bucket relates to the path in the store.
+//! Composes the narinfo of a path, and compares a narinfo in the bucket with the path in the store.
 //!
-//! Format and order of fields: Nix's `NarInfo::to_string`; the last newline and the blank behind an empty
-//! `References:` are mandatory.
+//! The source of the format and of the order of fields is Nix's `NarInfo::to_string`. The last newline and the space
+//! after an empty `References:` are mandatory.
 
 use nix_derivation::hash::{CAHash, NixHash};
 use nix_derivation::store_path::{StoreDir, StorePath};
@@ -12,45 +12,51 @@ use super::signature::SecretKey;
 use crate::base::error::{Area, Cause, Error, Result};
 use crate::format::path_info::PathInfo;
 
-/// A NAR that lies in the bucket.
+/// A NAR in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NarObject {
-    /// Its key.
+    /// The object key.
     pub key: String,
-    /// How it is compressed.
+    /// The compression.
     pub compression: Compression,
-    /// SHA-256 of the object's bytes, where known first-hand or from a standing narinfo.
+    /// The SHA-256 of the compressed NAR, if this writer has computed it or a narinfo in the bucket holds it.
     pub file_hash: Option<[u8; 32]>,
-    /// Size of the object in bytes.
+    /// The size of the compressed NAR in bytes.
     pub file_size: Option<u64>,
 }
 
-/// How a narinfo that stands in the bucket relates to the path in the store.
+/// The relation of a narinfo in the bucket to the path in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It describes the same contents and carries all our signatures.
+    /// The narinfo describes the same contents and has the signatures of all our keys.
     Complete,
-    /// It describes the same contents; this one, with our signatures added, should take its place.
+    /// The narinfo describes the same contents and lacks some of our signatures. The value is the narinfo with our
+    /// signatures added, which should replace it.
     LacksSignatures(Vec<u8>),
-    /// It describes other contents: the build is not reproducible, and another machine's result was first.
+    /// The narinfo describes other contents: the build is not reproducible, and another machine pushed its result
+    /// first.
     Differs,
 }
 
-/// What a signature of this path covers.
+/// The fingerprint of a path, which signatures sign.
 pub fn fingerprint(store_dir: &StoreDir, info: &PathInfo) -> String {
     let references: Vec<_> = info.references.iter().map(|path| store_dir.render_path(path)).collect();
     let hash = NixHash::Sha256(info.nar_hash).to_nix_nixbase32_string();
     format!("1;{};{hash};{};{}", store_dir.render_path(&info.path), info.nar_size, references.join(","))
 }
 
-/// Whether the path is named by its contents, so that it needs no signature: the path is computed again from its `CA`.
+/// Whether the path is content-addressed and so needs no signature. The function computes the path again from the
+/// content address.
 pub fn is_content_addressed(store_dir: &StoreDir, info: &PathInfo) -> bool {
     info.ca.is_some()
         && build(store_dir, info, "x", Label::None, &[])
             .is_ok_and(|narinfo| narinfo.is_content_addressed(store_dir))
 }
 
-/// The bytes of the narinfo of a path whose NAR is `nar`, with the signatures that the store knows and those of `keys`.
+/// Composes the narinfo of a path whose NAR is `nar`, with the signatures in the store and the signatures of `keys`.
+///
+/// # Errors
+/// A narinfo cannot describe the path.
 pub fn compose(
     store_dir: &StoreDir,
     info: &PathInfo,
@@ -62,14 +68,15 @@ pub fn compose(
     Ok(render(&builder.build().map_err(|error| unfit(info, error))?))
 }
 
-/// Whether a narinfo of `size` bytes can be one that [`compose`] made of this path with these keys, for a NAR of ours of
-/// known size.
+/// Whether a narinfo of `size` bytes can be the result of [`compose`] for this path and these keys, for a NAR that
+/// larder has uploaded and whose compressed size is known.
 ///
-/// One that lacks a signature of ours and has no other in its place never can: a line of a signature is longer than
-/// all that is open (how the NAR is compressed, how large that made it, whether its hash is known) can make up for.
+/// A narinfo that lacks one of our signatures, and has no other signature instead, never has such a size: the line of a
+/// signature is longer than the unknown parts of a narinfo can vary. The unknown parts are the compression of the NAR,
+/// its compressed size, and whether its hash is known.
 pub fn fits(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey], size: u64) -> bool {
     let Some(fixed) = fixed_size(store_dir, info, keys) else { return false };
-    // What compresses badly grows a little.
+    // Compression can make a NAR slightly larger.
     let most_digits = digits(info.nar_size.saturating_add(info.nar_size / 64 + 1024));
     Compression::ALL.into_iter().any(|compression| {
         let url = object_keys::nar_length(compression);
@@ -81,15 +88,14 @@ pub fn fits(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey], size: u64
     })
 }
 
-/// Length of `FileHash: sha256:…` with its newline.
+/// The length of `FileHash: sha256:…` with its newline.
 const FILE_HASH: usize = 70;
-/// Length of a SHA-256 in nix-base32.
+/// The length of a SHA-256 in nix-base32.
 const SHA256: usize = 52;
-/// Length of an ed25519 signature in base64.
+/// The length of an ed25519 signature in base64.
 const SIGNATURE: usize = 88;
 
-/// The bytes of a narinfo that are the same however the NAR came to lie in the bucket; `None` where [`compose`] would
-/// fail.
+/// The length of the parts of a narinfo that do not depend on the upload of the NAR; `None` if [`compose`] would fail.
 fn fixed_size(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey]) -> Option<usize> {
     let base = |path: &StorePath| object_keys::HASH_PART + 1 + path.name().len();
     let names =
@@ -111,17 +117,20 @@ fn digits(number: u64) -> usize {
     number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
-/// The sound signatures by others that the store knows, each once.
+/// The well-formed signatures of other keys in the store, each once.
 fn theirs(info: &PathInfo, keys: &[SecretKey]) -> Vec<NixSignature> {
     let ours = |name: &str| keys.iter().any(|key| key.name() == name);
     let known = info.signatures.iter().filter_map(|text| NixSignature::parse(text).ok());
-    let mut signatures: Vec<_> = known.filter(|sig| is_sound(sig) && !ours(&sig.key_name)).collect();
+    let mut signatures: Vec<_> = known.filter(|sig| is_well_formed(sig) && !ours(&sig.key_name)).collect();
     signatures.sort();
     signatures.dedup();
     signatures
 }
 
-/// Compares the narinfo `bytes` of the bucket with the path in the store.
+/// Compares the narinfo `bytes` in the bucket with the path in the store.
+///
+/// # Errors
+/// The narinfo is malformed.
 pub fn standing(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8], keys: &[SecretKey]) -> Result<Standing> {
     let present = parse(store_dir, info, bytes)?;
     let same = *present.nar_hash() == NixHash::Sha256(info.nar_hash)
@@ -145,11 +154,11 @@ pub fn standing(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8], keys: &[Sec
     if lacking.is_empty() {
         return Ok(Standing::Complete);
     }
-    // A malformed signature makes clients refuse the whole file; one of ours that does not verify is replaced.
+    // A malformed signature makes clients refuse the whole narinfo. An invalid signature of ours is replaced.
     let kept = present
         .signatures()
         .iter()
-        .filter(|sig| is_sound(sig) && !lacking.iter().any(|key| key.name() == sig.key_name));
+        .filter(|sig| is_well_formed(sig) && !lacking.iter().any(|key| key.name() == sig.key_name));
     let signatures: Vec<_> = kept.cloned().chain(lacking.iter().map(|key| key.sign(&fingerprint))).collect();
     let rewritten = NarInfo::builder_in(
         store_dir.clone(),
@@ -175,10 +184,10 @@ fn parse(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8]) -> Result<NarInfo>
     NarInfo::parse_in(store_dir, bytes).map_err(|error| {
         Error::permanent(
             Area::Bucket,
-            format!("the bucket's narinfo of `{}` is malformed", info.path.to_basename()),
+            format!("the narinfo of `{}` in the bucket is malformed", info.path.to_basename()),
         )
         .because(error)
-        .hint("no client can read it; delete that object, and the path is pushed again")
+        .hint("no client can read it; delete the object, then larder pushes the path again")
     })
 }
 
@@ -214,9 +223,10 @@ fn build_with(
         .signatures(signatures))
 }
 
-/// Whether clients can digest it: one of another length than 64 bytes under a name they trust makes them give up.
-fn is_sound(signature: &NixSignature) -> bool {
-    signature.canonicalized().is_ok_and(|signature| signature.encoded.len() == 88)
+/// Whether clients accept the form of the signature. A signature of another length than 64 bytes, with the name of a
+/// trusted key, makes clients fail.
+fn is_well_formed(signature: &NixSignature) -> bool {
+    signature.canonicalized().is_ok_and(|signature| signature.encoded.len() == SIGNATURE)
 }
 
 fn render(narinfo: &NarInfo) -> Vec<u8> {

@@ -100,7 +100,7 @@ fn malformed_signatures_of_the_store_are_left_out() {
     assert_eq!(text(&bytes).matches("Sig: ").count(), 1);
 }
 
-/// Paths of many shapes, from a fixed sequence of numbers.
+/// Paths of many shapes, made from a fixed sequence of numbers.
 fn assorted() -> impl Iterator<Item = (PathInfo, NarObject, Vec<SecretKey>)> {
     let mut state = 7_u64;
     let mut random = move |below: u64| {
@@ -153,7 +153,7 @@ fn what_we_write_is_as_long_as_it_can_be() {
 #[test]
 fn what_lacks_signatures_of_ours_is_never_as_long() {
     for (mut info, nar, keys) in assorted().filter(|(_, _, keys)| !keys.is_empty()) {
-        // What the store knows of our own signatures is not counted for them.
+        // `compose` replaces the signatures of our own keys in the store.
         info.signatures = Box::default();
         for lacking in 0..keys.len() {
             let bytes = compose(&StoreDir::default(), &info, &nar, &keys[..lacking]).unwrap();

@@ -1,46 +1,48 @@
-//! The keys of the objects in a bucket. The layout is described in `ARCHITECTURE.md`.
+//! The keys of the objects in a bucket. `docs/bucket.md` describes the layout.
+//!
+//! An object key is the name of an object, not a signing key.
 
 use nix_derivation::nixbase32;
 use nix_derivation::store_path::StorePath;
 use rand_core::{OsRng, RngCore};
 
-/// What every client reads first.
+/// The object that a client reads first.
 pub const CACHE_INFO: &str = "nix-cache-info";
-/// Where NARs are.
+/// The prefix of the keys of NARs.
 pub const NARS: &str = "nar/";
-/// The marker that tells writers which format the bucket has.
+/// The marker, which tells writers the format of the bucket.
 pub const FORMAT: &str = "larder/format.json";
-/// Where the leases of running writers are.
+/// The prefix of the keys of leases. Every running writer has a lease.
 pub const WRITERS: &str = "larder/writers/";
-/// Where writers tell which large NARs they are sending.
+/// The prefix of the keys of reservations. A writer reserves a large NAR while it sends the NAR.
 pub const RESERVATIONS: &str = "larder/reservations/";
 
 const NARINFO_SUFFIX: &str = ".narinfo";
-/// The random bytes of a NAR's key, beside the name of its writer.
+/// The number of random bytes in the key of a NAR, besides the beginning of the writer's id.
 const NONCE_BYTES: usize = 5;
-/// The random bytes of a writer's id.
+/// The number of random bytes in a writer's id.
 const WRITER_BYTES: usize = 15;
-/// Length of the beginning of that id that is the name of the writer in the keys of its NARs.
+/// The length of the beginning of the writer's id that stands in the keys of its NARs.
 const WRITER: usize = 8;
 const LEASE_SUFFIX: &str = ".json";
-/// Length of the part of a NAR's key that is used once.
+/// The length of the unique part of a NAR's key: the beginning of the writer's id, and random characters.
 const NONCE: usize = 16;
-/// Length of the hash part of a store path.
+/// The length of the hash part of a store path.
 pub const HASH_PART: usize = 32;
 
-/// How a NAR is compressed.
+/// The compression of a NAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// zstd.
     Zstd,
     /// xz.
     Xz,
-    /// Not at all.
+    /// No compression.
     None,
 }
 
 impl Compression {
-    /// All of them.
+    /// All compressions.
     pub const ALL: [Self; 3] = [Self::Zstd, Self::Xz, Self::None];
 
     /// The word in a narinfo's `Compression` line and in the configuration.
@@ -66,65 +68,65 @@ pub fn hash_part(path: &StorePath) -> String {
     nixbase32::encode(path.digest())
 }
 
-/// Key of the reservation of the NAR with this SHA-256.
+/// The key of the reservation of the NAR with this SHA-256.
 pub fn reservation(nar_hash: &[u8; 32]) -> String {
     format!("{RESERVATIONS}{}", nixbase32::encode(nar_hash))
 }
 
-/// Key of a path's narinfo.
+/// The key of the narinfo of a path.
 pub fn narinfo(path: &StorePath) -> String {
     format!("{}{NARINFO_SUFFIX}", hash_part(path))
 }
 
-/// The hash part that a narinfo's key stands for; `None` for any other object.
+/// The hash part of the path whose narinfo has this key; `None` for the key of any other object.
 pub fn narinfo_hash(key: &str) -> Option<&str> {
     key.strip_suffix(NARINFO_SUFFIX).filter(|hash| hash.len() == 32 && !hash.contains('/'))
 }
 
-/// Key of a path's listing.
+/// The key of the listing of a path's NAR.
 pub fn listing(path: &StorePath) -> String {
     format!("{}.ls", hash_part(path))
 }
 
-/// The beginning of the keys of all NARs with this SHA-256.
+/// The prefix of the keys of all NARs with this SHA-256.
 pub fn nar_prefix(nar_hash: &[u8; 32]) -> String {
     format!("{NARS}{}-", nixbase32::encode(nar_hash))
 }
 
-/// Length of the keys of NARs that are compressed so.
+/// The length of the key of a NAR with this compression.
 pub fn nar_length(compression: Compression) -> usize {
     nar_prefix(&[0; 32]).len() + NONCE + compression.suffix().len()
 }
 
-/// A key for a NAR that no other upload has or will have. It tells that the writer with this id began it.
+/// Makes a key for the upload of a NAR by the writer with this id. No other upload has the same key.
 pub fn new_nar(nar_hash: &[u8; 32], compression: Compression, id: &str) -> String {
     let (prefix, suffix) = (nar_prefix(nar_hash), compression.suffix());
     format!("{prefix}{}{}{suffix}", writer(id), random::<NONCE_BYTES>())
 }
 
-/// An id for a writer that no other has or will have.
+/// Makes a writer's id. No other writer has the same id.
 pub fn new_writer() -> String {
     random::<WRITER_BYTES>()
 }
 
-/// What the keys of its NARs tell of a writer's id.
+/// The part of a writer's id that stands in the keys of its NARs.
 pub fn writer(id: &str) -> &str {
     id.get(..WRITER).unwrap_or(id)
 }
 
-/// What the key of a NAR of ours tells of the id of its writer.
+/// The part of the writer's id that stands in the key of a NAR; `None` for keys that larder does not make.
 pub fn nar_writer(key: &str) -> Option<&str> {
     parse_nar(key)?;
     let (_, rest) = key.split_once('-')?;
     rest.get(..WRITER)
 }
 
-/// Key of a writer's lease.
+/// The key of a writer's lease.
 pub fn lease(id: &str) -> String {
     format!("{WRITERS}{id}{LEASE_SUFFIX}")
 }
 
-/// The writer's id that a lease's key stands for; `None` for any other object.
+/// The id of the writer whose lease has this key; `None` for the key of any other object.
 pub fn lease_id(key: &str) -> Option<&str> {
     let id = key.strip_prefix(WRITERS)?.strip_suffix(LEASE_SUFFIX)?;
     (id.len() == nixbase32::encoded_len(WRITER_BYTES)).then_some(id)
@@ -136,7 +138,7 @@ fn random<const BYTES: usize>() -> String {
     nixbase32::encode(&bytes)
 }
 
-/// The NAR hash and compression that a NAR's key of ours tells; `None` for keys of another make.
+/// The NAR hash and the compression in the key of a NAR; `None` for keys that larder does not make.
 pub fn parse_nar(key: &str) -> Option<([u8; 32], Compression)> {
     let (hash, rest) = key.strip_prefix(NARS)?.split_once('-')?;
     let (nonce, suffix) = rest.split_at_checked(rest.find('.')?)?;

@@ -1,60 +1,60 @@
-//! What the store knows about one of its paths.
+//! Path infos: the facts that a store keeps about a valid path.
 
 use std::sync::Arc;
 
 use nix_derivation::{StorePath, nixbase32};
 
-/// What the store knows about one of its paths.
+/// The facts that a store keeps about a valid path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
-    /// The path.
+    /// The store path.
     pub path: Arc<StorePath>,
-    /// The derivation that it was built from, if that is known.
+    /// The deriver: the derivation that built the path, if the store knows it.
     pub deriver: Option<StorePath>,
-    /// SHA-256 of its NAR.
+    /// The SHA-256 of the NAR.
     pub nar_hash: [u8; 32],
-    /// The length of its NAR.
+    /// The size of the NAR in bytes.
     pub nar_size: u64,
-    /// What it refers to; itself among them if it does.
+    /// The references. They contain the path itself if the path refers to itself.
     pub references: References,
-    /// When it became valid, in seconds since 1970.
+    /// The time when the path became valid, in seconds since 1970.
     pub registration_time: u64,
-    /// Whether it was built here, as far as the store knows.
+    /// Whether the store says that this machine built the path.
     pub ultimate: bool,
-    /// Its signatures, as given.
+    /// The signatures, as the store gives them. They may be malformed.
     pub signatures: Box<[String]>,
-    /// Its content address, as given.
+    /// The content address, as the store gives it.
     pub ca: Option<String>,
 }
 
 impl PathInfo {
-    /// The NAR's hash in nix-base32, without `sha256:`.
+    /// The hash of the NAR in nix-base32, without `sha256:`.
     pub fn nar_hash_nix32(&self) -> String {
         nixbase32::encode(&self.nar_hash)
     }
 
-    /// What it refers to, save itself.
+    /// The references without the path itself.
     pub fn dependencies(&self) -> impl Iterator<Item = &Arc<StorePath>> {
         self.references.iter().filter(|reference| **reference != self.path)
     }
 }
 
-/// Store paths in their order, each once. In a closure each path is in memory once, however many refer to it.
+/// A sorted set of store paths. All references of a closure to the same path share one copy of the path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References(Box<[Arc<StorePath>]>);
 
 impl References {
-    /// The paths, ascending.
+    /// The paths in ascending order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<StorePath>> {
         self.0.iter()
     }
 
-    /// Whether `path` is among them.
+    /// Whether the set contains `path`.
     pub fn contains(&self, path: &StorePath) -> bool {
         self.0.binary_search_by(|one| (**one).cmp(path)).is_ok()
     }
 
-    /// Puts another copy of each equal path in its place.
+    /// Replaces each path by another copy of the same path.
     pub(crate) fn replace(&mut self, mut with: impl FnMut(&Arc<StorePath>) -> Arc<StorePath>) {
         self.0.iter_mut().for_each(|path| *path = with(path));
     }

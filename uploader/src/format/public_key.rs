@@ -8,12 +8,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use nix_narinfo::TrustedPublicKey;
 
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
 
-/// What is wrong with a list of public keys, one message for each fault.
+/// Finds the faults of a list of public keys and describes each fault in a message.
 ///
-/// One malformed key makes Nix fail at every operation that checks a signature; of two keys of one name it uses the
-/// first. A text that may be a secret key is not repeated.
+/// A malformed key makes Nix fail at every operation that checks a signature. Of two keys with the same name, Nix uses
+/// the first. The messages never repeat a whole key, because it may be a secret key.
 pub fn key_faults<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let (mut faults, mut values) = (Vec::new(), BTreeMap::<&str, BTreeSet<&str>>::new());
     for key in keys {
@@ -32,16 +32,16 @@ pub fn key_faults<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     faults
 }
 
-/// A key's name, or else its beginning: enough to find it by.
-pub(crate) fn label(key: &str) -> String {
+/// The name of a key, or the beginning of a key without a name: enough to find the key.
+fn label(key: &str) -> String {
     match key.split_once(':') {
         Some((name, _)) if !name.is_empty() => format!("{name}:"),
         _ => key.chars().take(8).collect(),
     }
 }
 
-/// Why a text is no public key.
-pub(crate) fn key_fault(key: &str) -> Result<(), &'static str> {
+/// Checks that a text is a public key. The error describes the fault.
+fn key_fault(key: &str) -> Result<(), &'static str> {
     let (name, encoded) = key.split_once(':').ok_or("has no colon between name and key")?;
     if name.is_empty() {
         return Err("has no name before the colon");
@@ -51,33 +51,36 @@ pub(crate) fn key_fault(key: &str) -> Result<(), &'static str> {
     }
     let digits = encoded.trim_end_matches('=');
     if !digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')) {
-        return Err("is not base64 behind the colon");
+        return Err("is not base64 after the colon");
     }
     match encoded.len() {
         44 => {}
         88 => {
             return Err(
-                "is a secret key, which belongs into a file that nobody else reads: give its public half (`larder key public FILE`), and replace the key if it has been published by this",
+                "is a secret key, which belongs into a file that nobody else reads: use its public key (`larder key public FILE`), and replace the key if it has become public",
             );
         }
-        _ => return Err("has not 32 bytes behind the colon (44 characters of base64)"),
+        _ => return Err("has not 32 bytes after the colon (44 characters of base64)"),
     }
     match BASE64.decode(encoded) {
         Ok(bytes) if bytes.len() == 32 => Ok(()),
-        _ => Err("is not base64 of 32 bytes behind the colon"),
+        _ => Err("is not base64 of 32 bytes after the colon"),
     }
 }
 
-/// Reads public keys; the error names the first that is malformed, and does not repeat it: it may be a secret key.
+/// Parses public keys.
+///
+/// # Errors
+/// A key is malformed. The error names the first malformed key and does not repeat it, because it may be a secret key.
 pub fn public_keys<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<TrustedPublicKey>> {
     let parse = |text: &str| {
-        let wrong = |cause: String| {
-            Error::permanent(Area::Config, format!("`{}…` is no public key", label(text)))
+        let wrong = |cause: Cause| {
+            Error::permanent(Area::Config, format!("`{}…` is not a public key", label(text)))
                 .because(cause)
-                .hint("a public key is `name:base64` with 32 bytes behind the colon")
+                .hint("a public key is `name:base64` with 32 bytes after the colon")
         };
-        key_fault(text).map_err(|fault| wrong(format!("it {fault}")))?;
-        TrustedPublicKey::parse(text).map_err(|error| wrong(error.to_string()))
+        key_fault(text).map_err(|fault| wrong(format!("it {fault}").into()))?;
+        TrustedPublicKey::parse(text).map_err(|error| wrong(error.into()))
     };
     texts.into_iter().map(parse).collect()
 }
@@ -94,20 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_judged_as_the_table_says() {
+    fn keys_are_checked_as_the_table_says() {
         let (good, bad) = table(include_str!("../../../nix/tests/keys.json"));
-        let judge = |keys: &Value| {
+        let check = |keys: &Value| {
             let keys: Vec<_> = keys.as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
             (key_faults(keys.iter().copied()), public_keys(keys))
         };
         for keys in good {
-            let (faults, read) = judge(&keys);
+            let (faults, read) = check(&keys);
             assert!(faults.is_empty() && read.is_ok(), "{keys}: {faults:?}");
         }
         for case in bad {
-            let (faults, _) = judge(&case["keys"]);
+            let (faults, _) = check(&case["keys"]);
             assert!(faults.len() == 1 && faults[0].contains(case["says"].as_str().unwrap()), "{faults:?}");
-            assert!(!faults[0].contains("AAAAAAAAAA"), "a secret key is shown");
+            assert!(!faults[0].contains("AAAAAAAAAA"), "the fault shows a secret key");
         }
     }
 }

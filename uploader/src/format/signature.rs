@@ -1,7 +1,7 @@
-//! Signing keys in Nix's format, and the public keys that signatures are checked against.
+//! Secret signing keys in Nix's format, and the verification of signatures. The algorithm is ed25519.
 //!
-//! A secret key file holds `<name>:<base64 of seed ‖ public key>`, a public key is `<name>:<base64 of 32 bytes>`;
-//! both ed25519. Source: Nix's `libstore/crypto.cc`.
+//! A secret key has the form `<name>:<base64 of seed ‖ public key>`. The source of the format is Nix's
+//! `libstore/crypto.cc`.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use nix_narinfo::{NixSignature, TrustedPublicKey};
 
 use crate::base::error::{Area, Error, Result};
 
-/// A named signing key. Its `Debug` shows the name alone.
+/// A secret signing key with its name. `Debug` shows only the name.
 #[derive(Clone)]
 pub struct SecretKey {
     name: String,
@@ -26,24 +26,27 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// A fresh key. By custom the name is `<domain of the cache>-<number>`.
+    /// Generates a key. By convention, the name is `<domain of the cache>-<number>`.
+    ///
+    /// # Errors
+    /// The text cannot be the name of a key.
     pub fn generate(name: &str) -> Result<Self> {
         check_name(name)?;
         Ok(Self { name: name.to_owned(), key: SigningKey::generate(&mut rand_core::OsRng) })
     }
 
-    /// Reads the contents of a key file; the error never repeats them.
+    /// Parses the contents of a key file. The error never repeats the contents.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let (name, encoded) =
             text.trim_end().split_once(':').ok_or("it has no colon between name and key")?;
         check_name(name).map_err(|_| "its name is empty or holds white space or a colon")?;
-        let bytes = BASE64.decode(encoded).map_err(|_| "what stands behind the colon is not base64")?;
+        let bytes = BASE64.decode(encoded).map_err(|_| "the text after the colon is not base64")?;
         let bytes: [u8; 64] = bytes.try_into().map_err(|bytes: Vec<u8>| match bytes.len() {
-            32 => "it is a public key; the secret one is needed",
-            _ => "its key has not 64 bytes",
+            32 => "it is a public key; larder needs the secret key",
+            _ => "its key does not have 64 bytes",
         })?;
         let key = SigningKey::from_keypair_bytes(&bytes)
-            .map_err(|_| "its secret and public halves do not belong together")?;
+            .map_err(|_| "its secret half does not match its public half")?;
         Ok(Self { name: name.to_owned(), key })
     }
 
@@ -52,17 +55,17 @@ impl SecretKey {
         format!("{}:{}", self.name, BASE64.encode(self.key.to_keypair_bytes()))
     }
 
-    /// The key's name.
+    /// The name of the key.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public(&self) -> TrustedPublicKey {
         TrustedPublicKey { name: self.name.clone(), key: self.key.verifying_key() }
     }
 
-    /// The public half as clients want it in `trusted-public-keys`.
+    /// The public key in the form for a client's `trusted-public-keys`.
     pub fn public_text(&self) -> String {
         format!("{}:{}", self.name, BASE64.encode(self.key.verifying_key().as_bytes()))
     }
@@ -79,11 +82,12 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::permanent(Area::Usage, format!("`{}` cannot name a key", name.escape_debug()))
-        .because("a name is not empty and has neither white space nor a colon")
-        .hint("by custom it is the cache's domain and a number: `cache.example.org-1`"))
+        .because("a name is not empty and contains neither white space nor a colon")
+        .hint("by convention, use the domain of the cache and a number: `cache.example.org-1`"))
 }
 
-/// Whether one of `signatures` (as text; malformed ones count for nothing) is by one of `keys` on `fingerprint`.
+/// Whether at least one of `signatures` is a valid signature of `fingerprint` by one of `keys`. Malformed signatures
+/// are ignored.
 pub fn verified(fingerprint: &str, signatures: &[String], keys: &[TrustedPublicKey]) -> bool {
     signatures
         .iter()
@@ -97,7 +101,7 @@ mod tests {
 
     #[test]
     fn nix_keys_are_read() {
-        // Made by `nix-store --generate-binary-cache-key test-1`.
+        // The form that `nix-store --generate-binary-cache-key test-1` writes.
         let seed = [7_u8; 32];
         let pair = SigningKey::from_bytes(&seed).to_keypair_bytes();
         let text = format!("test-1:{}", BASE64.encode(pair));
@@ -113,7 +117,7 @@ mod tests {
             ("nocolon", "no colon"),
             (":AAAA", "name is empty"),
             ("k:!!!", "not base64"),
-            ("k:AAAA", "not 64 bytes"),
+            ("k:AAAA", "not have 64 bytes"),
             (public.as_str(), "public key"),
         ] {
             let reason = SecretKey::parse(text).unwrap_err();

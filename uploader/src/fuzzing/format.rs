@@ -1,4 +1,4 @@
-//! What stands in a bucket, key files, and NARs.
+//! The objects of a bucket, signing keys, and NARs.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -14,9 +14,9 @@ use crate::format::path_info::PathInfo;
 use crate::format::public_key::public_keys;
 use crate::format::signature::SecretKey;
 
-/// The path that every narinfo is held against.
+/// The path that every narinfo is compared with.
 const PATH: &str = "0c5b8vw40dy178xlpddw65q9gf1h2186-a";
-/// A key for these tests alone: 32 bytes of 1, and its public half.
+/// A signing key only for these tests: a seed of 32 bytes with the value 1, and its public key.
 static KEY: LazyLock<SecretKey> = LazyLock::new(|| {
     let text = "k-1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQGKiOPddAn3SjQK8WHZ+i7ZxpAQzFRgRqQKzfz6J3fE8w==";
     SecretKey::parse(text).unwrap_or_else(|_| SecretKey::generate("k-1").expect("a key"))
@@ -37,7 +37,7 @@ fn info() -> PathInfo {
     }
 }
 
-/// A narinfo of the bucket: what a signature is added to is complete, and stays so.
+/// A narinfo in the bucket: after the missing signatures are added, it is complete.
 pub(super) fn narinfo(bytes: &[u8]) {
     let (dir, info, keys) = (StoreDir::default(), info(), std::slice::from_ref(&*KEY));
     if let Ok(Standing::LacksSignatures(signed)) = standing(&dir, &info, bytes, keys) {
@@ -46,27 +46,27 @@ pub(super) fn narinfo(bytes: &[u8]) {
     }
 }
 
-/// `nix-cache-info`: what is written is what was read.
+/// `nix-cache-info`: parsing the written text gives the same value.
 pub(super) fn cache_info(bytes: &[u8]) {
     if let Ok(info) = CacheInfo::parse(&String::from_utf8_lossy(bytes)) {
         assert_eq!(CacheInfo::parse(&info.to_text()).as_ref(), Ok(&info), "{}", info.to_text());
     }
 }
 
-/// `larder/format.json`.
+/// `larder/format.json`: parsing the written text gives the same value.
 pub(super) fn marker(bytes: &[u8]) {
     if let Ok(format) = Format::check(bytes) {
         assert_eq!(Format::check(format.to_json().as_bytes()).as_ref(), Ok(&format));
     }
 }
 
-/// Key files, lists of public keys, and the keys of objects.
+/// Secret keys, lists of public keys, and object keys.
 pub(super) fn keys(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(key) = SecretKey::parse(&text) {
         let public = key.public_text();
         assert!(public_keys([public.as_str()]).is_ok(), "{public}");
-        // The public half is shown to everybody.
+        // larder prints public keys, so they must not contain the secret key.
         assert!(!public.contains(text.trim()));
     }
     let _ = public_keys(text.lines());
@@ -76,7 +76,7 @@ pub(super) fn keys(bytes: &[u8]) {
     let _ = narinfo_hash(&text);
 }
 
-/// A NAR: its listing does not depend on how its bytes are cut, and is JSON.
+/// A NAR: its listing is JSON and does not depend on the sizes of the pieces.
 pub(super) fn listing(bytes: &[u8]) {
     let list = |cut: usize| {
         let mut listing = ListingWriter::with_limit(1 << 20);

@@ -1,5 +1,6 @@
-//! Properties of everything that reads what others wrote, for any bytes: it ends, does not panic, and holds to what is
-//! asserted here. `fuzz/` lets cargo-fuzz look for counterexamples; the tests run the kept corpus and mutations of it.
+//! Properties of all parsers of foreign data, for any bytes: the parser ends, does not panic, and fulfils the
+//! assertions here. `fuzz/` contains the targets for cargo-fuzz. The unit test runs the kept corpora and mutations of
+//! them.
 
 mod bucket;
 mod configuration;
@@ -7,10 +8,10 @@ mod format;
 mod queue;
 mod store;
 
-/// Asserts the properties of one reader on some bytes.
+/// Asserts the properties of one parser for the given bytes.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the names of their corpora in `fuzz/corpus/`.
+/// All targets. Their names are the names of their corpora in `fuzz/corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("address", bucket::address),
     ("answer", bucket::answer),
@@ -26,10 +27,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("narinfo", format::narinfo),
 ];
 
-/// Runs the target of this name.
+/// Runs the target with this name.
 ///
 /// # Panics
-/// A property does not hold, or there is no such target.
+/// A property does not hold, or no target has this name.
 pub fn run(name: &str, bytes: &[u8]) {
     let target = TARGETS.iter().find(|(known, _)| *known == name);
     target.unwrap_or_else(|| panic!("no target `{name}`")).1(bytes);
@@ -42,14 +43,14 @@ mod tests {
 
     use super::*;
 
-    /// Mutations for each target, of all files of its corpus together.
+    /// The number of mutations for each target, over all files of its corpus.
     const MUTATIONS: usize = 20_000;
 
     fn corpus(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name)
     }
 
-    /// Changes, removes, repeats or inserts a few bytes (xorshift).
+    /// Changes, removes, repeats or inserts a few bytes, chosen by an xorshift generator.
     fn mutate(bytes: &[u8], seed: u64) -> Vec<u8> {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut random = move |below: usize| {

@@ -1,4 +1,4 @@
-//! What the hook and the queue read.
+//! The data that the hook and the queue parse.
 
 use larder_hook::environment::Environment;
 use larder_hook::queue::Job;
@@ -6,7 +6,7 @@ use larder_hook::{drv, store_path::StorePath};
 
 const DIR: &str = "/nix/store";
 
-/// A job's file: what is read is what was written.
+/// The file of a job: parsing the written text gives the same job.
 pub(super) fn job(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(job) = Job::parse(DIR, &text) else { return };
@@ -17,7 +17,7 @@ pub(super) fn job(bytes: &[u8]) {
     assert_eq!(again.as_ref(), Ok(&job), "{}", job.to_text());
 }
 
-/// A derivation, for its outputs.
+/// The outputs of a derivation.
 pub(super) fn derivation(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for (name, path) in drv::outputs(&text).unwrap_or_default() {
@@ -25,7 +25,7 @@ pub(super) fn derivation(bytes: &[u8]) {
     }
 }
 
-/// The environment of a hook: three texts, separated by zero bytes, and the derivation that `DRV_PATH` names.
+/// The environment of a hook: three texts, separated by zero bytes, then the derivation that `DRV_PATH` names.
 pub(super) fn environment(bytes: &[u8]) {
     let mut texts = bytes.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
     let environment =
@@ -36,7 +36,7 @@ pub(super) fn environment(bytes: &[u8]) {
         assert!(StorePath::parse(DIR, text).is_ok() && !text.contains(['\n', ' ', '"']), "{text}");
     }
     assert!(build.outputs.is_sorted());
-    // What reaches the queue's file is one line each, and no secret: a secret key is twice as long.
+    // Each key that reaches the file of a job is one line and not a secret key, which is twice as long.
     for key in &build.trusted_keys {
         assert!(!key.contains(['\n', ' ']) && key.rsplit(':').next().is_some_and(|key| key.len() == 44));
     }

@@ -1,4 +1,4 @@
-//! What a Nix daemon answers.
+//! The replies of a Nix daemon.
 
 use std::io::{Write, sink};
 use std::net::Shutdown;
@@ -9,10 +9,10 @@ use nix_derivation::{StoreDir, StorePath};
 
 use crate::store::{Daemon, DaemonAddress, StoreLocation};
 
-/// More would wait for a reader.
+/// The greatest number of bytes. More bytes do not fit into the buffer of the socket.
 const MOST: usize = 100 << 10;
 
-/// A conversation: the first byte chooses the question, the rest is what the daemon sends.
+/// A conversation: the first byte chooses the operation, and the daemon sends the rest.
 pub(super) fn daemon(bytes: &[u8]) {
     let Some((question, answer)) = bytes.split_first().filter(|(_, answer)| answer.len() <= MOST) else {
         return;
@@ -40,5 +40,5 @@ pub(super) fn daemon(bytes: &[u8]) {
         6 => daemon.nar_from_path(&paths[0], &mut sink()).is_err(),
         _ => daemon.add_temp_roots(&paths).is_err(),
     };
-    assert_eq!(failed, daemon.is_broken(), "a connection after an error is of no use, before one it is");
+    assert_eq!(failed, daemon.is_broken(), "a connection is unusable exactly after an error");
 }

@@ -1,4 +1,4 @@
-//! Where Nix keeps the log of a build.
+//! Finds build logs.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use nix_derivation::StorePath;
 
 use super::location::StoreLocation;
 
-/// How a log is stored.
+/// The encoding of a build log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogEncoding {
-    /// As it is.
+    /// Plain text.
     Plain,
-    /// Compressed by bzip2; what Nix does by default.
+    /// Compressed with bzip2, which is Nix's default.
     Bzip2,
 }
 
@@ -20,11 +20,11 @@ pub enum LogEncoding {
 pub struct BuildLog {
     /// The file.
     pub path: PathBuf,
-    /// How it is stored.
+    /// Its encoding.
     pub encoding: LogEncoding,
 }
 
-/// Finds the log of a derivation's last build, where Nix looks for it and in the same order.
+/// Finds the log of a derivation's last build. It looks in the same places and in the same order as Nix.
 pub fn find_build_log(location: &StoreLocation, derivation: &StorePath) -> Option<BuildLog> {
     let name = derivation.to_basename();
     let drvs = location.log_dir.join("drvs");
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(find_build_log(&location, &derivation), None);
         let drvs = dir.path().join("drvs");
         std::fs::create_dir_all(drvs.join("00")).unwrap();
-        // From the last place to the first: each goes before those that are there already.
+        // From the last place to the first: each new file has precedence over the files before it.
         for (file, encoding) in [
             (format!("{name}.bz2"), LogEncoding::Bzip2),
             (name.to_owned(), LogEncoding::Plain),

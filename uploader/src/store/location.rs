@@ -1,4 +1,4 @@
-//! Where the local store is, and how its daemon is reached.
+//! The location of the local store and the address of its daemon.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,64 +13,67 @@ const STATE_DIR: &str = "/nix/var/nix";
 const LOG_DIR: &str = "/nix/var/log/nix";
 const DAEMON: &str = "nix-daemon";
 
-/// Where installations put `nix-daemon` that a service's PATH may lack.
+/// Directories of `nix-daemon` that may be absent from the PATH of a service.
 const DAEMON_DIRS: [&str; 2] = ["/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin"];
 
-/// How the daemon is reached.
+/// The address of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DaemonAddress {
-    /// A socket that a daemon listens on.
+    /// The socket that the daemon listens on.
     Socket(PathBuf),
-    /// A program that speaks the protocol on its standard input and output, `nix-daemon --stdio` or a way to it.
+    /// A program that speaks the protocol on its standard input and output, such as `nix-daemon --stdio`.
     Stdio {
         /// The program.
         program: PathBuf,
         /// Its arguments.
         args: Vec<String>,
-        /// What is added to its environment.
+        /// Variables that are added to its environment.
         env: Vec<(String, String)>,
     },
 }
 
-/// The local store.
+/// The location of the local store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreLocation {
-    /// The store's directory as paths name it.
+    /// The store directory that store paths begin with.
     pub store_dir: StoreDir,
-    /// The directory that holds the files; another one than `store_dir` for a chroot store.
+    /// The directory that holds the files. It differs from `store_dir` for a chroot store.
     pub real_dir: PathBuf,
-    /// Nix's state: database, roots, socket.
+    /// The state directory of Nix, with the database, the roots and the socket.
     pub state_dir: PathBuf,
-    /// Nix's logs.
+    /// The log directory of Nix.
     pub log_dir: PathBuf,
-    /// How the daemon is reached.
+    /// The address of the daemon.
     pub daemon: DaemonAddress,
 }
 
-/// What is known about the store beforehand; the rest is found out by [`StoreLocation::detect`].
+/// Known facts about the store. [`StoreLocation::detect`] finds the others.
 #[derive(Clone, Debug, Default)]
 pub struct StoreOptions {
-    /// Instead of `NIX_STORE_DIR`.
+    /// Overrides `NIX_STORE_DIR`.
     pub store_dir: Option<String>,
-    /// Where the files are, if not in `store_dir`.
+    /// The directory that holds the files, if it is not `store_dir`.
     pub real_dir: Option<PathBuf>,
-    /// Instead of `NIX_STATE_DIR`.
+    /// Overrides `NIX_STATE_DIR`.
     pub state_dir: Option<PathBuf>,
-    /// Instead of `NIX_LOG_DIR`.
+    /// Overrides `NIX_LOG_DIR`.
     pub log_dir: Option<PathBuf>,
-    /// Instead of `NIX_REMOTE`, in the same form.
+    /// Overrides `NIX_REMOTE`, and has the same form.
     pub remote: Option<String>,
-    /// How the daemon is reached, whatever `remote` says.
+    /// The address of the daemon. Overrides `remote`.
     pub daemon: Option<DaemonAddress>,
 }
 
 impl StoreLocation {
-    /// Finds the store as Nix does: by what is given, then the environment, then Nix's defaults.
+    /// Finds the store as Nix does: from the options, then the environment, then Nix's defaults.
+    ///
+    /// # Errors
+    /// An option or variable is wrong, or `NIX_REMOTE` names a store that is not local.
     pub fn detect(options: &StoreOptions) -> Result<Self> {
         Self::detect_in(options, |name| std::env::var_os(name))
     }
 
-    /// [`detect`](Self::detect) with an environment of one's own.
+    /// [`detect`](Self::detect) with the given environment.
     pub fn detect_in(options: &StoreOptions, env: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
         let store_dir = match (&options.store_dir, env("NIX_STORE_DIR")) {
@@ -80,7 +83,7 @@ impl StoreLocation {
         };
         let trimmed = if store_dir.len() > 1 { store_dir.trim_end_matches('/') } else { &store_dir };
         let store_dir = StoreDir::new(trimmed).map_err(|error| {
-            Error::permanent(Area::Config, format!("cannot use `{trimmed}` as the nix store's directory"))
+            Error::permanent(Area::Config, format!("cannot use `{trimmed}` as the store directory"))
                 .because(error)
                 .hint("give an absolute path, such as `/nix/store`")
         })?;
@@ -105,7 +108,7 @@ impl StoreLocation {
         self.real_dir.join(path.to_basename())
     }
 
-    /// How `nix-daemon --stdio` is run for this store.
+    /// The address of `nix-daemon --stdio` for this store, run from `program`.
     pub fn stdio(&self, program: impl Into<PathBuf>) -> DaemonAddress {
         let dirs = [
             ("NIX_STORE_DIR", self.store_dir.as_str().to_owned()),
@@ -143,13 +146,13 @@ impl StoreLocation {
                 if can_answer(&socket) {
                     return Ok(DaemonAddress::Socket(socket));
                 }
-                // Without either, connecting to the socket gives the better error.
+                // Without a socket and a program, the attempt to connect to the socket gives the better error.
                 Ok(program().map_or(DaemonAddress::Socket(socket), |program| self.stdio(program)))
             }
             "daemon" => Ok(DaemonAddress::Socket(socket)),
             "local" => program().map(|program| self.stdio(program)).ok_or_else(|| {
                 Error::permanent(Area::Store, "cannot open the nix store without a daemon")
-                    .because(format!("there is no `{DAEMON}` on PATH"))
+                    .because(format!("`{DAEMON}` is not on PATH"))
                     .hint("install nix, or put its `bin` directory on PATH")
             }),
             other => match other.strip_prefix("unix://") {
@@ -159,16 +162,16 @@ impl StoreLocation {
                 }
                 _ => Err(Error::permanent(
                     Area::Config,
-                    format!("cannot read the store that `NIX_REMOTE` names, `{other}`"),
+                    format!("cannot read the store `{other}`, which `NIX_REMOTE` names"),
                 )
-                .because("only the machine's own store is read, through its daemon")
+                .because("larder reads only the local store, through its daemon")
                 .hint("unset `NIX_REMOTE`, or set it to `daemon` or `unix:///path/of/the/socket`")),
             },
         }
     }
 }
 
-/// Whether a daemon may be behind the socket. One that we may not reach is no reason to go around it.
+/// Whether a daemon may listen on the socket. A socket without permission counts: larder must not circumvent it.
 fn can_answer(socket: &Path) -> bool {
     match UnixStream::connect(socket) {
         Ok(_) => true,
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_nixs_defaults_hold() {
+    fn the_defaults_are_those_of_nix() {
         let location = detect(&StoreOptions::default(), &[("NIX_REMOTE", "daemon")]).unwrap();
         assert_eq!(location.store_dir, StoreDir::default());
         assert_eq!(location.real_dir, Path::new("/nix/store"));

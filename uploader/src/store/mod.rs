@@ -1,6 +1,6 @@
-//! Reading the local Nix store: path infos and closures from its daemon, NARs and build logs from its files.
+//! Reads the local Nix store: path infos and closures from the daemon, NARs and build logs from files.
 //!
-//! Everything here blocks.
+//! All functions block.
 
 mod build_log;
 mod closure;

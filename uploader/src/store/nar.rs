@@ -1,4 +1,4 @@
-//! NARs, read from the file system.
+//! Makes NARs from the files of the store.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,27 +10,27 @@ use sha2::{Digest, Sha256};
 use super::location::StoreLocation;
 use crate::base::error::{Area, Error, Retry};
 
-/// The pieces in which a NAR reaches its sink.
+/// The size of the pieces in which a NAR reaches its sink, in bytes.
 const PIECE: usize = 128 << 10;
 
-/// Why a NAR could not be read.
+/// The reason why a NAR cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NarError {
-    /// The path is not, or no longer, there.
-    #[error("`{}` is gone", .0.display())]
+    /// The path does not exist, or does not exist any more.
+    #[error("`{}` does not exist", .0.display())]
     Gone(PathBuf),
-    /// It changed while it was read, as nothing in a store should.
+    /// The path changed while it was read. Paths of a store must not change.
     #[error("`{path}` changed while it was read: {1}", path = .0.display())]
     Changed(PathBuf, String),
-    /// It cannot be read.
-    #[error("cannot read `{path}`: {1}", path = .0.display())]
-    Io(PathBuf, io::Error),
-    /// It holds what no NAR can hold.
-    #[error("`{path}` cannot be made a NAR: {1}", path = .0.display())]
+    /// The path cannot be read.
+    #[error("cannot read `{path}`", path = .0.display())]
+    Io(PathBuf, #[source] io::Error),
+    /// The path contains a file that a NAR cannot hold.
+    #[error("a NAR cannot hold `{path}`: {1}", path = .0.display())]
     Unsupported(PathBuf, String),
-    /// Reading went well; the sink failed.
-    #[error("cannot pass on a NAR: {0}")]
-    Sink(io::Error),
+    /// The sink failed; reading succeeded.
+    #[error("cannot pass on a NAR")]
+    Sink(#[source] io::Error),
 }
 
 impl From<NarError> for Error {
@@ -41,13 +41,19 @@ impl From<NarError> for Error {
             NarError::Changed(..) | NarError::Io(..) | NarError::Sink(_) => Retry::Unknown,
         };
         let hint = match &error {
-            NarError::Io(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-                Some("store paths are readable by everyone; is this one, and is the store's directory?")
-            }
+            NarError::Io(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => Some(
+                "every user must be able to read store paths; check the permissions of this path and of the store directory",
+            ),
             NarError::Changed(..) | NarError::Io(..) => Some("`nix store verify` checks the path"),
             _ => None,
         };
-        let told = Error::new(Area::Store, retry, error.to_string());
+        let what = error.to_string();
+        let told = match error {
+            NarError::Io(_, cause) | NarError::Sink(cause) => {
+                Error::new(Area::Store, retry, what).because(cause)
+            }
+            _ => Error::new(Area::Store, retry, what),
+        };
         match hint {
             Some(hint) => told.hint(hint),
             None => told,
@@ -55,9 +61,9 @@ impl From<NarError> for Error {
     }
 }
 
-/// Writes the NAR of a path to `out`, in pieces of 128 KiB; memory does not depend on the sizes of its files.
+/// Writes the NAR of a path to `out` in pieces of 128 KiB. The use of memory does not depend on the sizes of the files.
 ///
-/// Nothing is compared with the path info here: see [`HashingWriter`].
+/// The function does not compare the NAR with the path info; [`HashingWriter`] computes the hash and size for that.
 pub fn dump(location: &StoreLocation, path: &StorePath, out: &mut dyn Write) -> Result<(), NarError> {
     dump_path(&location.real_path(path), out)
 }
@@ -69,7 +75,7 @@ fn dump_path(path: &Path, out: &mut dyn Write) -> Result<(), NarError> {
     if result.is_ok() {
         result = buffer.flush().map_err(nar::Error::Io);
     }
-    // Without a flush: after a failure, nothing more is to reach the sink.
+    // `into_parts` does not flush: after a failure, no more bytes may reach the sink.
     let (mut sink, _) = buffer.into_parts();
     let Err(error) = result else { return Ok(()) };
     Err(match sink.error.take() {
@@ -79,16 +85,16 @@ fn dump_path(path: &Path, out: &mut dyn Write) -> Result<(), NarError> {
 }
 
 fn read_error(path: &Path, error: nar::Error) -> NarError {
-    // Whatever went wrong in a path that is being deleted, went wrong because of that.
+    // If the path does not exist any more, its deletion is the cause of every other error.
     if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return NarError::Gone(path.to_owned());
     }
     match error {
         nar::Error::FileChanged(file) => {
-            NarError::Changed(path.to_owned(), format!("`{}` has another size now", file.display()))
+            NarError::Changed(path.to_owned(), format!("the size of `{}` changed", file.display()))
         }
         nar::Error::Io(error) => match error.kind() {
-            // A file was listed and then not there, or was replaced by something else.
+            // A file was deleted or replaced after its directory was listed.
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
                 NarError::Changed(path.to_owned(), error.to_string())
             }
@@ -98,7 +104,7 @@ fn read_error(path: &Path, error: nar::Error) -> NarError {
     }
 }
 
-/// Remembers the error of the sink, which would otherwise look like one of reading.
+/// Keeps the error of the sink, to distinguish it from an error of reading.
 struct Sink<'a> {
     out: &'a mut dyn Write,
     error: Option<io::Error>,
@@ -131,16 +137,16 @@ impl Write for Sink<'_> {
     }
 }
 
-/// The length and SHA-256 of what has passed.
+/// The SHA-256 and the length of the bytes that passed through a [`HashingWriter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digested {
-    /// SHA-256.
+    /// The SHA-256.
     pub sha256: [u8; 32],
-    /// Length in bytes.
+    /// The length in bytes.
     pub size: u64,
 }
 
-/// Counts and hashes what passes through it.
+/// A writer that counts and hashes the bytes that pass through it.
 #[derive(Debug)]
 pub struct HashingWriter<W> {
     inner: W,
@@ -149,12 +155,12 @@ pub struct HashingWriter<W> {
 }
 
 impl<W: Write> HashingWriter<W> {
-    /// Passes on to `inner`.
+    /// A writer that passes all bytes on to `inner`.
     pub fn new(inner: W) -> Self {
         Self { inner, hasher: Sha256::new(), size: 0 }
     }
 
-    /// The bytes that have passed so far.
+    /// The number of bytes that have passed so far.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -164,7 +170,7 @@ impl<W: Write> HashingWriter<W> {
         &mut self.inner
     }
 
-    /// The inner writer, not flushed, and what has passed.
+    /// The inner writer, not flushed, and the hash and length of the bytes that passed.
     pub fn finish(self) -> (W, Digested) {
         (self.inner, Digested { sha256: self.hasher.finalize().into(), size: self.size })
     }
@@ -189,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// Accepts so many bytes, then fails or does something.
+    /// Accepts this number of bytes, then calls the function before each write.
     struct Limited<F: FnMut() -> io::Result<()>>(usize, F);
 
     impl<F: FnMut() -> io::Result<()>> Write for Limited<F> {

@@ -1,4 +1,4 @@
-//! The way to the daemon: a socket, or the pipes of a child.
+//! The connection to the daemon: a socket, or the pipes of a child process.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::Shutdown;
@@ -11,16 +11,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::plain_text::plain;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Cause, Error, Result};
+use crate::base::lock::lock;
 use crate::store::location::DaemonAddress;
 
-/// How much of what a child complains of is kept: the end of it.
+/// The number of bytes that larder keeps from the end of a child's standard error.
 const COMPLAINT: usize = 4096;
 
-/// How long a child may take to end by itself once its input is closed.
+/// The time that a child may take to end after its input is closed.
 const CHILD_END: Duration = Duration::from_secs(2);
 
-/// An open connection. Reading fails with `TimedOut` or `WouldBlock` when nothing comes for too long.
+/// An open connection. Reading fails with `TimedOut` or `WouldBlock` when the daemon is silent for too long.
 pub(crate) struct Connection {
     pub(crate) from: BufReader<UnixStream>,
     pub(crate) to: BufWriter<Box<dyn Write + Send>>,
@@ -28,7 +29,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Opens it. `timeout` bounds the wait for each piece of an answer.
+    /// Opens a connection. `timeout` limits the wait for each piece of a reply.
     pub(crate) fn open(address: &DaemonAddress, timeout: Option<Duration>) -> Result<Self> {
         match address {
             DaemonAddress::Socket(path) => {
@@ -37,7 +38,7 @@ impl Connection {
                     stream.set_write_timeout(timeout)?;
                     Self::new(stream.try_clone()?, Box::new(stream), None, timeout)
                 };
-                open().map_err(|error| socket_error(path, &error))
+                open().map_err(|error| socket_error(path, error))
             }
             DaemonAddress::Stdio { program, args, env } => {
                 Self::spawn(program, args, env, timeout).map_err(|error| {
@@ -48,7 +49,7 @@ impl Connection {
         }
     }
 
-    /// Over a stream that is open.
+    /// A connection over an open stream.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn over(stream: UnixStream, timeout: Option<Duration>) -> io::Result<Self> {
         Self::new(stream.try_clone()?, Box::new(stream), None, timeout)
@@ -61,7 +62,7 @@ impl Connection {
         timeout: Option<Duration>,
     ) -> io::Result<Self> {
         from.set_read_timeout(timeout)?;
-        // Requests are gathered and sent together; the reader's buffer holds many replies.
+        // The writer collects several requests; the buffer of the reader holds many replies.
         let (from, to) = (BufReader::with_capacity(64 << 10, from), BufWriter::with_capacity(8 << 10, to));
         Ok(Self { from, to, child })
     }
@@ -74,40 +75,40 @@ impl Connection {
     ) -> io::Result<Self> {
         let mut child = Command::new(program)
             .args(args)
-            .env_remove("NIX_REMOTE") // it would ask a daemon in its turn, or itself
+            .env_remove("NIX_REMOTE") // otherwise the child would connect to a daemon, possibly itself
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0) // an interrupt from the terminal is ours to handle
+            .process_group(0) // larder handles an interrupt from the terminal, not the child
             .spawn()?;
         let missing = || io::Error::other("no pipe");
         let input = child.stdin.take().ok_or_else(missing)?;
         let mut output = child.stdout.take().ok_or_else(missing)?;
         let mut errors = child.stderr.take().ok_or_else(missing)?;
-        // The child itself gets pipes, since it may hand them to splice(2). A pipe has no read timeout, so its
-        // output goes on through a socket.
+        // The child gets pipes because it may use splice(2). A pipe has no read timeout, so a thread copies the output
+        // of the child into a socket.
         let (from, relay) = UnixStream::pair()?;
         let complaint = Arc::new(Mutex::new(Vec::new()));
         let tail = Arc::clone(&complaint);
         let listener = thread::spawn(move || {
             let mut piece = [0; 1024];
             while let Ok(length @ 1..) = errors.read(&mut piece) {
-                let Ok(mut tail) = tail.lock() else { return };
+                let mut tail = lock(&tail);
                 tail.extend_from_slice(&piece[..length]);
                 let excess = tail.len().saturating_sub(COMPLAINT);
                 tail.drain(..excess);
             }
         });
         thread::spawn(move || {
-            // Whichever side goes away first: the other sees it when this thread drops its ends.
+            // When one side closes, the other side notices because this thread drops both ends.
             drop(io::copy(&mut output, &mut &relay));
         });
         let child = StdioChild { child, complaint, listener: Some(listener) };
         Self::new(from, Box::new(input), Some(child), timeout)
     }
 
-    /// What a child that has ended said on its standard error; nothing for a socket.
+    /// The text that a child wrote to its standard error before it ended; `None` for a socket.
     pub(crate) fn complaint(&mut self) -> Option<String> {
         self.child.as_mut().and_then(StdioChild::complaint)
     }
@@ -116,8 +117,8 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.child.is_some() {
-            // The child's input must close before the child is waited for. What is unsent stays unsent: the
-            // buffer is replaced by an empty one without flushing it.
+            // The input of the child must close before larder waits for the child. An empty buffer replaces the old
+            // buffer, which is not flushed: no more requests may be sent.
             let nowhere: Box<dyn Write + Send> = Box::new(io::sink());
             let _ = std::mem::replace(&mut self.to, BufWriter::new(nowhere)).into_parts();
             self.from.get_ref().shutdown(Shutdown::Both).unwrap_or_default();
@@ -147,12 +148,12 @@ impl StdioChild {
         if !self.ended_within(Duration::from_millis(500)) {
             return None;
         }
-        // Something that the child left behind may hold its standard error open: do not wait for that for long.
+        // A process that the child started may keep the standard error open, so the wait is short.
         let end = Instant::now() + Duration::from_millis(200);
         while self.listener.as_ref().is_some_and(|listener| !listener.is_finished()) && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));
         }
-        let complaint = self.complaint.lock().ok()?;
+        let complaint = lock(&self.complaint);
         let text = plain(&String::from_utf8_lossy(&complaint));
         (!text.is_empty()).then_some(text)
     }
@@ -161,32 +162,32 @@ impl StdioChild {
 impl Drop for StdioChild {
     fn drop(&mut self) {
         if !self.ended_within(CHILD_END) {
-            // It ended just now, or it does after this.
+            // The child may have ended in the meantime.
             self.child.kill().unwrap_or_default();
             drop(self.child.wait());
         }
     }
 }
 
-fn socket_error(path: &Path, error: &io::Error) -> Error {
+fn socket_error(path: &Path, error: io::Error) -> Error {
     let what = format!("cannot connect to the nix daemon at `{}`", path.display());
-    let (base, cause, hint) = match error.kind() {
+    let (base, cause, hint): (_, Cause, _) = match error.kind() {
         io::ErrorKind::NotFound => (
             Error::transient(Area::Store, what),
-            "there is no such socket".to_owned(),
-            "is nix-daemon running? `systemctl status nix-daemon.socket` tells",
+            "there is no such socket".into(),
+            "check whether nix-daemon runs: `systemctl status nix-daemon.socket`",
         ),
         io::ErrorKind::ConnectionRefused => (
             Error::transient(Area::Store, what),
-            "nothing listens on this socket".to_owned(),
-            "is nix-daemon running? `systemctl status nix-daemon.socket` tells",
+            "nothing listens on this socket".into(),
+            "check whether nix-daemon runs: `systemctl status nix-daemon.socket`",
         ),
         io::ErrorKind::PermissionDenied => (
             Error::permanent(Area::Store, what),
-            "permission denied".to_owned(),
-            "may this user reach the socket? see the permissions of its directory, and `allowed-users` in nix.conf",
+            error.into(),
+            "check the permissions of the socket's directory, and `allowed-users` in nix.conf",
         ),
-        _ => (Error::transient(Area::Store, what), error.to_string(), "is nix-daemon running?"),
+        _ => (Error::transient(Area::Store, what), error.into(), "check whether nix-daemon runs"),
     };
     base.because(cause).hint(hint)
 }

@@ -1,4 +1,4 @@
-//! The beginning of a conversation: magic numbers, versions, features.
+//! The handshake at the beginning of a conversation: magic numbers, versions, features.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -14,16 +14,16 @@ const SERVER_MAGIC: u64 = 0x6478_696f;
 /// A version of the worker protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProtocolVersion {
-    /// Raised by incompatible changes; always 1 so far.
+    /// Incompatible changes increase it. It has always been 1.
     pub major: u64,
-    /// Raised by additions.
+    /// Additions increase it.
     pub minor: u64,
 }
 
 impl ProtocolVersion {
-    /// The oldest that is spoken here: Nix 2.8.
+    /// The oldest version that larder supports: Nix 2.8.
     pub const OLDEST: Self = Self { major: 1, minor: 34 };
-    /// The newest that is spoken here: Nix 2.24 and later.
+    /// The newest version that larder supports: Nix 2.24 and later.
     pub const NEWEST: Self = Self { major: 1, minor: 38 };
 
     const TRUST: Self = Self { major: 1, minor: 35 };
@@ -44,36 +44,36 @@ impl fmt::Display for ProtocolVersion {
     }
 }
 
-/// What the handshake tells about the daemon.
+/// The facts that the daemon tells in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// The version that is spoken from now on: the lower one of both sides.
+    /// The version of the conversation: the lower version of both sides.
     pub protocol: ProtocolVersion,
-    /// The daemon's Nix version, as it names it.
+    /// The Nix version of the daemon, in the daemon's own words.
     pub nix_version: String,
-    /// Whether the daemon trusts this client; unknown before protocol 1.35.
+    /// Whether the daemon trusts this client. Daemons before protocol 1.35 do not tell.
     pub trusted: Option<bool>,
 }
 
-/// Why no conversation came about.
+/// The reason why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    /// What answered is no Nix daemon.
-    #[error("what answers there is not a nix daemon (it sent `{0:#x}`)")]
+    /// The other side is not a Nix daemon.
+    #[error("the program at the other end is not a nix daemon (it sent `{0:#x}`)")]
     NotNix(u64),
-    /// The daemon speaks a version that is not spoken here.
+    /// larder does not support the daemon's version of the protocol.
     #[error(
-        "the nix daemon speaks protocol {0}, and larder {oldest} to {newest}",
+        "the nix daemon speaks protocol {0}, but larder supports {oldest} to {newest}",
         oldest = ProtocolVersion::OLDEST,
         newest = ProtocolVersion::NEWEST
     )]
     Version(ProtocolVersion),
-    /// Anything else.
+    /// The conversation failed.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
 }
 
-/// Opens the conversation.
+/// Performs the handshake.
 pub(crate) fn handshake(
     from: &mut (impl Read + ?Sized),
     to: &mut (impl Write + ?Sized),
@@ -104,7 +104,7 @@ pub(crate) fn handshake(
             0 => None,
             1 => Some(true),
             2 => Some(false),
-            other => return Err(ProtocolError::malformed(format!("trust of kind {other}")).into()),
+            other => return Err(ProtocolError::malformed(format!("the kind of trust {other}")).into()),
         }
     } else {
         None
@@ -123,7 +123,7 @@ pub(crate) mod tests {
     use super::super::wire::write_bytes;
     use super::*;
 
-    /// What a daemon sends that speaks 1.`minor`.
+    /// The bytes that a daemon with protocol 1.`minor` sends.
     pub(crate) fn greeting(minor: u64) -> Vec<u8> {
         let mut wire = Vec::new();
         write_u64(&mut wire, SERVER_MAGIC).unwrap();
@@ -145,7 +145,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_version_is_greeted_in_its_own_way() {
+    fn the_handshake_works_with_each_version() {
         for minor in [34, 35, 37, 38, 39] {
             let wire = greeting(minor);
             let (from, mut to) = (&mut wire.as_slice(), Vec::new());
@@ -162,7 +162,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn strangers_are_refused() {
+    fn other_versions_and_programs_are_refused() {
         let answer = |numbers: [u64; 2]| {
             let wire: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
             handshake(&mut wire.as_slice(), &mut Vec::new()).unwrap_err().to_string()
@@ -173,7 +173,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_daemons_words() {
+    fn a_refusal_keeps_the_words_of_the_daemon() {
         let mut wire = greeting(34);
         wire.truncate(wire.len() - 8);
         wire.extend(error("user 'nobody' is not allowed to connect to the Nix daemon", &[]));

@@ -3,7 +3,7 @@
 /// The longest text that is kept, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// Text without terminal escapes and other control characters, in one line and of bounded length.
+/// The text in one line of bounded length, without terminal escapes, other control characters, and a leading `error: `.
 pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len().min(MAX_TEXT));
     let mut rest = text.chars().peekable();
@@ -28,7 +28,7 @@ pub(crate) fn plain(text: &str) -> String {
                         }
                     }
                 }
-                // A choice of character set: one more character.
+                // The selection of a character set has one more character.
                 Some('(' | ')') => {
                     rest.next();
                 }

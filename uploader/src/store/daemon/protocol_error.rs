@@ -2,12 +2,12 @@
 
 use std::{fmt, io};
 
-/// An error as the daemon reports it, without its colours.
+/// An error that the daemon reports, without its colours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DaemonMessage {
-    /// What it says.
+    /// The message.
     pub message: String,
-    /// What it was doing, innermost first.
+    /// The operations in which the error occurred, innermost first; at most three.
     pub traces: Vec<String>,
 }
 
@@ -18,20 +18,20 @@ impl fmt::Display for DaemonMessage {
     }
 }
 
-/// What can go wrong in a conversation with the daemon.
+/// An error in a conversation with the daemon.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProtocolError {
-    /// The other side ended the conversation.
+    /// The daemon ended the conversation.
     #[error("the nix daemon closed the connection")]
     Closed,
-    /// Nothing came within the time allowed.
+    /// The daemon was silent for too long.
     #[error("the nix daemon did not answer in time")]
     TimedOut,
     /// The connection failed.
     #[error(transparent)]
     Io(io::Error),
-    /// The bytes are not what the protocol says.
-    #[error("malformed answer of the nix daemon: {0}")]
+    /// The bytes violate the protocol.
+    #[error("malformed reply of the nix daemon: {0}")]
     Malformed(String),
     /// The daemon reported an error.
     #[error("the nix daemon says: {0}")]
@@ -52,7 +52,7 @@ impl From<io::Error> for ProtocolError {
 }
 
 impl ProtocolError {
-    /// The bytes are not what the protocol says.
+    /// The bytes violate the protocol.
     pub(crate) fn malformed(what: impl Into<String>) -> Self {
         Self::Malformed(what.into())
     }

@@ -44,8 +44,8 @@ pub(super) fn read_paths(
     Ok(paths.into_iter().collect())
 }
 
-/// Copies exactly one NAR and returns its length. (A decoder that looks for bytes after the NAR would wait for bytes that
-/// never come.)
+/// Copies exactly one NAR and returns its length. (A decoder that looks for bytes after the NAR would wait for bytes
+/// that never come.)
 pub(super) fn copy_nar(
     from: &mut impl BufRead,
     mut pass_on: impl FnMut(&[u8]) -> Result<(), ProtocolError>,

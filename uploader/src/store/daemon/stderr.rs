@@ -1,4 +1,4 @@
-//! What the daemon sends before each reply: log messages, progress, and its errors.
+//! The messages that the daemon sends before each reply: log messages, progress, and errors.
 
 use std::io::Read;
 
@@ -7,14 +7,14 @@ use super::protocol_error::{DaemonMessage, ProtocolError};
 use super::wire::{read_bytes, read_count, read_text, read_u64};
 
 const LAST: u64 = 0x616c_7473;
-/// Announces an error of the daemon; inside a NAR it stands where the length of a token is expected.
+/// The number that announces an error of the daemon. Inside a NAR, it stands in the place of the length of a token.
 pub(crate) const ERROR: u64 = 0x6378_7470;
 const NEXT: u64 = 0x6f6c_6d67;
 const START_ACTIVITY: u64 = 0x5354_5254;
 const STOP_ACTIVITY: u64 = 0x5354_4f50;
 const RESULT: u64 = 0x5253_4c54;
 
-/// Reads up to the end of the messages that precede a reply; an error of the daemon is returned as one.
+/// Reads up to the end of the messages before a reply. An error of the daemon becomes [`ProtocolError::Daemon`].
 pub(crate) fn drain(from: &mut (impl Read + ?Sized)) -> Result<(), ProtocolError> {
     loop {
         match read_u64(from)? {
@@ -40,13 +40,13 @@ pub(crate) fn drain(from: &mut (impl Read + ?Sized)) -> Result<(), ProtocolError
                 skip_fields(from)?;
             }
             other => {
-                return Err(ProtocolError::malformed(format!("`{other:#x}` where a log message begins")));
+                return Err(ProtocolError::malformed(format!("`{other:#x}` instead of a log message")));
             }
         }
     }
 }
 
-/// Reads what follows [`ERROR`].
+/// Reads the error that follows [`ERROR`].
 pub(crate) fn read_error(from: &mut (impl Read + ?Sized)) -> Result<DaemonMessage, ProtocolError> {
     read_bytes(from)?; // "Error"
     read_u64(from)?; // level
@@ -67,7 +67,7 @@ pub(crate) fn read_error(from: &mut (impl Read + ?Sized)) -> Result<DaemonMessag
 fn no_position(from: &mut (impl Read + ?Sized)) -> Result<(), ProtocolError> {
     match read_u64(from)? {
         0 => Ok(()),
-        other => Err(ProtocolError::malformed(format!("an error with a position of kind {other}"))),
+        other => Err(ProtocolError::malformed(format!("an error with the kind of position {other}"))),
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) mod tests {
         wire
     }
 
-    /// The bytes that end the messages.
+    /// The number that ends the messages, as bytes.
     pub(crate) fn last() -> Vec<u8> {
         LAST.to_le_bytes().to_vec()
     }

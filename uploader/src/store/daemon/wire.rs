@@ -1,20 +1,20 @@
-//! The worker protocol's primitives: integers, strings and sets of strings.
+//! The primitives of the worker protocol: integers, strings, and lists.
 //!
-//! Everything is a little-endian 64-bit integer or a byte string: its length, its bytes, zeros up to the next
-//! multiple of eight. What the other side says about sizes is never believed: memory grows with the bytes that have
+//! Every value consists of little-endian 64-bit integers and byte strings. A byte string is its length, its bytes, and
+//! zeros up to the next multiple of eight. The reader does not trust lengths: memory grows with the bytes that have
 //! arrived, up to a limit.
 
 use std::io::{Read, Write};
 
 use super::protocol_error::ProtocolError;
 
-/// The longest string that is read.
+/// The length of the longest string that the reader accepts.
 pub(crate) const MAX_STRING: u64 = 16 << 20;
 
-/// The largest number of elements of a set, list or map that is read.
+/// The largest number of elements in a set, list or map that the reader accepts.
 pub(crate) const MAX_ITEMS: u64 = 1 << 20;
 
-/// What is reserved before the first byte of a string, or the first element of a set, is there.
+/// The number of bytes reserved before the first byte of a string or the first element of a list arrives.
 const FIRST_ALLOCATION: u64 = 4096;
 
 /// Reads an integer.
@@ -29,7 +29,7 @@ pub(crate) fn read_bool(from: &mut (impl Read + ?Sized)) -> Result<bool, Protoco
     match read_u64(from)? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(ProtocolError::malformed(format!("{other} where 0 or 1 is expected"))),
+        other => Err(ProtocolError::malformed(format!("{other} instead of 0 or 1"))),
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn read_string(from: &mut (impl Read + ?Sized)) -> Result<String, Pro
     })
 }
 
-/// Reads a string for people to read: what is not UTF-8 in it is replaced.
+/// Reads a string for people. Replacement characters take the place of bytes that are not UTF-8.
 pub(crate) fn read_text(from: &mut (impl Read + ?Sized)) -> Result<String, ProtocolError> {
     Ok(String::from_utf8_lossy(&read_bytes(from)?).into_owned())
 }
@@ -74,7 +74,7 @@ pub(crate) fn read_count(from: &mut (impl Read + ?Sized)) -> Result<u64, Protoco
     Ok(count)
 }
 
-/// Reads a list or set: its number of elements, then each by `element`.
+/// Reads a list or set: the number of elements, then each element with `element`.
 pub(crate) fn read_list<R: Read + ?Sized, T>(
     from: &mut R,
     mut element: impl FnMut(&mut R) -> Result<T, ProtocolError>,
@@ -109,7 +109,7 @@ pub(crate) fn write_strings<S: AsRef<[u8]>>(
     strings.iter().try_for_each(|string| write_bytes(to, string.as_ref()))
 }
 
-/// The number of zeros that follow a string of this length.
+/// The number of zeros after a string of this length.
 pub(crate) fn pad(length: u64) -> usize {
     ((8 - length % 8) % 8) as usize
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn claimed_sizes_are_not_believed() {
+    fn the_reader_does_not_trust_lengths() {
         let huge = u64::MAX.to_le_bytes();
         assert!(matches!(read_bytes(&mut &huge[..]), Err(ProtocolError::Malformed(_))));
         assert!(matches!(read_list(&mut &huge[..], read_u64), Err(ProtocolError::Malformed(_))));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn other_truth_values_and_bytes_that_are_no_text_are_refused() {
+    fn other_truth_values_and_bytes_that_are_not_text_are_refused() {
         assert!(read_bool(&mut &2u64.to_le_bytes()[..]).is_err());
         let mut wire = Vec::new();
         write_bytes(&mut wire, b"\xff\xfe").unwrap();

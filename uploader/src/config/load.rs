@@ -1,0 +1,91 @@
+//! Reads the sources of the configuration, in the order of their precedence, and checks the result.
+
+use std::path::Path;
+
+use larder_hook::settings;
+
+use super::config_keys::{self, COMPRESSION, JOBS, ROWS};
+use super::effective::{Config, Source};
+use super::typed_key::Row;
+use super::value::Value;
+use crate::base::error::{Area, Error, Result};
+use crate::format::object_keys::Compression;
+
+impl Config {
+    /// Reads the configuration files, then the environment, then `flags` (names of keys with their values as text).
+    ///
+    /// # Errors
+    /// A file cannot be read, a key is unknown, or a value is wrong.
+    pub fn load(variable: settings::Variables<'_>, flags: &[(&str, String)]) -> Result<Self> {
+        let mut config = Self::default();
+        for file in settings::config_files(variable) {
+            config.lay_file(&file)?;
+        }
+        for row in ROWS {
+            let name = row.variable();
+            if let Some(text) = variable(&name) {
+                config.lay_text(row, &text, Source::Environment(name))?;
+            }
+        }
+        for (name, text) in flags {
+            config.lay_text(config_keys::find(name)?, text, Source::Flag(format!("--{name}")))?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn lay_file(&mut self, file: &Path) -> Result<()> {
+        let failed =
+            || Error::permanent(Area::Config, format!("cannot use the configuration `{}`", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| failed().because(error))?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            failed().because(error.to_string().trim().replace('\n', "\n  "))
+        })?;
+        let place = |error: Error| error.because(format!("in `{}`", file.display()));
+        for (name, value) in table {
+            let row = config_keys::find(&name).map_err(place)?;
+            let value = Value::from_toml(row.kind, value).ok_or_else(|| place(row.wrong_kind()))?;
+            self.lay(row, value, Source::File(file.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn lay_text(&mut self, row: &'static Row, text: &str, source: Source) -> Result<()> {
+        let value = Value::from_text(row.kind, text).ok_or_else(|| row.wrong_kind())?;
+        self.lay(row, value, source);
+        Ok(())
+    }
+
+    /// Checks what the kind of a single value does not show.
+    fn check(&self) -> Result<()> {
+        let wrong = |what: String| Error::permanent(Area::Config, what);
+        let name = self.get(COMPRESSION);
+        if !Compression::ALL.iter().any(|known| known.name() == name) {
+            return Err(
+                wrong(format!("`compression = \"{name}\"` is unknown")).hint("use `zstd`, `xz` or `none`")
+            );
+        }
+        let highest = match self.compression() {
+            Compression::Zstd => 22,
+            Compression::Xz => 9,
+            Compression::None => i32::MAX,
+        };
+        if let Some(level) = self.level().filter(|level| *level > highest) {
+            return Err(wrong(format!("`compression-level = {level}` is too high"))
+                .hint(format!("the highest level of {name} is {highest}")));
+        }
+        if self.get(JOBS) == Some(0) {
+            return Err(wrong("`jobs = 0` would upload nothing".into()).hint("remove it to use the default"));
+        }
+        Ok(())
+    }
+
+    /// The names of environment variables that look like configuration keys and are not.
+    pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+        let known = |name: &String| name == "LARDER_CONFIG" || ROWS.iter().any(|row| row.variable() == *name);
+        names
+            .filter(|name| name.starts_with("LARDER_") && !name.starts_with("LARDER_TEST"))
+            .filter(|name| !known(name))
+            .collect()
+    }
+}
