@@ -1,4 +1,4 @@
-//! Addresses of buckets, as Nix writes them.
+//! Addresses of buckets, in the syntax of Nix's store URLs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use super::address_parameters::refuse_parameter;
 use super::key_syntax;
 use crate::base::error::{Area, Cause, Error, Result};
 
-/// What stays as it is in a segment of a path.
+/// The characters that stay unencoded in a segment of a path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// What stays as it is in the value of a parameter.
+/// The characters that stay unencoded in the value of a parameter.
 const VALUE: &AsciiSet = &SEGMENT.remove(b':').remove(b'/').remove(b'[').remove(b']').remove(b',');
 
-/// Where a bucket is.
+/// The address of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `s3://bucket/prefix?…`
@@ -30,24 +30,24 @@ pub enum Address {
 pub struct S3Address {
     /// The bucket's name.
     pub bucket: String,
-    /// What stands before each key, without slashes at its ends; empty for none.
+    /// The prefix of all keys, without slashes at its ends. Empty without a prefix.
     pub prefix: String,
-    /// `endpoint=` and `scheme=` together: a URL without a slash at its end; `None` for AWS.
+    /// `endpoint=` and `scheme=` as a URL without a slash at its end. `None` for AWS.
     pub endpoint: Option<String>,
-    /// `region=`; where it is absent, the environment, the profile and a default decide.
+    /// `region=`. Without it, the environment, the profile or a default decides.
     pub region: Option<String>,
-    /// `profile=`: the section of the AWS files.
+    /// `profile=`: the section in the AWS configuration files.
     pub profile: Option<String>,
     /// `addressing-style=`.
     pub style: AddressingStyle,
-    /// `imds=true`: credentials may come from the metadata service of the machine or container that larder runs on.
+    /// `imds=true`: credentials may come from the metadata service of this machine or container.
     pub imds: bool,
 }
 
-/// Where the name of the bucket stands in a request.
+/// The position of the bucket's name in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AddressingStyle {
-    /// In the path where there is an endpoint, in the host name on AWS.
+    /// In the path if the address has an endpoint, in the host name on AWS.
     #[default]
     Auto,
     /// In the path.
@@ -56,8 +56,12 @@ pub enum AddressingStyle {
     Virtual,
 }
 
+/// The values of `addressing-style=`.
+const STYLES: [(&str, AddressingStyle); 3] =
+    [("auto", AddressingStyle::Auto), ("path", AddressingStyle::Path), ("virtual", AddressingStyle::Virtual)];
+
 impl S3Address {
-    /// Whether the name of the bucket stands in the path.
+    /// Whether the name of the bucket is in the path.
     pub fn path_style(&self) -> bool {
         match self.style {
             AddressingStyle::Auto => self.endpoint.is_some(),
@@ -66,12 +70,12 @@ impl S3Address {
         }
     }
 
-    /// The whole key on the server of a key relative to the prefix. Also takes the start of a key.
+    /// The full key on the server for a key, or the start of a key, relative to the prefix.
     pub fn full_key(&self, key: &str) -> String {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.prefix) }
     }
 
-    /// The URL of the objects without credentials, for the region that is in use.
+    /// The URL of the objects for readers without credentials, if the bucket is in `region`.
     pub fn public_url(&self, region: &str) -> String {
         let mut url = match &self.endpoint {
             Some(endpoint) if self.path_style() => format!("{endpoint}/{}", self.bucket),
@@ -82,7 +86,7 @@ impl S3Address {
             None => {
                 let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
                 if self.path_style() || self.bucket.contains('.') {
-                    // The certificate of AWS covers one label before `s3`.
+                    // The certificate of AWS is valid for one label before `s3`.
                     format!("https://s3.{region}.{suffix}/{}", self.bucket)
                 } else {
                     format!("https://{}.s3.{region}.{suffix}", self.bucket)
@@ -166,7 +170,7 @@ impl fmt::Display for S3Address {
 impl FromStr for Address {
     type Err = Error;
 
-    /// Reads an address. Fails with a permanent error of the configuration that names the offending part.
+    /// Reads an address. Fails with a permanent configuration error that names the wrong part.
     fn from_str(text: &str) -> Result<Self> {
         if text.starts_with('/') {
             return directory(text, text.to_owned());
@@ -191,8 +195,8 @@ impl FromStr for Address {
                 }
                 directory(text, decode(text, place)?)
             }
-            "http" | "https" => Err(fault(text, "nothing can be written over plain HTTP").hint(
-                "this is what readers use; larder writes to `s3://bucket?endpoint=host:port` or `file:///dir`",
+            "http" | "https" => Err(fault(text, "a bucket cannot be written over plain HTTP").hint(
+                "readers use such a URL; larder writes to `s3://bucket?endpoint=host:port` or `file:///dir`",
             )),
             other => Err(fault(text, format!("the scheme `{other}` is unknown"))
                 .hint("larder writes to `s3://…` and `file:///…`")),
@@ -208,8 +212,8 @@ fn s3(text: &str, place: &str, query: &str) -> Result<S3Address> {
     }
     let odd = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
     if bucket.is_empty() || bucket.len() > 255 || bucket.contains(odd) || bucket.starts_with('.') {
-        return Err(fault(text, "this is no name of a bucket")
-            .hint("names have letters, digits, `-` and `.`; a port belongs in `endpoint=`"));
+        return Err(fault(text, "it has no name of a bucket")
+            .hint("a name has letters, digits, `-` and `.`; a port belongs in `endpoint=`"));
     }
     let prefix = decode(text, prefix.strip_suffix('/').unwrap_or(prefix))?;
     if !prefix.is_empty()
@@ -227,41 +231,21 @@ fn s3(text: &str, place: &str, query: &str) -> Result<S3Address> {
         style: AddressingStyle::Auto,
         imds: false,
     };
-    let mut endpoint = None;
-    let mut scheme = None;
+    let (mut endpoint, mut scheme) = (None, None);
     for (name, value) in parameters(text, query)? {
         match name.as_str() {
             "endpoint" => endpoint = Some(value),
-            "scheme" => match value.as_str() {
-                "http" | "https" => scheme = Some(value),
-                _ => return Err(fault(text, "`scheme` is `http` or `https`")),
-            },
-            "region" => {
-                if value.contains(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))) {
-                    return Err(fault(text, "`region` is no name of a region"));
-                }
-                address.region = Some(value);
-            }
+            "scheme" => scheme = Some(one_of(text, &name, &value, &[("http", "http"), ("https", "https")])?),
+            "region" => address.region = Some(region(text, value)?),
             "profile" => address.profile = Some(value),
-            "addressing-style" => {
-                address.style = match value.as_str() {
-                    "auto" => AddressingStyle::Auto,
-                    "path" => AddressingStyle::Path,
-                    "virtual" => AddressingStyle::Virtual,
-                    _ => return Err(fault(text, "`addressing-style` is `auto`, `path` or `virtual`")),
-                }
-            }
-            "imds" => match value.as_str() {
-                "true" => address.imds = true,
-                "false" => address.imds = false,
-                _ => return Err(fault(text, "`imds` is `true` or `false`")),
-            },
+            "addressing-style" => address.style = one_of(text, &name, &value, &STYLES)?,
+            "imds" => address.imds = one_of(text, &name, &value, &[("true", true), ("false", false)])?,
             _ => return Err(refuse_parameter(fault_what(text), &name)),
         }
     }
     address.endpoint = match (endpoint, scheme) {
-        (Some(endpoint), scheme) => Some(endpoint_url(text, &endpoint, scheme.as_deref())?),
-        (None, Some(scheme)) if scheme == "http" => {
+        (Some(endpoint), scheme) => Some(endpoint_url(text, &endpoint, scheme)?),
+        (None, Some("http")) => {
             return Err(fault(text, "`scheme=http` needs an `endpoint`")
                 .hint("AWS is reached over HTTPS; for another server add `endpoint=host:port`"));
         }
@@ -270,7 +254,25 @@ fn s3(text: &str, place: &str, query: &str) -> Result<S3Address> {
     Ok(address)
 }
 
-/// `host:port`, or a whole URL, as a URL without a slash at its end.
+/// The meaning of a value out of a list of values.
+fn one_of<T: Copy>(text: &str, name: &str, value: &str, values: &[(&str, T)]) -> Result<T> {
+    if let Some((_, meaning)) = values.iter().find(|(known, _)| *known == value) {
+        return Ok(*meaning);
+    }
+    let mut known: Vec<String> = values.iter().map(|(known, _)| format!("`{known}`")).collect();
+    let last = known.pop().unwrap_or_default();
+    Err(fault(text, format!("`{name}` is {} or {last}", known.join(", "))))
+}
+
+fn region(text: &str, value: String) -> Result<String> {
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if value.contains(odd) {
+        return Err(fault(text, "`region` is not a name of a region"));
+    }
+    Ok(value)
+}
+
+/// The URL of an endpoint, which is given as `host:port` or as a URL. Without a slash at its end.
 fn endpoint_url(text: &str, endpoint: &str, scheme: Option<&str>) -> Result<String> {
     let whole = if endpoint.contains("://") {
         endpoint.to_owned()
@@ -302,7 +304,7 @@ fn directory(text: &str, path: String) -> Result<Address> {
     if path.split('/').any(|segment| segment == "..") {
         return Err(fault(text, "it has a segment `..`"));
     }
-    // Gathering the components drops double slashes, `.` and a slash at the end.
+    // Collecting the components drops double slashes, `.` and a slash at the end.
     Ok(Address::Directory(Path::new(&path).components().collect()))
 }
 
@@ -320,7 +322,7 @@ fn parameters(text: &str, query: &str) -> Result<Vec<(String, String)>> {
                 format!("the parameter `{}` has a control character", name.escape_debug()),
             ));
         }
-        // Nix takes an empty value for none.
+        // Nix ignores a parameter with an empty value.
         if !value.is_empty() || !super::address_parameters::OWN.contains(&name.as_str()) {
             found.push((name, value));
         }
@@ -347,7 +349,7 @@ fn fault(text: &str, cause: impl Into<Cause>) -> Error {
     Error::permanent(Area::Config, fault_what(text)).because(cause)
 }
 
-/// Names the address without its parameters and without a user, either of which may hold a secret.
+/// Names the address without its parameters and its user, because both may hold a secret.
 fn fault_what(text: &str) -> String {
     let place = text.split(['?', '#']).next().unwrap_or_default();
     let place = match place.rsplit_once('@') {

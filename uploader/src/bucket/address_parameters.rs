@@ -1,48 +1,48 @@
-//! What to say to parameters of an address that larder does not take.
+//! Messages about parameters of an address that larder does not accept.
 
 use crate::base::error::{Area, Error};
 
-/// The parameters that larder takes.
+/// The parameters that larder accepts.
 pub(crate) const OWN: [&str; 6] = ["endpoint", "scheme", "region", "profile", "addressing-style", "imds"];
 
-/// Nix's own parameters, and where larder keeps what they decide.
+/// Parameters of Nix's stores, and the hints where larder takes these settings from.
 const NIX: &[(&[&str], &str)] = &[
     (
         &["compression", "compression-level", "parallel-compression"],
-        "compression is set in larder's configuration, not in the address",
+        "larder's configuration sets the compression; leave the parameter out",
     ),
     (
         &["secret-key", "secret-keys"],
-        "the files with the signing keys are named in larder's configuration, not in the address",
+        "larder's configuration names the files with the signing keys; leave the parameter out",
     ),
     (
         &["priority", "want-mass-query"],
-        "these stand in the bucket's `nix-cache-info`, which `larder init` writes",
+        "`larder init` writes these settings to the bucket's `nix-cache-info`; leave the parameter out",
     ),
     (
         &["write-nar-listing", "index-debug-info"],
-        "listings and debug info are switched in larder's configuration, not in the address",
+        "larder's configuration switches listings and debug info; leave the parameter out",
     ),
     (
         &["ls-compression", "log-compression", "narinfo-compression"],
-        "larder writes these objects uncompressed, which every client reads; leave the parameter out",
+        "larder writes these objects uncompressed for all clients; leave the parameter out",
     ),
     (
         &["multipart-upload", "multipart-threshold", "multipart-chunk-size", "buffer-size"],
-        "larder sizes the parts of an upload itself; leave the parameter out",
+        "larder chooses the size of parts itself; leave the parameter out",
     ),
-    (&["storage-class"], "larder leaves the storage class to the bucket; leave the parameter out"),
+    (&["storage-class"], "the bucket decides about the storage class; leave the parameter out"),
     (
         &["trusted", "path-info-cache-size", "local-nar-cache", "store", "system-features"],
-        "this is for those who read; it belongs in the client's `substituters`",
+        "the parameter is for readers; write it in the client's `substituters`",
     ),
 ];
 
-/// The error for a parameter that larder does not take. The value is not shown.
+/// The error about a parameter that larder does not accept. It does not show the value.
 pub(crate) fn refuse_parameter(what: String, name: &str) -> Error {
     let shown: String = name.chars().take(40).collect();
     let error = Error::permanent(Area::Config, what)
-        .because(format!("larder takes no parameter `{}`", shown.escape_debug()));
+        .because(format!("larder accepts no parameter `{}`", shown.escape_debug()));
     if let Some((_, hint)) = NIX.iter().find(|(names, _)| names.contains(&name)) {
         return error.hint(*hint);
     }
@@ -54,8 +54,8 @@ pub(crate) fn refuse_parameter(what: String, name: &str) -> Error {
     match nearest {
         Some((_, known)) if OWN.contains(&known) => error.hint(format!("did you mean `{known}`?")),
         Some((_, known)) => {
-            error.hint(format!("`{known}` is Nix's, and larder does not take it in an address"))
+            error.hint(format!("larder does not accept Nix's parameter `{known}` in an address"))
         }
-        None => error.hint(format!("larder takes `{}`", OWN.join("`, `"))),
+        None => error.hint(format!("larder accepts `{}`", OWN.join("`, `"))),
     }
 }

@@ -1,6 +1,6 @@
-//! What every bucket has to do, as checks that run against any of them.
+//! The conformance suite: checks that every implementation of a bucket passes.
 //!
-//! The suite writes below a folder of its own, `conformance-…/`, and removes it at the end.
+//! The suite writes below its own folder, `conformance-…/`, and removes the folder at the end.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,23 +11,23 @@ use super::interface::{
     Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, ObjectMeta, Put,
 };
 
-/// In what servers differ.
+/// The properties in which servers differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
-    /// Whether `If-None-Match: *` is honoured on a PUT.
+    /// Whether the server honours `If-None-Match: *` on a PUT.
     pub honours_if_absent: bool,
-    /// Whether `If-Match` is honoured on a PUT.
+    /// Whether the server honours `If-Match` on a PUT.
     pub honours_if_match: bool,
     /// Whether answers have entity tags.
     pub etags: bool,
-    /// Whether the start of a key up to a `/` is a missing object; a server over a directory may choke on it.
+    /// Whether the start of a key up to a `/` is a missing object. A server that stores objects in a directory may fail.
     pub folders_are_missing: bool,
-    /// Whether a flat listing is sorted where folders stand beside names that begin like them.
+    /// Whether a flat listing is sorted if a folder and an object have names that begin alike.
     pub sorts_across_folders: bool,
 }
 
 impl Default for Traits {
-    /// A server that does everything.
+    /// A server with all properties.
     fn default() -> Self {
         Self {
             honours_if_absent: true,
@@ -39,7 +39,7 @@ impl Default for Traits {
     }
 }
 
-/// Runs all checks. Makes the bucket where it is missing. The error names the check that failed and why.
+/// Runs all checks. Creates the bucket if it is missing. The error names the failed check and the reason.
 pub async fn run(bucket: Arc<dyn Bucket>, traits: Traits) -> Result<(), String> {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let suite = Suite { bucket, traits, folder: format!("conformance-{nanos}") };
@@ -87,7 +87,7 @@ impl Suite {
         }
     }
 
-    /// Body, size and listing of an object agree.
+    /// Checks that body, size and entity tag of an object agree.
     async fn holds(&self, name: &str, body: &[u8]) -> Outcome {
         let key = self.key(name);
         let got =
@@ -132,8 +132,8 @@ impl Suite {
         if !self.bucket.exists().await.map_err(shown)? {
             self.bucket.create().await.map_err(shown)?;
         }
-        must(self.bucket.exists().await.map_err(shown)?, || "it does not exist after it was made".into())?;
-        self.bucket.create().await.map_err(|error| format!("making it again fails: {error}"))?;
+        must(self.bucket.exists().await.map_err(shown)?, || "it does not exist after its creation".into())?;
+        self.bucket.create().await.map_err(|error| format!("creating it again fails: {error}"))?;
         must(!self.bucket.address().is_empty() && !self.bucket.public_url().ends_with('/'), || {
             "address or URL are malformed".into()
         })
@@ -141,7 +141,7 @@ impl Suite {
 
     async fn small_objects(&self) -> Outcome {
         let (page, _) = self.all("", None, Depth::Flat).await?;
-        must(page == ListPage::default(), || "an empty listing is not empty".into())?;
+        must(page == ListPage::default(), || "the listing of an empty folder is not empty".into())?;
         self.missing("a").await?;
         self.write("a", "one").await?;
         self.holds("a", b"one").await?;
@@ -251,7 +251,7 @@ impl Suite {
             must(ended == Put::Refused, || "`IfMatch` writes over another object".into())?;
             self.holds("c", b"three").await?;
             let ended = self.put("never-was", "five", Condition::IfMatch(first)).await?;
-            must(ended == Put::Refused, || "`IfMatch` writes where nothing stands".into())?;
+            must(ended == Put::Refused, || "`IfMatch` writes without an existing object".into())?;
             self.missing("never-was").await?;
         }
         self.bucket.delete(&self.key("c")).await.map_err(shown)
@@ -260,14 +260,14 @@ impl Suite {
     async fn multipart(&self) -> Outcome {
         let part = |byte: u8, size: usize| Body::from(vec![byte; size]);
         let (first, second, tail) = (part(1, 5 << 20), part(2, 5 << 20), part(3, 1234));
-        self.write("m", "what stood before").await?;
+        self.write("m", "the previous object").await?;
         let upload = self.bucket.start_multipart(&self.key("m"), ContentType::Nar).await.map_err(shown)?;
         // Out of order, then concurrently.
         upload.part(3, tail.clone()).await.map_err(shown)?;
         futures::try_join!(upload.part(2, second), upload.part(1, first)).map_err(shown)?;
-        self.holds("m", b"what stood before").await?;
+        self.holds("m", b"the previous object").await?;
         upload.complete().await.map_err(shown)?;
-        let head = self.bucket.head(&self.key("m")).await.map_err(shown)?.ok_or("nothing stands")?;
+        let head = self.bucket.head(&self.key("m")).await.map_err(shown)?.ok_or("there is no object")?;
         must(head.size == (10 << 20) + 1234, || format!("the object has the size {}", head.size))?;
 
         let upload = self.bucket.start_multipart(&self.key("m"), ContentType::Nar).await.map_err(shown)?;
@@ -293,7 +293,7 @@ impl Suite {
         upload.abort().await.map_err(shown)?;
         self.missing("ab/ort").await?;
         let visible = self.names("").await?;
-        must(visible.is_empty(), || format!("something stays: {visible:?}"))
+        must(visible.is_empty(), || format!("parts are still visible: {visible:?}"))
     }
 
     async fn paging(&self) -> Outcome {
@@ -303,7 +303,7 @@ impl Suite {
             .buffer_unordered(16)
             .try_collect::<()>()
             .await?;
-        // Sorts before `page/`, and yet is another folder.
+        // `page-other` sorts before `page/` but is not in that folder.
         self.write("page-other", "x").await?;
         let expected: Vec<String> = names.iter().map(|name| self.key(name)).collect();
         let (page, pages) = self.all("page/", None, Depth::Flat).await?;
@@ -315,22 +315,26 @@ impl Suite {
         let after = Some(Cursor::after(&expected[40]));
         let (rest, _) = self.all("page/", after, Depth::Flat).await?;
         must(rest.objects.iter().map(|object| &object.key).eq(&expected[41..]), || {
-            "the cursor is off".into()
+            "the listing after a key is wrong".into()
         })?;
         let after = Some(Cursor::after(format!("{}x", expected[40])));
         let (rest, _) = self.all("page/", after, Depth::Flat).await?;
-        must(rest.objects.len() == expected.len() - 41, || "a cursor between keys is off".into())?;
+        must(rest.objects.len() == expected.len() - 41, || {
+            "the listing after a position between two keys is wrong".into()
+        })?;
         let after = Some(Cursor::after(expected.last().cloned().unwrap_or_default()));
         let (rest, _) = self.all("page/", after, Depth::Flat).await?;
-        must(rest.objects.is_empty(), || "something comes after the last key".into())?;
+        must(rest.objects.is_empty(), || "the listing after the last key is not empty".into())?;
         let (some, _) = self.all("page/0010", None, Depth::Flat).await?;
         must(some.objects.len() == 10, || format!("a prefix within a name finds {}", some.objects.len()))?;
         let (both, _) = self.all("page", None, Depth::Flat).await?;
-        must(both.objects.len() == expected.len() + 1, || "a prefix without its slash is off".into())?;
+        must(both.objects.len() == expected.len() + 1, || {
+            "the listing of a prefix without its slash is wrong".into()
+        })?;
         self.must_be_sorted(&both.objects)
     }
 
-    /// Where folders and names that begin like them stand side by side, some servers sort folder by folder.
+    /// Checks the order, unless the server sorts folder by folder.
     fn must_be_sorted(&self, objects: &[ObjectMeta]) -> Outcome {
         let sorted = !self.traits.sorts_across_folders || objects.is_sorted_by(|a, b| a.key < b.key);
         must(sorted, || "the listing is not sorted".into())

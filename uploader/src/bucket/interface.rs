@@ -1,4 +1,4 @@
-//! What every bucket can do, and the values that pass in and out.
+//! The operations of a bucket, with their arguments and results.
 
 use std::fmt;
 
@@ -8,53 +8,53 @@ use bytes::Bytes;
 use crate::base::error::Result;
 pub use crate::base::file::MAX_SMALL;
 
-/// A place where objects live under keys.
+/// A store of objects under keys.
 ///
-/// Keys are relative to the prefix of the bucket's address: `nar/…`, never starting with `/`, without empty, `.` or
-/// `..` segments and without control characters; others are refused with a permanent error. An error means that the
-/// state of the object is unknown, never that it is absent.
+/// Keys are relative to the prefix of the bucket's address. A key does not start with `/`, and has no empty segment, no
+/// segment `.` or `..`, and no control character; other keys are refused with a permanent error. An error means that the
+/// state of the object is unknown, never that the object is absent.
 #[async_trait]
 pub trait Bucket: Send + Sync + fmt::Debug {
-    /// The address as Nix writes it. Holds no secret.
+    /// The address of the bucket. Holds no secret.
     fn address(&self) -> String;
 
-    /// The whole of a small object, or `None` where it is proven to be absent.
+    /// A small object with its bytes, or `None` if the object is proven to be absent.
     ///
-    /// Fails for an object larger than [`MAX_SMALL`], when the bucket itself is missing, and for every answer that
-    /// does not say plainly whether the object is there.
+    /// Fails for an object larger than [`MAX_SMALL`], if the bucket itself is missing, and for every answer that does not
+    /// say clearly whether the object exists.
     async fn get(&self, key: &str) -> Result<Option<Object>>;
 
-    /// Size and entity tag of an object, or `None` where it is proven to be absent.
+    /// Size and entity tag of an object, or `None` if the object is proven to be absent.
     ///
-    /// S3 answers a HEAD without a body, so that a missing bucket looks like a missing object here; [`Bucket::exists`]
-    /// tells them apart.
+    /// S3 answers a HEAD without a body. A missing bucket therefore looks like a missing object; [`Bucket::exists`]
+    /// distinguishes them.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>>;
 
-    /// Writes a whole object; readers see the old one or the new one, never a mixture.
+    /// Writes a whole object. Readers see the old object or the new object, never a mixture.
     ///
-    /// [`Put::Refused`] says that `condition` does not hold. When an answer got lost and the request was sent again,
-    /// the object that stands in the way may be the one that this very call wrote. A server that knows no conditional
-    /// writes ignores the condition and answers [`Put::Written`].
+    /// [`Put::Refused`] says that `condition` does not hold. After a lost answer the request is sent again, and the
+    /// object that makes the condition fail may be the object that this call wrote. A server without conditional writes
+    /// ignores the condition, and the result is [`Put::Written`].
     async fn put(&self, key: &str, body: Body, kind: ContentType, condition: Condition) -> Result<Put>;
 
-    /// Removes an object; one that is absent already is no error.
+    /// Removes an object. Succeeds if the object is absent.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// One page of the keys that start with `prefix`, ascending bytewise.
+    /// One page of the keys that start with `prefix`, in ascending bytewise order.
     ///
-    /// `after` is [`Cursor::after`] a key, or [`ListPage::next`] of the page before.
+    /// `after` is [`Cursor::after`] a key, or [`ListPage::next`] of the previous page.
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage>;
 
-    /// Begins an object that is sent in parts; nothing is visible before [`Multipart::complete`].
+    /// Begins a multipart upload. The object is not visible before [`Multipart::complete`].
     async fn start_multipart(&self, key: &str, kind: ContentType) -> Result<Box<dyn Multipart>>;
 
-    /// Uploads in parts below `prefix` that were begun and not ended: some of many, and none where the bucket removes
-    /// by itself what is left behind.
+    /// Multipart uploads below `prefix` that were begun and not ended. The list may be incomplete. It is empty if the bucket
+    /// removes unfinished uploads itself.
     async fn unfinished(&self, _prefix: &str) -> Result<Vec<Unfinished>> {
         Ok(Vec::new())
     }
 
-    /// Removes what was sent of such an upload; one that is gone already is no error.
+    /// Removes the parts of an unfinished upload. Succeeds if the upload does not exist any more.
     async fn discard(&self, _upload: &Unfinished) -> Result<()> {
         Ok(())
     }
@@ -62,61 +62,61 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// Whether the bucket itself exists.
     async fn exists(&self) -> Result<bool>;
 
-    /// Makes the bucket; one that exists already, and is ours, is no error.
+    /// Creates the bucket. Succeeds if the bucket exists and has the same owner.
     async fn create(&self) -> Result<()>;
 
-    /// Lets everybody read the objects under the prefix, and tell a missing object from a forbidden one.
+    /// Lets everybody read the objects below the prefix, and distinguish a missing object from a forbidden object.
     ///
-    /// On S3 the second needs `s3:ListBucket`, which has no useful limit to a prefix: the names of all objects of the
-    /// bucket can be listed afterwards. A policy that stands is extended, not replaced.
+    /// On S3 the distinction needs `s3:ListBucket`, which cannot be limited to a prefix: afterwards everybody can list the
+    /// names of all objects of the bucket. An existing policy is extended, not replaced.
     async fn allow_anonymous_read(&self) -> Result<AnonymousRead>;
 
-    /// The URL below which a reader without credentials would look by default, without a slash at its end.
+    /// The default URL of the objects for readers without credentials, without a slash at its end.
     fn public_url(&self) -> String;
 }
 
-/// An object that is being sent in parts.
+/// A multipart upload in progress.
 ///
-/// Dropped without [`complete`](Multipart::complete) or [`abort`](Multipart::abort), nothing becomes visible, but the
-/// parts may stay at the server until it cleans up.
+/// If it is dropped without [`complete`](Multipart::complete) or [`abort`](Multipart::abort), no object becomes visible, but
+/// the parts may stay on the server until it removes them.
 #[async_trait]
 pub trait Multipart: Send + Sync {
-    /// Sends one part; parts count from 1, may be sent concurrently and in any order.
+    /// Sends one part. Part numbers start at 1. Parts may be sent concurrently and in any order.
     ///
-    /// S3 wants all but the last to have at least 5 MiB. After an error the part may be sent again.
+    /// S3 requires at least 5 MiB for each part except the last. After an error the part may be sent again.
     async fn part(&self, number: u32, body: Body) -> Result<()>;
 
-    /// Makes the object visible, replacing one that stands. Refuses when the parts are not `1..=n` without a gap.
+    /// Makes the object visible and replaces an existing object. Fails unless the part numbers are `1..=n` without a gap.
     ///
     /// After an error of the class [`Unknown`](crate::base::error::Retry::Unknown) or
     /// [`Transient`](crate::base::error::Retry::Transient) the object may be visible after all.
     async fn complete(self: Box<Self>) -> Result<()>;
 
-    /// Gives up and removes what was sent.
+    /// Ends the upload and removes its parts.
     async fn abort(self: Box<Self>) -> Result<()>;
 }
 
-/// An upload in parts that was begun and not ended.
+/// A multipart upload that was begun and not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The key that it is for, relative to the prefix of the address.
+    /// The key of the object, relative to the prefix of the address.
     pub key: String,
-    /// What the server knows it by.
+    /// The server's identifier of the upload.
     pub id: String,
 }
 
-/// Bytes to be written.
+/// Bytes to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
     /// The bytes.
     pub bytes: Bytes,
-    /// Their SHA-256 where it is known already, so that it need not be computed again to sign them. A server refuses
-    /// bytes that have another.
+    /// The SHA-256 of the bytes, if it is known already: then it is not computed again for the signature. A server refuses
+    /// bytes with another hash.
     pub sha256: Option<[u8; 32]>,
 }
 
 impl<B: Into<Bytes>> From<B> for Body {
-    /// Without a hash.
+    /// A body without a known hash.
     fn from(bytes: B) -> Self {
         Self { bytes: bytes.into(), sha256: None }
     }
@@ -127,22 +127,22 @@ impl<B: Into<Bytes>> From<B> for Body {
 pub struct Object {
     /// The bytes.
     pub body: Bytes,
-    /// What [`Condition::IfMatch`] takes; a server may not tell.
+    /// The entity tag for [`Condition::IfMatch`], if the server gives one.
     pub etag: Option<String>,
 }
 
-/// What is known of an object without reading it.
+/// The properties of an object that are known without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// The key, relative to the prefix of the address.
     pub key: String,
     /// The size in bytes.
     pub size: u64,
-    /// What [`Condition::IfMatch`] takes; a server may not tell.
+    /// The entity tag for [`Condition::IfMatch`], if the server gives one.
     pub etag: Option<String>,
 }
 
-/// The media type that an object is stored with.
+/// The media type of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
     /// A narinfo.
@@ -158,7 +158,7 @@ pub enum ContentType {
 }
 
 impl ContentType {
-    /// As the `Content-Type` header has it.
+    /// The value of the `Content-Type` header.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NarInfo => "text/x-nix-narinfo",
@@ -170,71 +170,71 @@ impl ContentType {
     }
 }
 
-/// When a write may happen.
+/// The condition of a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// Always.
+    /// The write always happens.
     #[default]
     None,
-    /// Only where no object stands.
+    /// The write happens only if no object exists under the key.
     IfAbsent,
-    /// Only over the object with this entity tag.
+    /// The write happens only if the existing object has this entity tag.
     IfMatch(String),
 }
 
-/// How a write ended.
+/// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
-    /// The object stands.
+    /// The object was written.
     Written,
-    /// The condition does not hold; nothing was written by the request that was refused.
+    /// The condition does not hold. The refused request wrote nothing.
     Refused,
 }
 
-/// How far a listing descends.
+/// The depth of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// All keys with the prefix.
     Flat,
-    /// Keys without a further `/` after the prefix; what lies deeper is summed up in [`ListPage::folders`].
+    /// Keys without a further `/` after the prefix. [`ListPage::folders`] sums up the deeper keys.
     OneLevel,
 }
 
-/// Where a listing goes on.
+/// The position where a listing continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub(crate) Position);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Position {
-    /// After this key, which is relative to the prefix of the address.
+    /// After this key, relative to the prefix of the address.
     Key(String),
-    /// Where the server said.
+    /// At the position that this token of the bucket names.
     Token(String),
 }
 
 impl Cursor {
-    /// Everything after `key`, without `key` itself.
+    /// The position after `key`. The listing does not contain `key` itself.
     pub fn after(key: impl Into<String>) -> Self {
         Self(Position::Key(key.into()))
     }
 }
 
-/// A part of a listing.
+/// A page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListPage {
-    /// Objects, ascending by key. May be empty although more pages follow.
+    /// Objects in ascending order of their keys. May be empty although more pages follow.
     pub objects: Vec<ObjectMeta>,
-    /// With [`Depth::OneLevel`]: what lies deeper, each ending in `/`. One may appear on two pages.
+    /// With [`Depth::OneLevel`]: the prefixes of deeper keys, each ending in `/`. A folder may appear on two pages.
     pub folders: Vec<String>,
-    /// Where the next page starts; `None` after the last.
+    /// The position of the next page; `None` after the last page.
     pub next: Option<Cursor>,
 }
 
-/// How an attempt to open a bucket to readers without credentials ended.
+/// The outcome of an attempt to grant access without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnonymousRead {
     /// Everybody can read.
     Granted,
-    /// This server has no means that larder can use; the reason says why.
+    /// The server has no suitable mechanism; the text gives the reason.
     Unsupported(String),
 }

@@ -1,11 +1,11 @@
-//! Which keys are accepted.
+//! The syntax of object keys that a bucket accepts.
 
 use crate::base::error::{Area, Error, Result};
 
-/// The length in bytes that S3 allows for a whole key.
+/// The greatest length of a key in S3, in bytes.
 const MAX_KEY: usize = 1024;
 
-/// Refuses keys that some server, file system or URL would take for something else.
+/// Refuses keys that have another meaning to some server, file system or URL. The error is permanent.
 pub(crate) fn check(key: &str) -> Result<()> {
     match fault(key) {
         None => Ok(()),
@@ -16,7 +16,7 @@ pub(crate) fn check(key: &str) -> Result<()> {
     }
 }
 
-/// What is wrong with `key`, which may also be a prefix without its slash.
+/// The reason why `key` is refused, or `None`. `key` may also be a prefix without its slash.
 pub(crate) fn fault(key: &str) -> Option<&'static str> {
     if key.is_empty() {
         Some("it is empty")
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_escape_is_refused() {
+    fn keys_that_could_escape_are_refused() {
         for key in ["", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a\nb", "a\0b", &"x".repeat(1025)] {
             assert!(check(key).is_err(), "{key:?}");
         }

@@ -1,4 +1,4 @@
-//! Where objects live: on an S3-compatible server or in a directory, behind one trait.
+//! Buckets: one trait for objects on an S3-compatible server and objects in a directory.
 
 mod address;
 mod address_parameters;
@@ -7,6 +7,8 @@ pub mod conformance;
 mod directory;
 mod interface;
 mod key_syntax;
+#[cfg(test)]
+pub(crate) mod memory;
 mod open;
 mod s3;
 

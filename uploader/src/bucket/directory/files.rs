@@ -1,8 +1,8 @@
-//! Writing files such that readers see all of them or nothing, also after a loss of power.
+//! Durable files that readers see completely or not at all, even after a loss of power.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use rand_core::{OsRng, RngCore};
 
-/// Where unfinished files are, below the root.
+/// The directory of unfinished files, below the root.
 pub(crate) const TEMPORARY: &str = ".larder-tmp";
-/// Unfinished files that nobody has touched for this long are left over from a process that was killed.
+/// Unfinished files that did not change for this long are left over from a killed process.
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The root of a bucket and its place for unfinished files.
+/// The root of a bucket and its directory of unfinished files.
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: PathBuf,
@@ -35,19 +35,19 @@ impl Tree {
         self.root.join(key)
     }
 
-    /// Fails where the root itself is missing, such as a disk that is not mounted.
+    /// Fails if the root itself is missing, for example on a disk that is not mounted.
     pub(crate) fn require_root(&self) -> io::Result<()> {
         fs::metadata(&self.root).map(|_| ())
     }
 
-    /// Makes conditional writes, and waits for all other writes to end.
+    /// Locks for a conditional write. Waits until all other writes have ended.
     pub(crate) fn lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.lock()?;
         Ok(file)
     }
 
-    /// Makes unconditional writes, beside others of them.
+    /// Locks for an unconditional write. Other unconditional writes may run at the same time.
     pub(crate) fn lock_shared(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.lock_shared()?;
@@ -80,7 +80,7 @@ impl Tree {
         Ok((Temporary { root: self.root.clone(), path }, file))
     }
 
-    /// An unfinished file with these bytes, ready to be moved.
+    /// An unfinished file with these bytes, ready to be moved to its key.
     pub(crate) fn write_temporary(&self, body: &[u8]) -> io::Result<Temporary> {
         let (temporary, mut file) = self.temporary()?;
         file.write_all(body)?;
@@ -95,7 +95,13 @@ pub(crate) fn finish(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// An unfinished file, which is removed unless it is moved.
+/// The entity tag of a file.
+pub(super) fn etag(meta: &fs::Metadata) -> String {
+    // Every write creates a new file. No two writes have all of these numbers in common.
+    format!("\"{:x}-{:x}-{:x}-{:x}\"", meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
+}
+
+/// An unfinished file. Dropping it removes the file, unless the file was moved to a key.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     root: PathBuf,
@@ -107,20 +113,20 @@ impl Temporary {
         &self.path
     }
 
-    /// Moves the file to its key, over whatever stands there.
+    /// Moves the file to its key and replaces an existing file.
     pub(crate) fn replace(self, key: &str) -> io::Result<()> {
         let target = self.target(key)?;
         fs::rename(&self.path, &target)?;
         sync_parent(&target)
     }
 
-    /// Moves the file to its key where nothing stands; says whether it did. The caller holds the lock.
+    /// Moves the file to its key unless a file exists there. Returns whether the file was moved. The caller holds the lock.
     pub(crate) fn link(self, key: &str) -> io::Result<bool> {
         let target = self.target(key)?;
         match fs::hard_link(&self.path, &target) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
-            // A file system without hard links: the lock keeps other writers away.
+            // The file system has no hard links. The lock excludes other writers.
             Err(_) if fs::symlink_metadata(&target).is_ok() => return Ok(false),
             Err(_) => fs::rename(&self.path, &target)?,
         }
@@ -141,12 +147,12 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // After a rename there is nothing left; a file that stays is swept later.
+        // After a rename there is no file to remove. A later sweep removes a file that stays.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Makes a directory and those above it, open to readers and durable.
+/// Creates a directory and its parents, readable for everybody and durable.
 pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -174,7 +180,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes what was left over, as far as that is possible.
+/// Removes old unfinished files. Ignores errors.
 fn sweep(directory: &Path) {
     let old = |path: &Path| {
         let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());

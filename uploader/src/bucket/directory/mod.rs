@@ -1,6 +1,7 @@
 //! A bucket in a directory.
 
 mod files;
+mod listing;
 mod multipart;
 mod store;
 

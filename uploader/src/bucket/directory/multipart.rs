@@ -1,4 +1,4 @@
-//! Objects written to a directory in parts.
+//! Multipart uploads into a directory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,8 +16,8 @@ use crate::bucket::interface::{Body, Multipart};
 
 /// An upload into one unfinished file.
 ///
-/// A part that comes in its turn is written at the end of that file. One that comes early waits in a file of its own, so
-/// that neither memory nor a promise about the sizes of parts is needed.
+/// The next part in order is appended to the file. A part that comes early waits in a file of its own. That needs neither
+/// memory nor parts of equal size.
 pub(super) struct DirectoryMultipart {
     object: String,
     key: String,
@@ -28,7 +28,7 @@ struct State {
     files: Arc<Tree>,
     temporary: Option<Temporary>,
     file: File,
-    /// Where the next part begins.
+    /// The offset of the next part, in bytes.
     end: u64,
     /// The number of the next part.
     next: u32,
@@ -55,9 +55,9 @@ impl DirectoryMultipart {
 }
 
 impl State {
-    /// Takes a part whose turn it is, and those that waited for it.
+    /// Appends the next part, and the parts that waited for it.
     fn append(&mut self, body: &[u8]) -> io::Result<()> {
-        // What a failed attempt has left behind the end is written over.
+        // A failed attempt may have left bytes after the end. They are overwritten.
         self.file.seek(SeekFrom::Start(self.end))?;
         self.file.write_all(body)?;
         self.advance(body.len() as u64);
@@ -96,7 +96,7 @@ impl Multipart for DirectoryMultipart {
             file.write_all(&body.bytes)?;
             let mut state = lock(&state);
             if number == state.next {
-                // Its turn has come meanwhile.
+                // The previous part was appended in the meantime.
                 return state.append(&body.bytes);
             }
             state.early.insert(number, temporary);
@@ -114,7 +114,7 @@ impl Multipart for DirectoryMultipart {
             if whole { state.temporary.take() } else { None }
         };
         let Some(temporary) = whole else {
-            return Err(Error::permanent(Area::Bucket, what).because("its parts are not all there"));
+            return Err(Error::permanent(Area::Bucket, what).because("parts are missing"));
         };
         blocking(what, move || {
             let state = lock(&state);

@@ -1,32 +1,28 @@
-//! Buckets in a directory, for a disk that a web server or a mount shows to readers.
+//! Buckets in a directory that readers see through a web server or a mount.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use walkdir::{DirEntry, WalkDir};
 
-use super::files::{TEMPORARY, Tree};
+use super::files::{TEMPORARY, Tree, etag};
+use super::listing;
 use super::multipart::DirectoryMultipart;
 use crate::base::error::{Area, Error, Result};
 use crate::base::file::blocking;
 use crate::bucket::address::file_url;
 use crate::bucket::interface::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
-    Object, ObjectMeta, Position, Put,
+    Object, ObjectMeta, Put,
 };
 use crate::bucket::key_syntax;
 
-/// How many keys a page has.
-const PAGE: usize = 1000;
-
 /// A bucket whose objects are the files below a directory.
 ///
-/// Files are written beside the tree, in `.larder-tmp`, made durable, and then moved into place. Media types are not
-/// kept: the web server decides.
+/// A file is written to `.larder-tmp`, made durable, and then moved to its place. Media types are not stored: the web server
+/// decides about them.
 #[derive(Debug)]
 pub struct DirectoryBucket {
     files: Arc<Tree>,
@@ -42,12 +38,12 @@ impl DirectoryBucket {
         key_syntax::check(key)?;
         if key.split('/').next() == Some(TEMPORARY) {
             return Err(Error::permanent(Area::Bucket, format!("cannot use the key `{key}`"))
-                .because("larder keeps unfinished files there"));
+                .because("larder keeps unfinished files in that directory"));
         }
         Ok(())
     }
 
-    /// Runs `work` where it may block.
+    /// Runs blocking `work` on a thread for blocking work.
     async fn run<T: Send + 'static>(
         &self,
         verb: &str,
@@ -60,14 +56,9 @@ impl DirectoryBucket {
     }
 }
 
-/// Whether an error proves that there is no such file. That holds only while the root itself is there.
+/// Whether an error proves that a file does not exist. That is true only while the root itself exists.
 fn absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
-}
-
-fn etag(meta: &fs::Metadata) -> String {
-    // Every write makes a new file, so that these never come together twice.
-    format!("\"{:x}-{:x}-{:x}-{:x}\"", meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
 }
 
 fn open_file(files: &Tree, key: &str) -> std::io::Result<Option<(File, fs::Metadata)>> {
@@ -167,8 +158,7 @@ impl Bucket for DirectoryBucket {
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
         let (prefix_of, after) = (prefix.to_owned(), after.cloned());
         self.run("list", &format!("{prefix}*"), move |files| {
-            let after = after.map(|Cursor(Position::Key(key) | Position::Token(key))| key);
-            page(files.root(), &prefix_of, after.as_deref(), depth)
+            listing::page(files.root(), &prefix_of, after.as_ref(), depth)
         })
         .await
     }
@@ -189,7 +179,7 @@ impl Bucket for DirectoryBucket {
         blocking(format!("cannot look up the directory `{}`", root.display()), move || {
             match fs::metadata(&root) {
                 Ok(meta) if meta.is_dir() => Ok(true),
-                Ok(_) => Err(std::io::Error::new(ErrorKind::NotADirectory, "it is no directory")),
+                Ok(_) => Err(std::io::Error::new(ErrorKind::NotADirectory, "it is not a directory")),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
                 Err(error) => Err(error),
             }
@@ -199,13 +189,13 @@ impl Bucket for DirectoryBucket {
 
     async fn create(&self) -> Result<()> {
         let root = self.files.root().to_owned();
-        blocking(format!("cannot make the directory `{}`", root.display()), move || {
+        blocking(format!("cannot create the directory `{}`", root.display()), move || {
             super::files::make_directories(&root)
         })
         .await
     }
 
-    /// Files have mode 0644 and directories 0755 from the start; the way to the root is up to its owner.
+    /// All files have mode 0644 and all directories 0755. The directories above the root are the owner's business.
     async fn allow_anonymous_read(&self) -> Result<AnonymousRead> {
         Ok(AnonymousRead::Granted)
     }
@@ -213,88 +203,6 @@ impl Bucket for DirectoryBucket {
     fn public_url(&self) -> String {
         file_url(self.files.root()).trim_end_matches('/').to_owned()
     }
-}
-
-fn page(root: &Path, prefix: &str, after: Option<&str>, depth: Depth) -> std::io::Result<ListPage> {
-    let mut page = ListPage::default();
-    // A directory sorts as its keys do: with the slash.
-    let sort_key = |entry: &DirEntry| {
-        let mut name = entry.file_name().as_encoded_bytes().to_vec();
-        if entry.file_type().is_dir() {
-            name.push(b'/');
-        }
-        name
-    };
-    let base = prefix.rsplit_once('/').map_or("", |(base, _)| base);
-    if !base.is_empty() && crate::bucket::key_syntax::fault(base).is_some() {
-        return Ok(page);
-    }
-    let start = root.join(base);
-    if !base.is_empty() && !start.is_dir() {
-        fs::metadata(root)?;
-        return Ok(page);
-    }
-    let levels = if depth == Depth::OneLevel { 1 } else { usize::MAX };
-    let walk = WalkDir::new(&start)
-        .min_depth(1)
-        .max_depth(levels)
-        .sort_by(move |a, b| sort_key(a).cmp(&sort_key(b)))
-        .into_iter()
-        .filter_entry(|entry| match key_of(root, entry) {
-            // The root itself has no key.
-            None => entry.depth() == 0,
-            Some(key) if entry.file_type().is_dir() => {
-                let folder = format!("{key}/");
-                key != TEMPORARY
-                    && (folder.starts_with(prefix) || prefix.starts_with(&folder))
-                    && after.is_none_or(|after| folder.as_str() > after || after.starts_with(&folder))
-            }
-            Some(key) => key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after),
-        });
-    let mut last = String::new();
-    for entry in walk {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // Removed since its directory was read.
-            Err(error) if error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound) => {
-                if error.depth() == 0 {
-                    return Err(error.into());
-                }
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let Some(key) = key_of(root, &entry).filter(|_| entry.depth() > 0) else { continue };
-        if entry.file_type().is_dir() {
-            let folder = format!("{key}/");
-            // What the cursor stands in was told before.
-            if depth == Depth::Flat || after.is_some_and(|after| after >= folder.as_str()) {
-                continue;
-            }
-            if folder.starts_with(prefix) {
-                last.clone_from(&folder);
-                page.folders.push(folder);
-            }
-        } else {
-            let Ok(meta) = fs::metadata(entry.path()) else { continue };
-            if !meta.is_file() {
-                continue;
-            }
-            last.clone_from(&key);
-            page.objects.push(ObjectMeta { key, size: meta.len(), etag: Some(etag(&meta)) });
-        }
-        if page.objects.len() + page.folders.len() >= PAGE {
-            page.next = Some(Cursor(Position::Token(last)));
-            break;
-        }
-    }
-    Ok(page)
-}
-
-/// The key of an entry; `None` for what can be none, such as a name that is not UTF-8.
-fn key_of(root: &Path, entry: &DirEntry) -> Option<String> {
-    let relative = entry.path().strip_prefix(root).ok()?;
-    relative.to_str().filter(|key| !key.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]

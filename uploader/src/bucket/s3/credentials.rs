@@ -1,4 +1,4 @@
-//! Where the credentials of an S3 bucket come from.
+//! The sources of the credentials and the region of an S3 bucket.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,14 @@ use crate::base::error::{Area, Error, Result};
 use crate::bucket::address::S3Address;
 use crate::http::{CredentialsClient, Trust};
 
-/// The region where neither address nor environment nor profile name one.
+/// The region if neither the address, the environment nor the profile names a region.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// More than any file of credentials has.
+/// The largest credentials file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
 
-/// The region: from the address; with an endpoint the default; else from the environment or the profile.
+/// The region from the address. Without a region in the address: the default region if the address has an endpoint, and
+/// otherwise the region from the environment or the profile.
 pub(super) async fn region(address: &S3Address) -> Region {
     if let Some(region) = &address.region {
         return Region::new(region.clone());
@@ -45,11 +46,11 @@ pub(super) async fn region(address: &S3Address) -> Region {
     profile.build().region().await.unwrap_or(Region::from_static(DEFAULT_REGION))
 }
 
-/// The credentials: from `file` where there is one. Else from the profile that the address names; where it names
-/// none from the environment, a web identity, or the profile that the environment names; and, where the address
-/// opts in, from the metadata service of the container or machine.
+/// The provider of the credentials. If `file` is given, it is the only source. Otherwise the source is the profile that the
+/// address names. If the address names no profile, the sources are the environment, a web identity, and the profile that
+/// the environment names. If the address has `imds=true`, the metadata service of the container or machine comes last.
 ///
-/// Fails where `file` cannot be read or understood. Nothing else is asked before the first request.
+/// Fails if `file` cannot be read or understood. The first request asks the other sources.
 pub(super) fn provider(
     address: &S3Address,
     file: Option<&Path>,
@@ -65,7 +66,7 @@ pub(super) fn provider(
             )
             .because(cause)
             .hint(
-                "it holds `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, or the two values on a line \
+                "the file holds `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, or the two values on a line \
                      each, or a section as in `~/.aws/credentials`",
             )
         })?;
@@ -99,7 +100,7 @@ pub(super) fn provider(
     Ok(SharedCredentialsProvider::new(chain))
 }
 
-/// A file that is read again at times, so that changed credentials are taken up.
+/// A credentials file. It is read each time that credentials are loaded, so that larder notices changed credentials.
 struct CredentialsFile {
     file: PathBuf,
     profile: Option<String>,
@@ -139,7 +140,7 @@ struct Found {
     token: Option<String>,
 }
 
-/// Understands the three forms. No message shows anything of the text but the names of sections.
+/// Reads the three formats. Of the text, error messages show only the names of sections.
 fn parse(text: &str, profile: Option<&str>) -> Result<Found, String> {
     let lines: Vec<&str> = text
         .lines()
@@ -183,7 +184,7 @@ fn assignments(lines: &[&str]) -> Result<Found, String> {
     for line in lines {
         let line = line.strip_prefix("export ").unwrap_or(line);
         let Some((name, value)) = line.split_once('=') else {
-            return Err("a line is no assignment".into());
+            return Err("a line is not an assignment".into());
         };
         let value = value.trim();
         let value = ['"', '\'']
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn three_forms() {
+    fn three_formats_are_read() {
         let plain = ("id".to_owned(), "s=/+".to_owned(), None);
         assert_eq!(parts("id\ns=/+\n", None), plain);
         assert_eq!(parts("AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=s=/+\n", None), plain);
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named_without_the_secret() {
+    fn errors_do_not_show_the_secret() {
         for text in [
             "",
             "hunter2",

@@ -1,4 +1,4 @@
-//! How requests about objects are sent, and sent again.
+//! Tests of sending and repeating requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 #[tokio::test]
-async fn a_server_that_says_when_is_asked_again_then() {
+async fn the_server_decides_when_a_request_is_repeated() {
     let busy = reply("429 Too Many Requests", "retry-after: 1\r\n", "");
     let (_dir, server, bucket) = scripted(vec![busy, reply("200 OK", "", "hi")]).await;
     let begun = std::time::Instant::now();
@@ -18,7 +18,7 @@ async fn a_server_that_says_when_is_asked_again_then() {
 }
 
 #[tokio::test]
-async fn a_hash_that_is_known_is_not_computed() {
+async fn a_known_hash_is_not_computed_again() {
     let (_dir, server, bucket) = scripted(vec![reply("200 OK", "ETag: \"e\"\r\n", "")]).await;
     let known = Body { sha256: Some([0xab; 32]), ..body("x") };
     bucket.put("a", known, ContentType::Nar, Condition::None).await.expect("put");
@@ -66,22 +66,22 @@ async fn unfinished_uploads_are_listed_and_discarded() {
 }
 
 #[tokio::test]
-async fn the_servers_clock_counts() {
+async fn the_clock_of_the_server_is_adopted() {
     let skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
     let skewed = reply("403 Forbidden", "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", skewed);
     let (_dir, server, bucket) = scripted(vec![skewed.clone(), reply("200 OK", "", "hi")]).await;
     bucket.get("a").await.expect("get");
     assert!(server.seen()[1].contains("x-amz-date: 19941106T0849"), "{:?}", server.seen());
 
-    // A server that refuses its own time.
+    // The server refuses its own time.
     let (_dir, server, bucket) = scripted(vec![skewed]).await;
     let error = bucket.get("a").await.expect_err("skewed");
     assert_eq!((error.area(), error.retry(), server.seen().len()), (Area::Credentials, Retry::Transient, 2));
     assert!(error.hint_text().is_some_and(|hint| hint.contains("clock")), "{error:?}");
 }
 
-/// A server that answers so many requests of each connection, and closes it without a word at the next. Counts
-/// connections.
+/// A server that answers `per_connection` requests of each connection and closes it at the next request. Returns its port
+/// and the number of connections so far.
 async fn impatient(per_connection: usize) -> (u16, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let port = listener.local_addr().expect("address").port();
@@ -110,7 +110,7 @@ async fn impatient(per_connection: usize) -> (u16, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_is_no_failure() {
+async fn an_idle_connection_that_was_closed_is_not_a_failure() {
     let dir = tempfile::tempdir().expect("tempdir");
     let (port, connections) = impatient(1).await;
     let bucket = at(port, dir.path(), 1).await;
@@ -125,7 +125,7 @@ async fn a_connection_that_was_closed_while_idle_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_kept_and_used_again() {
+async fn connections_are_reused() {
     let dir = tempfile::tempdir().expect("tempdir");
     let (port, connections) = impatient(usize::MAX).await;
     let bucket = at(port, dir.path(), 1).await;

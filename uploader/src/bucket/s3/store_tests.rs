@@ -23,7 +23,7 @@ async fn at(port: u16, dir: &Path, attempts: u32) -> S3Bucket {
     }
 }
 
-/// A bucket on a server that answers as told.
+/// A bucket on a server that answers from a script.
 async fn scripted(answers: Vec<String>) -> (tempfile::TempDir, Scripted, S3Bucket) {
     let dir = tempfile::tempdir().expect("tempdir");
     let server = Scripted::start(answers).await;
@@ -35,7 +35,7 @@ fn body(text: &'static str) -> Body {
     text.into()
 }
 
-/// An S3 server in this process.
+/// Starts an S3 server in this process and returns its port.
 async fn serve(root: &Path) -> u16 {
     let files = s3s_fs::FileSystem::new(root).expect("file system");
     let mut builder = s3s::service::S3ServiceBuilder::new(files);
@@ -67,7 +67,7 @@ async fn conforms() {
 }
 
 #[tokio::test]
-async fn an_assembly_that_fails_after_its_status_is_an_error() {
+async fn an_error_in_the_answer_to_a_completion_is_an_error() {
     let started = reply(
         "200 OK",
         "",
@@ -94,7 +94,7 @@ async fn an_assembly_that_fails_after_its_status_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_assembly_whose_answer_was_lost_is_found_again() {
+async fn a_completed_upload_is_found_after_a_lost_answer() {
     let started = reply(
         "200 OK",
         "",
@@ -112,7 +112,7 @@ async fn an_assembly_whose_answer_was_lost_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_busy_server_is_asked_again() {
+async fn requests_to_a_busy_server_are_repeated() {
     let (_dir, server, bucket) = scripted(vec![
         fault("503 Slow Down", "SlowDown"),
         fault("500 Oh", "InternalError"),
@@ -131,7 +131,7 @@ async fn a_busy_server_is_asked_again() {
 }
 
 #[tokio::test]
-async fn only_proof_of_absence_is_absence() {
+async fn only_an_explicit_code_proves_absence() {
     let (_dir, _server, bucket) = scripted(vec![fault("404 Not Found", "NoSuchKey")]).await;
     assert_eq!(bucket.get("a").await.expect("absent"), None);
 
@@ -146,7 +146,7 @@ async fn only_proof_of_absence_is_absence() {
     let (_dir, _server, bucket) = scripted(vec![head("404 Not Found")]).await;
     assert_eq!(bucket.head("a").await.expect("absent"), None);
 
-    // What a HEAD cannot say, a GET does.
+    // A GET gives the reason for which a HEAD has no room.
     let (_dir, _server, bucket) =
         scripted(vec![head("400 Bad Request"), fault("400 Bad Request", "ExpiredToken")]).await;
     assert_eq!(bucket.head("a").await.expect_err("expired").area(), Area::Credentials);
@@ -193,7 +193,7 @@ async fn a_condition_that_does_not_hold_is_no_error() {
         bucket.put("a", body("x"), ContentType::Text, Condition::IfAbsent).await.expect_err("conflict");
     assert_eq!(error.retry(), Retry::Transient);
 
-    // A server that knows no conditions.
+    // The server knows no conditions.
     let none = fault("501 Not Implemented", "NotImplemented");
     let absent = "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_owned();
     let (_dir, server, bucket) = scripted(vec![none, absent, reply("200 OK", "", "")]).await;
@@ -202,11 +202,11 @@ async fn a_condition_that_does_not_hold_is_no_error() {
 }
 
 #[tokio::test]
-async fn errors_say_whose_fault_it_is() {
+async fn errors_name_their_area() {
     let (_dir, _server, bucket) = scripted(vec![fault("403 Forbidden", "InvalidAccessKeyId")]).await;
     assert_eq!(bucket.get("a").await.expect_err("credentials").area(), Area::Credentials);
 
-    // Garage has one code for all.
+    // Garage has one code for everything.
     let unknown = "<Error><Code>AccessDenied</Code><Message>Forbidden: No such key: GK1</Message></Error>";
     let (_dir, _server, bucket) = scripted(vec![reply("403 Forbidden", "", unknown)]).await;
     assert_eq!(bucket.get("a").await.expect_err("credentials").area(), Area::Credentials);
@@ -228,14 +228,14 @@ async fn errors_say_whose_fault_it_is() {
 }
 
 #[tokio::test]
-async fn no_credentials_and_no_server() {
+async fn missing_credentials_and_a_missing_server_are_reported() {
     let dir = tempfile::tempdir().expect("tempdir");
     let bucket = at(1, dir.path(), 1).await;
     let error = bucket.head("a").await.expect_err("refused");
     assert_eq!(error.retry(), Retry::Transient);
     assert!(error.to_string().contains("refused"), "{error}");
 
-    // The file is read again, and has become useless.
+    // The file is read again and is not valid any more.
     let bucket = at(1, dir.path(), 1).await;
     std::fs::write(dir.path().join("keys"), "hunter2").expect("write");
     let error = bucket.head("a").await.expect_err("no credentials");
@@ -250,7 +250,7 @@ async fn no_credentials_and_no_server() {
 }
 
 #[tokio::test]
-async fn a_listing_is_sorted_out() {
+async fn a_listing_is_decoded_and_sorted() {
     let xml = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
         <NextContinuationToken>t=</NextContinuationToken>\
         <Contents><Key>pre+fix%2B/b%20%C3%A9</Key><Size>2</Size></Contents>\
@@ -271,7 +271,7 @@ async fn a_listing_is_sorted_out() {
 }
 
 #[tokio::test]
-async fn policies_are_extended_where_there_are_any() {
+async fn a_policy_is_extended_if_the_server_has_policies() {
     let none = fault("404 Not Found", "NoSuchBucketPolicy");
     let (_dir, server, bucket) = scripted(vec![none.clone(), reply("204 No Content", "", "")]).await;
     assert_eq!(bucket.allow_anonymous_read().await.expect("policy"), AnonymousRead::Granted);
@@ -289,7 +289,7 @@ async fn policies_are_extended_where_there_are_any() {
 }
 
 #[tokio::test]
-async fn what_is_no_listing_is_an_error() {
+async fn an_answer_that_is_not_a_listing_is_an_error() {
     for body in ["<html>welcome</html>", "", "<ListBucketResult><Contents>"] {
         let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", body)]).await;
         let error = bucket.list("", None, Depth::Flat).await.expect_err(body);

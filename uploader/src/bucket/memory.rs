@@ -1,0 +1,204 @@
+//! A bucket in memory, for unit tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::interface::{
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
+    Object, ObjectMeta, Position, Put,
+};
+use super::key_syntax;
+use crate::base::error::{Area, Error, Result};
+use crate::base::lock::lock;
+
+/// The number of keys in a page.
+const PAGE: usize = 1000;
+
+/// A bucket whose objects live as long as the value. It exists from the start. Clones share the objects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryBucket(Arc<Mutex<Objects>>);
+
+#[derive(Debug, Default)]
+struct Objects {
+    by_key: BTreeMap<String, Stored>,
+    /// The number of writes so far, from which entity tags are made.
+    writes: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    body: Bytes,
+    etag: String,
+}
+
+impl MemoryBucket {
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        lock(&self.0)
+    }
+}
+
+impl Objects {
+    fn write(&mut self, key: &str, body: Bytes) {
+        self.writes += 1;
+        let etag = format!("\"{}\"", self.writes);
+        self.by_key.insert(key.to_owned(), Stored { body, etag });
+    }
+
+    fn allows(&self, key: &str, condition: &Condition) -> bool {
+        let standing = self.by_key.get(key);
+        match condition {
+            Condition::None => true,
+            Condition::IfAbsent => standing.is_none(),
+            Condition::IfMatch(etag) => standing.is_some_and(|stored| stored.etag == *etag),
+        }
+    }
+
+    fn page(&self, prefix: &str, after: &str, depth: Depth) -> ListPage {
+        let mut page = ListPage::default();
+        let start = after.max(prefix).to_owned();
+        for (key, stored) in self.by_key.range(start..) {
+            let Some(rest) = key.strip_prefix(prefix) else { break };
+            if key.as_str() <= after {
+                continue;
+            }
+            let folder = match (depth, rest.find('/')) {
+                (Depth::OneLevel, Some(at)) => Some(&key[..=prefix.len() + at]),
+                _ => None,
+            };
+            // A page that ends with a folder continues after all keys of the folder.
+            if folder.is_some_and(|folder| {
+                after.starts_with(folder) || page.folders.last().is_some_and(|last| last == folder)
+            }) {
+                continue;
+            }
+            if page.objects.len() + page.folders.len() == PAGE {
+                let last = page.objects.last().map(|object| object.key.clone()).into_iter();
+                page.next = last.chain(page.folders.last().cloned()).max().map(Cursor::after);
+                break;
+            }
+            match folder {
+                Some(folder) => page.folders.push(folder.to_owned()),
+                None => page.objects.push(stored.meta(key)),
+            }
+        }
+        page
+    }
+}
+
+impl Stored {
+    fn meta(&self, key: &str) -> ObjectMeta {
+        ObjectMeta { key: key.to_owned(), size: self.body.len() as u64, etag: Some(self.etag.clone()) }
+    }
+}
+
+#[async_trait]
+impl Bucket for MemoryBucket {
+    fn address(&self) -> String {
+        "memory:".into()
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Object>> {
+        key_syntax::check(key)?;
+        let Some(stored) = self.objects().by_key.get(key).cloned() else { return Ok(None) };
+        if stored.body.len() as u64 > MAX_SMALL {
+            return Err(
+                Error::permanent(Area::Bucket, format!("cannot read `{key}`")).because("it is too large")
+            );
+        }
+        Ok(Some(Object { body: stored.body, etag: Some(stored.etag) }))
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>> {
+        key_syntax::check(key)?;
+        Ok(self.objects().by_key.get(key).map(|stored| stored.meta(key)))
+    }
+
+    async fn put(&self, key: &str, body: Body, _: ContentType, condition: Condition) -> Result<Put> {
+        key_syntax::check(key)?;
+        let mut objects = self.objects();
+        if !objects.allows(key, &condition) {
+            return Ok(Put::Refused);
+        }
+        objects.write(key, body.bytes);
+        Ok(Put::Written)
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        key_syntax::check(key)?;
+        self.objects().by_key.remove(key);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
+        let after = after.map_or("", |Cursor(Position::Key(key) | Position::Token(key))| key);
+        Ok(self.objects().page(prefix, after, depth))
+    }
+
+    async fn start_multipart(&self, key: &str, _: ContentType) -> Result<Box<dyn Multipart>> {
+        key_syntax::check(key)?;
+        let upload = MemoryMultipart { bucket: self.clone(), key: key.to_owned(), parts: Mutex::default() };
+        Ok(Box::new(upload))
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn create(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn allow_anonymous_read(&self) -> Result<AnonymousRead> {
+        Ok(AnonymousRead::Unsupported("the bucket is in memory".into()))
+    }
+
+    fn public_url(&self) -> String {
+        "memory:".into()
+    }
+}
+
+struct MemoryMultipart {
+    bucket: MemoryBucket,
+    key: String,
+    parts: Mutex<BTreeMap<u32, Bytes>>,
+}
+
+#[async_trait]
+impl Multipart for MemoryMultipart {
+    async fn part(&self, number: u32, body: Body) -> Result<()> {
+        lock(&self.parts).insert(number, body.bytes);
+        Ok(())
+    }
+
+    async fn complete(self: Box<Self>) -> Result<()> {
+        let parts = std::mem::take(&mut *lock(&self.parts));
+        if parts.is_empty() || !parts.keys().copied().eq((1..).take(parts.len())) {
+            return Err(Error::permanent(
+                Area::Bucket,
+                format!("cannot finish the upload of `{}`", self.key),
+            )
+            .because("parts are missing"));
+        }
+        let whole: Vec<u8> = parts.into_values().flatten().collect();
+        self.bucket.objects().write(&self.key, whole.into());
+        Ok(())
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::conformance::{self, Traits};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn conforms() {
+        conformance::run(Arc::new(MemoryBucket::default()), Traits::default()).await.expect("conformance");
+    }
+}
