@@ -308,7 +308,7 @@ fn measure(
     let output = run(&mut if looks { apart(&build, "--net", "true") } else { build }, LIMIT)?;
     drop(held);
     if let Some(relay) = relay.filter(|_| away != Away::NoNars) {
-        anyhow::ensure!(relay.said("lan is away"), "{}: the relay has noticed nothing", away.name());
+        anyhow::ensure!(relay.said("lan is unavailable"), "{}: the relay has noticed nothing", away.name());
     }
     Ok(output)
 }

@@ -176,7 +176,7 @@ fn away_and_back(version: NixVersion) -> Result<()> {
     assert!(!output.stderr.contains("disabl") && !output.stderr.contains("unable"), "{}", output.stderr);
     assert!(!substituted(&nix)?, "{version}");
     assert!(begun.elapsed() < Duration::from_secs(20), "{version}: {:?}", begun.elapsed());
-    assert_eq!(relay.child.log().matches("lan is away").count(), 1, "{}", relay.child.log());
+    assert_eq!(relay.child.log().matches("lan is unavailable").count(), 1, "{}", relay.child.log());
 
     proxy.switch_on()?;
     eventually("the cache being used again", SOON, || substituted(&nix).unwrap_or(false))?;
@@ -202,7 +202,7 @@ fn what_breaks_off_because_its_cache_goes_is_built() -> Result<()> {
         });
         let output = nix.try_build(&samples::big("half", 8))?.ok().with_context(|| version.to_string())?;
         assert_eq!(output.stdout.trim(), path);
-        assert!(nix.is_valid(&path) && relay.said("lan is away"), "{version}: {}", output.stderr);
+        assert!(nix.is_valid(&path) && relay.said("lan is unavailable"), "{version}: {}", output.stderr);
         let cut = proxy.log().iter().any(|record| record.fault == Some(Fault::CutResponse));
         assert!(cut, "{version}: the NAR was not asked for");
     }
@@ -249,9 +249,9 @@ fn what_nix_would_stumble_over_is_absent() -> Result<()> {
     for words in [
         "refuses refuses `/x.narinfo` with status 401",
         "strange refuses",
-        "fails is away",
-        "busy is away",
-        "babbles is away",
+        "fails is unavailable",
+        "busy is unavailable",
+        "babbles is unavailable",
     ] {
         assert!(log.contains(words), "no `{words}` in: {log}");
     }

@@ -113,7 +113,7 @@ fn walk(server: &str, program: &Path) -> Result<()> {
     ensure!(!first.path("/usr/local/lib/larder").exists(), "larder is still there");
     ensure!(!second.shell("cat /etc/nix/nix.conf")?.stdout.contains("cache.lan"));
     let said = second.run(&["journalctl", "--no-pager", "-u", "larder-relay.service"])?.ok()?.stdout;
-    ensure!(said.contains("lan is away"), "the relay has not seen the cache go: {said}");
+    ensure!(said.contains("lan is unavailable"), "the relay has not seen the cache go: {said}");
     Ok(())
 }
 

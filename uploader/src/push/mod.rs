@@ -9,6 +9,6 @@ mod run;
 pub mod send;
 
 pub use decide::plan::{Request, Root};
-pub use outcome::{Outcome, Report};
+pub use outcome::{Outcome, OutcomeKind, Report};
 pub use progress::Progress;
 pub use pusher::{Options, Pusher};

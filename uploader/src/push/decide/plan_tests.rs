@@ -69,7 +69,7 @@ fn todo(plan: &Plan) -> String {
 }
 
 fn settled(plan: &Plan, name: &str) -> &'static str {
-    plan.settled.outcomes.get(&path(name)).map_or("-", Outcome::word)
+    plan.settled.outcomes.get(&path(name)).map_or("-", |outcome| outcome.kind().word())
 }
 
 #[test]
