@@ -11,6 +11,7 @@ pub mod format;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+pub mod init;
 pub mod push;
 pub mod session;
 pub mod setup;

@@ -171,7 +171,7 @@ fn away_and_back(version: NixVersion) -> Result<()> {
     let output = chain(&nix, "on the way")?;
     assert!(!output.stderr.contains("disabl") && !output.stderr.contains("unable"), "{}", output.stderr);
     assert!(!substituted(&nix)?, "{version}");
-    assert_eq!(relay.child.log().matches("lan is away").count(), 1, "{}", relay.child.log());
+    assert_eq!(relay.child.log().matches("lan is unavailable").count(), 1, "{}", relay.child.log());
     // The control is a chain of builds that asks no cache.
     nix.set_conf("substituters", "")?;
     let control = chain(&nix, "without a cache")?.took;
@@ -203,7 +203,7 @@ fn a_path_whose_download_breaks_off_is_built() -> Result<()> {
         });
         let output = nix.try_build(&samples::big("half", 8))?.ok().with_context(|| version.to_string())?;
         assert_eq!(output.stdout.trim(), path);
-        assert!(nix.is_valid(&path) && relay.said("lan is away"), "{version}: {}", output.stderr);
+        assert!(nix.is_valid(&path) && relay.said("lan is unavailable"), "{version}: {}", output.stderr);
         let cut = proxy.log().iter().any(|record| record.fault == Some(Fault::CutResponse));
         assert!(cut, "{version}: the NAR was not asked for");
     }
@@ -250,9 +250,9 @@ fn answers_that_would_fail_a_build_become_not_found() -> Result<()> {
     for words in [
         "refuses refuses `/x.narinfo` with status 401",
         "strange refuses",
-        "fails is away",
-        "busy is away",
-        "babbles is away",
+        "fails is unavailable",
+        "busy is unavailable",
+        "babbles is unavailable",
     ] {
         assert!(log.contains(words), "no `{words}` in: {log}");
     }

@@ -182,7 +182,7 @@ fn files_that_others_made_or_changed_are_kept() -> Result<()> {
     scratch.setup(&["--yes"])?.ok()?;
     assert_eq!(scratch.read("etc/larder/config.toml")?, config);
     let refused = scratch.setup(&NEW)?;
-    assert!(refused.code() == 2 && refused.stderr.contains("is there already"), "{}", refused.stderr);
+    assert!(refused.code() == 2 && refused.stderr.contains("exists already"), "{}", refused.stderr);
     Ok(())
 }
 

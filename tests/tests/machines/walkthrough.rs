@@ -113,7 +113,7 @@ fn walk(server: &str, program: &Path) -> Result<()> {
     ensure!(!first.path("/usr/local/lib/larder").exists(), "larder is still installed");
     ensure!(!second.shell("cat /etc/nix/nix.conf")?.stdout.contains("cache.lan"));
     let said = second.run(&["journalctl", "--no-pager", "-u", "larder-relay.service"])?.ok()?.stdout;
-    ensure!(said.contains("lan is away"), "the relay has not noticed that the cache is away: {said}");
+    ensure!(said.contains("lan is unavailable"), "the relay has not noticed that the cache is away: {said}");
     Ok(())
 }
 

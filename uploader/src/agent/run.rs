@@ -410,7 +410,7 @@ impl Agent {
     }
 
     fn note(&mut self, report: &Report) {
-        self.summary.pushed += report.count("pushed") as u64;
+        self.summary.pushed += report.count(crate::push::OutcomeKind::Pushed) as u64;
         self.summary.sent_bytes += report.bytes().1;
         self.summary.last_error = None;
         if report.outcomes.values().any(Outcome::is_available) {

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::context::Context;
 use super::output::Human;
+use super::signals::stopped;
 use crate::agent::{Agent, Service, Until};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
@@ -42,19 +41,4 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let agent = agent.told_to(Service::from_environment());
     agent.run(until, stopped()?, Duration::from_secs(args.drain)).await?;
     Ok(Exit::Ok)
-}
-
-/// Resolves when the process is asked to end.
-pub(super) fn stopped() -> Result<impl Future<Output = ()>> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|error| Error::permanent(Area::General, "cannot listen for signals").because(error))
-    };
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -1,68 +1,65 @@
-//! `larder client`: what makes a machine use the cache, and whether it would work.
+//! `larder client`: configures a machine to use the cache, and checks it.
 
-mod guard;
-mod machine;
+use std::path::{Path, PathBuf};
 
-use std::path::PathBuf;
-
-use nix_narinfo::{NarInfo, TrustedPublicKey};
+use nix_narinfo::TrustedPublicKey;
 
 use super::context::Context;
-use super::{init, output, push};
+use super::output;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
-use crate::format::object_keys;
+use crate::client::check::{self, MissingPath};
+use crate::client::{configuration, guard, instructions};
 use crate::format::public_key::public_keys;
 use crate::http::PublicReader;
-use crate::store::StoreLocation;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Look at this machine's configuration of Nix, try the cache as a client would, and say what is wrong
+    /// Check Nix's configuration on this machine, and read the cache as a client does
     #[arg(long)]
     check: bool,
-    /// Tell how to take the cache out of this machine, in the order in which nothing breaks
+    /// Print the steps that remove the cache from this machine, in an order that breaks no build
     #[arg(long, conflicts_with = "check")]
     remove: bool,
     /// Write the caches of --url that can be reached into FILE, which nix.conf includes; for machines that travel
     #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "remove"])]
     guard: Option<PathBuf>,
-    /// With --guard: the unit to restart when FILE has changed
+    /// With --guard: restart this unit when FILE has changed
     #[arg(long, value_name = "UNIT", requires = "guard")]
     restart: Option<String>,
-    /// With --check: paths that should be there
+    /// With --check: store paths that the cache should have
     #[arg(requires = "check")]
     paths: Vec<PathBuf>,
-    /// The cache's URL; default: the bucket's public one. With --guard, any number of them
+    /// The URL of the cache, by default the public URL of the bucket. With --guard, several are possible
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
-    /// The cache's public key; default: those of the configured signing keys
+    /// The public key of the cache, by default those of the configured signing keys
     #[arg(long, value_name = "NAME:BASE64")]
     public_key: Vec<String>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     if let Some(file) = &args.guard {
-        return guard::run(file, &args.url, args.restart.as_deref()).await;
+        return run_guard(file, &args.url, args.restart.as_deref()).await;
     }
     if args.url.len() > 1 {
-        return Err(
-            Error::permanent(Area::Usage, "`--url` is given more than once").hint("one cache at a time")
-        );
+        return Err(Error::permanent(Area::Usage, "`--url` is given more than once")
+            .hint("give one URL; only `--guard` takes several"));
     }
     if args.check {
-        machine::check(&machine::read()?)?;
+        check_configuration()?;
+        // A machine that only substitutes has no configuration of larder.
         if args.url.is_empty() && context.config.bucket().is_err() && args.paths.is_empty() {
-            // A machine that only substitutes has no configuration of larder's.
             return check_substituters(context).await;
         }
     }
     let url = match args.url.first() {
         Some(url) => url.trim_end_matches('/').to_owned(),
-        None => init::public_url(context, &context.bucket().await?),
+        None => context.public_url(&*context.bucket().await?),
     };
     if args.remove {
-        return Ok(machine::removal(&machine::read()?, &url));
+        show_removal(&url)?;
+        return Ok(Exit::Ok);
     }
     let texts = if args.public_key.is_empty() {
         context.keys()?.iter().map(|key| key.public_text()).collect()
@@ -71,57 +68,61 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let keys = public_keys(texts.iter().map(String::as_str))?;
     if args.check {
-        return check(&args, context, &url, &keys).await;
+        return check_cache(&args.paths, context, &url, &keys).await;
     }
-    output::data(&lines(&url, &texts));
+    output::data(&instructions::adding(&url, &texts));
     Ok(Exit::Ok)
 }
 
-fn lines(url: &str, keys: &[String]) -> String {
-    let joined = keys.join(" ");
-    let quoted = keys.iter().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(" ");
-    format!(
-        r#"# /etc/nix/nix.conf, then restart nix-daemon:
-extra-substituters = {url}
-extra-trusted-public-keys = {joined}
-# A cache that is away must not break builds: build instead, and do not wait long for a connection. Nix 2.8.0 fails
-# even so when it knows the cache: there, read it through `larder relay` (docs/clients.md).
-fallback = true
-connect-timeout = 3
-stalled-download-timeout = 15
-download-attempts = 3
-# A path that was asked for before it was pushed counts as absent for this many seconds (default 3600). Lower means
-# that fresh paths are seen sooner, at the price of more questions. To forget at once:
-# rm ~/.cache/nix/binary-cache-v*.sqlite* (root's, for the daemon).
-narinfo-cache-negative-ttl = 600
-
-# NixOS:
-nix.settings = {{
-  extra-substituters = [ "{url}" ];
-  extra-trusted-public-keys = [ {quoted} ];
-  fallback = true;
-  connect-timeout = 3;
-  stalled-download-timeout = 15;
-  download-attempts = 3;
-  narinfo-cache-negative-ttl = 600;
-}};"#
-    )
+async fn run_guard(file: &Path, urls: &[String], unit: Option<&str>) -> Result<Exit> {
+    let found = guard::probe(urls).await?;
+    for (url, reason) in &found.unreachable {
+        output::say(&format!("{url} cannot be reached: {reason}"));
+    }
+    if guard::write(file, &found.fragment())? {
+        let reachable = found.reachable.len();
+        let all = output::count(urls.len(), "cache");
+        output::say(&format!("`{}` names {reachable} of {all} now", file.display()));
+        if let Some(unit) = unit {
+            guard::restart(unit, file)?;
+        }
+    }
+    Ok(Exit::Ok)
 }
 
-/// Tries all caches that Nix has.
+fn show_removal(url: &str) -> Result<()> {
+    for (index, step) in instructions::removing(&configuration::read()?, url).iter().enumerate() {
+        output::data(&format!("{}. {step}", index + 1));
+    }
+    Ok(())
+}
+
+fn check_configuration() -> Result<()> {
+    let judgement = configuration::judge(&configuration::read()?)?;
+    judgement.warnings.iter().for_each(|warning| output::warn(warning));
+    output::say(&format!(
+        "Nix's configuration: {} and {} are well-formed",
+        output::count(judgement.caches, "cache"),
+        output::count(judgement.keys, "public key")
+    ));
+    Ok(())
+}
+
+/// Checks all substituters in Nix's configuration.
 async fn check_substituters(context: &Context) -> Result<Exit> {
     let store = context.store()?;
+    let reader = PublicReader::new(context.ca_file().as_deref())?;
     let mut exit = Exit::Ok;
-    for url in machine::substituters(&machine::read()?) {
+    for url in configuration::substituters(&configuration::read()?) {
         let base = url.split('?').next().unwrap_or_default().trim_end_matches('/');
         if !base.starts_with("http") && !base.starts_with("file") {
-            output::say(&format!("{url}: not looked at, it needs credentials or another store"));
+            output::say(&format!(
+                "{url}: not checked, because it needs credentials or is not a binary cache"
+            ));
             continue;
         }
-        match init::read_back(base, context, store.store_dir.as_str()).await {
-            Ok(()) => {
-                output::say(&format!("{url}: nix-cache-info is right, a missing path is answered as missing"))
-            }
+        match check::cache(&reader, base, store.store_dir.as_str()).await {
+            Ok(missing) => show_usable(&url, missing),
             Err(error) => {
                 output::warn(&error.to_string());
                 exit = Exit::Partial;
@@ -131,57 +132,27 @@ async fn check_substituters(context: &Context) -> Result<Exit> {
     Ok(exit)
 }
 
-async fn check(args: &Args, context: &Context, url: &str, keys: &[TrustedPublicKey]) -> Result<Exit> {
+/// Checks the cache at `url`, and that it has the given paths with signatures by `keys`.
+async fn check_cache(
+    paths: &[PathBuf],
+    context: &Context,
+    url: &str,
+    keys: &[TrustedPublicKey],
+) -> Result<Exit> {
     let store = context.store()?;
-    init::read_back(url, context, store.store_dir.as_str()).await?;
-    output::say(&format!("{url}: nix-cache-info is right, a missing path is answered as missing"));
     let reader = PublicReader::new(context.ca_file().as_deref())?;
-    for path in &args.paths {
-        let path = push::resolve(&store, path)?;
-        check_path(&reader, url, &store, &path, keys).await?;
-        output::say(&format!("{}: signed, and its NAR is there", path.to_basename()));
+    show_usable(url, check::cache(&reader, url, store.store_dir.as_str()).await?);
+    for path in paths {
+        let path = crate::store::resolve(&store, path)?;
+        check::path(&reader, url, &store.store_dir, &path, keys).await?;
+        output::say(&format!("{}: signed by a trusted key, and the cache has its NAR", path.to_basename()));
     }
     Ok(Exit::Ok)
 }
 
-async fn check_path(
-    reader: &PublicReader,
-    url: &str,
-    store: &StoreLocation,
-    path: &crate::store::StorePath,
-    trusted: &[TrustedPublicKey],
-) -> Result<()> {
-    let wrong = |cause: String| {
-        let name = path.to_basename();
-        Error::permanent(Area::Bucket, format!("a client cannot get `{name}` from `{url}`")).because(cause)
-    };
-    let answer = reader.get(&format!("{url}/{}", object_keys::narinfo(path))).await?;
-    if answer.status != 200 {
-        return Err(wrong(format!("its narinfo is answered with status {}", answer.status))
-            .hint("`larder status` on the machine that built it tells where it is"));
+fn show_usable(url: &str, missing: MissingPath) {
+    if missing == MissingPath::Forbidden {
+        output::warn(check::FORBIDDEN_WARNING);
     }
-    let narinfo = NarInfo::parse_in(&store.store_dir, &answer.body)
-        .map_err(|error| wrong(format!("its narinfo is malformed: {error}")))?;
-    if !narinfo.has_valid_signature(&store.store_dir, trusted) {
-        let names: Vec<_> = trusted.iter().map(|key| key.name.as_str()).collect();
-        let found: Vec<_> =
-            narinfo.signatures().iter().map(|signature| signature.key_name.as_str()).collect();
-        return Err(wrong(format!(
-            "no signature by `{}` verifies (there are: {})",
-            names.join("`, `"),
-            found.join(", ")
-        ))
-        .hint("compare the public key with what `larder key public FILE` prints where it is pushed from"));
-    }
-    let nar = reader.head(&format!("{url}/{}", narinfo.url())).await?;
-    if nar.status != 200 {
-        return Err(wrong(format!("its NAR `{}` is answered with status {}", narinfo.url(), nar.status)));
-    }
-    if let Some(encoding) = nar.header("content-encoding") {
-        return Err(wrong(format!(
-            "its NAR comes with `Content-Encoding: {encoding}`, which breaks resumed downloads"
-        ))
-        .hint("switch compression off in the web server or proxy in front of the bucket"));
-    }
-    Ok(())
+    output::say(&format!("{url}: nix-cache-info is right, and a missing path is absent"));
 }

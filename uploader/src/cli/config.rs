@@ -1,4 +1,4 @@
-//! `larder config`.
+//! `larder config`: checks the configuration and prints it.
 
 use super::context::Context;
 use super::output;
@@ -15,10 +15,10 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check the configuration and print every value with its source; secrets are in files and not shown
+    /// Check the configuration and print every value with its source. Secrets are in files, which are not shown
     Check {
-        /// Look at the values alone, neither at the files that they name nor at this machine's store: for where the
-        /// configuration is made
+        /// Check only the values, not the files that they name and not the store. For machines that generate a
+        /// configuration for another machine
         #[arg(long)]
         values_only: bool,
     },
@@ -28,9 +28,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let Command::Check { values_only } = args.command;
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in Config::unknown_variables(variables) {
-        output::warn(&format!("`{name}` is no variable of larder's and changes nothing"));
+        output::warn(&format!("`{name}` is not a variable of larder and has no effect"));
     }
-    // First: what is refused in an address may be a secret, and is not shown.
+    // An invalid address may have a secret in it. Check the address before anything prints it.
     let address = context.config.bucket();
     if let Ok(address) = &address {
         address.parse::<Address>()?;

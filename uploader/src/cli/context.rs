@@ -1,4 +1,4 @@
-//! What the subcommands share: configuration, store, keys, bucket, queue.
+//! Opens the objects that subcommands share: configuration, store, signing keys, bucket and queue.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use larder_hook::queue::{Layout, Queue};
 use larder_hook::settings;
 
+use super::arguments::Global;
 use super::output;
 use crate::agent::Connect;
 use crate::base::error::{Area, Error, Result};
@@ -20,53 +21,20 @@ use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
 
-/// Flags that every subcommand takes.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct Global {
-    /// Configuration file, instead of /etc/larder/config.toml and the user's own
-    #[arg(long, global = true, value_name = "FILE", env = "LARDER_CONFIG")]
-    config: Option<PathBuf>,
-    /// The bucket: s3://bucket/prefix?endpoint=…&region=…&profile=… or file:///directory
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    bucket: Option<String>,
-    /// The queue's directory
-    #[arg(long, global = true, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Any key of the configuration, for this call: `--set compression=xz`
-    #[arg(long, global = true, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-impl Global {
-    /// Keys of the configuration that flags set.
-    pub(super) fn flags(&self) -> Result<Vec<(&str, String)>> {
-        let mut flags: Vec<(&str, String)> = Vec::new();
-        for set in &self.set {
-            let (key, value) = set.split_once('=').ok_or_else(|| {
-                Error::permanent(Area::Usage, format!("`--set {set}` has no `=`"))
-                    .hint("write `--set key=value`")
-            })?;
-            flags.push((key, value.to_owned()));
-        }
-        flags.extend(self.bucket.iter().map(|bucket| config_keys::BUCKET.flag(bucket)));
-        flags.extend(self.state_dir.iter().map(|dir| config_keys::STATE_DIR.flag(dir.display().to_string())));
-        Ok(flags)
-    }
-}
-
-/// The configuration and what is made of it.
+/// The configuration of a call. Its methods open what the configuration names.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) config: Config,
 }
 
 impl Context {
+    /// Reads files, variables and flags.
     pub(super) fn load(global: &Global) -> Result<Self> {
         let variable = |name: &str| match (name, &global.config) {
             ("LARDER_CONFIG", Some(file)) => Some(file.display().to_string()),
             _ => settings::process_environment(name),
         };
-        let flags = global.flags()?;
+        let flags = global.configuration()?;
         Ok(Self { config: Config::load(&variable, &flags)? })
     }
 
@@ -79,7 +47,7 @@ impl Context {
             real_dir: config.get(config_keys::REAL_STORE_DIR),
             state_dir: config.get(config_keys::NIX_STATE_DIR),
             log_dir: config.get(config_keys::NIX_LOG_DIR),
-            // With a program to run, nothing has to be found out.
+            // `nix-daemon` names a program to run, so there is no daemon to detect.
             remote: program.as_ref().map(|_| "daemon".to_owned()),
             daemon: config.get(config_keys::DAEMON_SOCKET).map(DaemonAddress::Socket),
         };
@@ -90,12 +58,12 @@ impl Context {
         Ok(Arc::new(store))
     }
 
-    /// The signing keys; at least one.
+    /// The signing keys, at least one. Prints a warning about each file that others can read.
     pub(super) fn keys(&self) -> Result<Vec<SecretKey>> {
         let files = self.config.get(config_keys::SIGNING_KEY_FILES);
         if files.is_empty() {
             return Err(Error::permanent(Area::Config, "no signing key is configured").hint(
-                "make one with `larder key generate NAME` and name its file in `signing-key-files`; clients refuse what is not signed",
+                "make a key with `larder key generate NAME` and put its file into `signing-key-files`: clients refuse paths without a signature",
             ));
         }
         let mut keys: Vec<SecretKey> = Vec::new();
@@ -107,18 +75,19 @@ impl Context {
                     Area::Config,
                     format!("two signing keys are named `{}`", key.name()),
                 )
-                .hint("clients know a key by its name: give a new key a new name"));
+                .hint("clients tell keys apart by their names: give a new key a new name"));
             }
             keys.push(key);
         }
         Ok(keys)
     }
 
+    /// The file with certificates that larder trusts in addition to those of the system.
     pub(super) fn ca_file(&self) -> Option<PathBuf> {
         self.config.get(config_keys::CA_FILE)
     }
 
-    /// The bucket.
+    /// The bucket. Prints a warning if others can read the credentials file.
     pub(super) async fn bucket(&self) -> Result<Arc<dyn Bucket>> {
         let credentials_file = self.config.get(config_keys::CREDENTIALS_FILE);
         let warning = credentials_file.as_deref().and_then(|file| exposure("the credentials file", file));
@@ -128,7 +97,13 @@ impl Context {
         bucket::open(&self.config.bucket()?, &options).await
     }
 
-    /// How paths are pushed.
+    /// The URL at which clients read the bucket, without a slash at its end.
+    pub(super) fn public_url(&self, bucket: &dyn Bucket) -> String {
+        let url = self.config.get(config_keys::PUBLIC_URL).unwrap_or_else(|| bucket.public_url());
+        url.trim_end_matches('/').to_owned()
+    }
+
+    /// The options of a push.
     pub(super) fn options(&self, trust_unsigned: bool) -> Result<Options> {
         let config = &self.config;
         let public = |key: ConfigKey<Vec<String>>| public_keys(config.get(key).iter().map(String::as_str));
@@ -151,20 +126,20 @@ impl Context {
         })
     }
 
-    /// The queue, which must exist.
+    /// The queue. Fails if it does not exist.
     pub(super) fn queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
         let layout = Layout::open(&self.config.state_dir()).map_err(crate::agent::in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 
-    /// The queue, made if need be.
+    /// The queue. Makes its directories if they do not exist.
     pub(super) fn make_queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
         let layout = Layout::ready(&self.config.state_dir()).map_err(crate::agent::in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 
-    /// How an agent reaches the bucket. Keys, options and the bucket's address are checked now, the bucket itself
-    /// whenever a session begins.
+    /// The function that opens an agent's session with the bucket. This method checks the keys, the options and the
+    /// bucket's address; each session checks the bucket itself.
     pub(super) async fn connect(&self, store: &Arc<StoreLocation>) -> Result<Connect> {
         let (bucket, keys, options) = (self.bucket().await?, self.keys()?, self.options(false)?);
         let store = store.clone();

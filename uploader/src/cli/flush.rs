@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use larder_hook::queue::{Entry, Place, Queue};
 use larder_hook::store_path::StorePath;
 
-use super::agent::stopped;
 use super::context::Context;
 use super::output::{self, Human};
+use super::signals::stopped;
 use crate::agent::{Agent, NUDGE, Until, in_queue};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;

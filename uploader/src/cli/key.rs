@@ -1,6 +1,6 @@
-//! `larder key`.
+//! `larder key`: generates signing keys and prints public keys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::output;
 use crate::base::error::Result;
@@ -16,11 +16,11 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a key pair in Nix's format; prints the public key
+    /// Generate a key pair in Nix's format and print the public key
     Generate {
-        /// The key's name, by custom the cache's domain and a number: cache.example.org-1
+        /// The name of the key, by custom the domain of the cache and a number: cache.example.org-1
         name: String,
-        /// Where the secret key goes; default: ./NAME.sec
+        /// Write the secret key to this file, by default ./NAME.sec
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -34,15 +34,8 @@ enum Command {
 pub(super) fn run(args: Args) -> Result<Exit> {
     match args.command {
         Command::Generate { name, output } => {
-            let key = SecretKey::generate(&name)?;
             let file = output.unwrap_or_else(|| PathBuf::from(format!("{}.sec", name.replace('/', "_"))));
-            write_secret_key(&key, &file)?;
-            output::say(&format!(
-                "wrote the secret key to {} (mode 0600); keep a copy in a safe place",
-                file.display()
-            ));
-            output::say("the public key, for the clients' `trusted-public-keys`:");
-            output::data(&key.public_text());
+            generate(&name, &file)?;
         }
         Command::Public { file } => {
             let (key, warning) = read_secret_key(&file)?;
@@ -51,4 +44,16 @@ pub(super) fn run(args: Args) -> Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+fn generate(name: &str, file: &Path) -> Result<()> {
+    let key = SecretKey::generate(name)?;
+    write_secret_key(&key, file)?;
+    output::say(&format!(
+        "wrote the secret key to {} (mode 0600); keep a copy in a safe place",
+        file.display()
+    ));
+    output::say("the public key, for `trusted-public-keys` on clients:");
+    output::data(&key.public_text());
+    Ok(())
 }

@@ -1,6 +1,8 @@
-//! The `larder` command: one file per subcommand. Terminal output lives only here.
+//! The `larder` command: one file for each subcommand. A subcommand parses its arguments, calls the library and prints.
+//! No other part of the library prints.
 
 mod agent;
+mod arguments;
 mod catch_up;
 mod client;
 mod config;
@@ -14,6 +16,7 @@ mod queue;
 mod relay;
 mod retry;
 mod setup;
+mod signals;
 mod status;
 
 use std::process::ExitCode;
@@ -22,10 +25,11 @@ use clap::{Parser, Subcommand};
 
 use crate::base::error::{Area, Cause, Error, Result};
 use crate::base::exit::Exit;
-use context::{Context, Global};
+use arguments::Global;
+use context::Context;
 
-/// Signs Nix store paths and pushes them into a bucket of your own, which stock Nix clients read as a plain static
-/// binary cache.
+/// Signs Nix store paths and pushes them into your own bucket. Unmodified Nix clients read the bucket as a static binary
+/// cache.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -35,35 +39,35 @@ struct Cli {
     command: Command,
 }
 
-const AFTER_HELP: &str = "Exit codes: 0 done, 1 general, 2 usage, 3 done in part, 4 configuration, 5 credentials, 6 store, 7 bucket, 130 interrupted.";
+const AFTER_HELP: &str = "Exit codes: 0 success, 1 general error, 2 usage, 3 partly done, 4 configuration, 5 credentials, 6 store, 7 bucket, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a bucket ready: marker, nix-cache-info, anonymous reading
+    /// Prepare a bucket: write its marker and nix-cache-info, and let everybody read it
     Init(init::Args),
-    /// Make and show signing keys
+    /// Generate signing keys and print public keys
     Key(key::Args),
-    /// Push paths and their closures by hand
+    /// Push store paths and their closures
     Push(push::Args),
-    /// Work the queue off that the hook fills
+    /// Push what the hook queues
     Agent(agent::Args),
-    /// Queue what was built here and the hook never saw
+    /// Queue paths that were built here without the hook
     CatchUp(catch_up::Args),
-    /// Show what is queued, parked, excluded and kept from garbage collection
+    /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
-    /// Wait until everything that is queued now has been pushed
+    /// Wait until all queued builds are pushed
     Flush(flush::Args),
-    /// Queue parked paths again, or give them up
+    /// Queue parked paths again, or forget them
     Retry(retry::Args),
-    /// Print what makes a machine use the cache, and check it
+    /// Print the configuration for a client, or check a client
     Client(client::Args),
-    /// Stand between Nix and caches that may be away, on a machine that travels
+    /// Answer Nix in place of caches that may be unavailable, on a machine that travels
     Relay(relay::Args),
-    /// Show and check the configuration
+    /// Check the configuration and print it
     Config(config::Args),
-    /// Make the queue's directories
+    /// Create the directories of the queue
     Queue(queue::Args),
-    /// Install hook, units and user on a Linux with systemd, or take that back
+    /// Install the hook, the units and the user on a Linux with systemd, or remove them
     Setup(setup::Args),
 }
 
@@ -87,11 +91,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Exit> {
-    // Needs no configuration, and must work when that is broken.
+    // `larder key` needs no configuration, and must work with a broken one.
     if let Command::Key(args) = cli.command {
         return key::run(args);
     }
-    // Has the configuration of the machine that is set up.
+    // `larder setup` reads the configuration of the machine below `--root`.
     if let Command::Setup(args) = cli.command {
         return setup::run(args, &cli.global);
     }
@@ -112,17 +116,20 @@ fn run(cli: Cli) -> Result<Exit> {
     }
 }
 
-/// Runs a command's future as a task of the runtime, like those of the connections: what one of them wakes then runs in
-/// the same thread. With half as many threads as cores, since the other half of the work, reading and compressing, has
-/// threads of its own. On two cores, a push of many small paths takes a tenth less time than with more threads.
+/// Runs the future of a command as a task of a new runtime.
+///
+/// The connections are tasks of the same runtime, so that a task that a connection wakes runs in the same thread. The
+/// runtime has half as many threads as the machine has cores, because the threads that read and compress NARs need the
+/// other half. On two cores, a push of many small paths takes a tenth less time than with more threads.
 fn block_on(future: impl Future<Output = Result<Exit>> + Send + 'static) -> Result<Exit> {
-    let cannot = |error: Cause| Error::permanent(Area::General, "cannot start").because(error);
+    let cannot =
+        |error: Cause| Error::permanent(Area::General, "cannot start the async runtime").because(error);
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
         builder.worker_threads(threads).enable_all().build().map_err(|error| cannot(error.into()))?;
     let result = runtime.block_on(runtime.spawn(future));
-    // Threads that still read a NAR for a push that was given up are not waited for.
+    // After an interrupted push, threads may still read NARs. Nothing waits for them.
     runtime.shutdown_background();
     match result {
         Ok(result) => result,

@@ -1,4 +1,4 @@
-//! `larder relay`.
+//! `larder relay`: answers Nix in place of caches that may be unavailable.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -7,60 +7,67 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::agent::stopped;
 use super::context::Context;
 use super::output;
+use super::signals::stopped;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
-use crate::client::relay::{Caches, News, serve};
+use crate::client::relay::{Caches, Event, serve};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The caches; Nix reads one under `http://ADDRESS/NAME`
+    /// The caches; Nix reads the cache NAME at `http://ADDRESS/NAME`
     #[arg(required = true, value_name = "NAME=URL")]
     caches: Vec<String>,
-    /// Where to listen; default: at the socket that is the standard input, as a service manager passes it
+    /// Listen at this address, by default at the socket that a service manager passes as standard input
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Exit when nothing has been asked for so many seconds
+    /// Exit after this many seconds without a request
     #[arg(long, value_name = "SECONDS")]
     exit_when_idle: Option<u64>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
-    let caches = Caches::new(&args.caches, context.ca_file().as_deref(), Box::new(tell))?;
+    let caches = Caches::new(&args.caches, context.ca_file().as_deref(), Box::new(show))?;
     let listener = match args.listen {
-        Some(address) => TcpListener::bind(address).await.map_err(|error| {
-            Error::permanent(Area::General, format!("cannot listen at `{address}`"))
-                .because(error)
-                .hint("name a port that is free: `--listen 127.0.0.1:8390`")
-        })?,
-        None => passed().map_err(|error| {
+        Some(address) => listen_at(address).await?,
+        None => passed_socket().map_err(|error| {
             Error::permanent(Area::Usage, "cannot listen at the standard input")
                 .because(error)
-                .hint("name an address, `--listen 127.0.0.1:8390`, or have a service manager pass a socket")
+                .hint("name an address, `--listen 127.0.0.1:8390`, or let a service manager pass a socket")
         })?,
     };
-    if let (Some(_), Ok(address)) = (args.listen, listener.local_addr()) {
-        output::say(&format!("listening at http://{address}"));
-    }
     serve(listener, Arc::new(caches), args.exit_when_idle.map(Duration::from_secs), stopped()?).await;
     Ok(Exit::Ok)
 }
 
-fn tell(news: News<'_>) {
-    match news {
-        News::Away(name, why) => {
-            output::warn(&format!("{name} is away, and Nix is told that it has nothing: {why}"));
-        }
-        News::Back(name) => output::say(&format!("{name} answers again")),
-        News::Refused(name, path, status) => output::warn(&format!(
-            "{name} refuses `{path}` with status {status}, and Nix is told that it is absent: anonymous reading, or a password in `netrc-file`, may be missing"
+fn show(event: Event<'_>) {
+    match event {
+        Event::Unavailable { cache, reason } => output::warn(&format!(
+            "{cache} is unavailable, so the relay tells Nix that it has nothing: {reason}"
+        )),
+        Event::Available { cache } => output::say(&format!("{cache} answers again")),
+        Event::Refused { cache, path, status } => output::warn(&format!(
+            "{cache} refuses `{path}` with status {status}, so the relay tells Nix that the path is absent: let everybody read the cache, or put a password into `netrc-file`"
         )),
     }
 }
 
-fn passed() -> std::io::Result<TcpListener> {
+async fn listen_at(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Error::permanent(Area::General, format!("cannot listen at `{address}`"))
+            .because(error)
+            .hint("choose another port: `--listen 127.0.0.1:8390`")
+    })?;
+    // The port is chosen by the system if `address` has port 0.
+    if let Ok(address) = listener.local_addr() {
+        output::say(&format!("listening at http://{address}"));
+    }
+    Ok(listener)
+}
+
+/// The socket that is the standard input.
+fn passed_socket() -> std::io::Result<TcpListener> {
     let listener = std::net::TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     listener.local_addr()?;
     listener.set_nonblocking(true)?;

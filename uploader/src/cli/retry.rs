@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use larder_hook::queue::Parked;
 
 use super::context::Context;
-use super::{output, push};
+use super::output;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 
@@ -29,7 +29,8 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let chosen: Vec<Parked> = if args.all {
         parked
     } else {
-        let wanted = args.paths.iter().map(|path| push::resolve(&store, path)).collect::<Result<Vec<_>>>()?;
+        let wanted =
+            args.paths.iter().map(|path| crate::store::resolve(&store, path)).collect::<Result<Vec<_>>>()?;
         if wanted.is_empty() {
             return Err(Error::permanent(Area::Usage, "no paths are given")
                 .hint("name parked paths, or give `--all`"));

@@ -29,6 +29,8 @@ const LEASE_SUFFIX: &str = ".json";
 const NONCE: usize = 16;
 /// The length of the hash part of a store path.
 pub const HASH_PART: usize = 32;
+/// The key of a narinfo that no bucket has. A request for it shows how a server answers for a missing path.
+pub const MISSING: &str = "00000000000000000000000000000000.narinfo";
 
 /// The compression of a NAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,6 +13,6 @@ pub mod send;
 mod store_access;
 
 pub use decide::{Request, Root};
-pub use outcome::{Outcome, Report};
+pub use outcome::{Outcome, OutcomeKind, Report};
 pub use progress::Progress;
 pub use pusher::{Options, Pusher};

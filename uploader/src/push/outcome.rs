@@ -1,4 +1,4 @@
-//! What became of the paths of a push.
+//! The result of a push: one outcome for each store path.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,68 +7,139 @@ use nix_derivation::StorePath;
 
 use crate::base::error::Error;
 
-/// What became of one path.
+/// The outcome of one store path.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// Its NAR and narinfo are in the bucket now.
+    /// The push has put the NAR and the narinfo into the bucket.
     Pushed {
-        /// Size of the NAR.
+        /// Size of the NAR in bytes.
         nar_size: u64,
-        /// Size of the object; 0 when an object of equal contents was there and is shared.
+        /// Size of the uploaded object in bytes; 0 if the narinfo shares a NAR object that was in the bucket before.
         sent: u64,
     },
-    /// It was there, and has our signature now.
+    /// The narinfo was in the bucket, and the push has added a signature.
     Signed,
-    /// It was there.
+    /// The narinfo was in the bucket with all signatures.
     Present,
-    /// Other contents of the same path are there; they stand.
+    /// The bucket has other contents for the same path. The push leaves them as they are.
     Differs,
-    /// A trusted upstream cache has it.
+    /// A trusted upstream cache has the path.
     Upstream,
-    /// The configuration keeps it out.
+    /// The configuration excludes the path, for this reason.
     Excluded(String),
-    /// Nothing says that its contents can be trusted, so it is not signed.
+    /// No evidence says that the contents can be trusted, so larder does not sign them.
     Refused(String),
-    /// The store does not have it any more.
+    /// The path is no longer valid in the store.
     Gone,
-    /// It refers to a path that cannot be published.
+    /// The path refers to a path that cannot be published.
     Blocked {
-        /// That path.
+        /// The reference that cannot be published.
         by: Arc<StorePath>,
     },
-    /// It could not be pushed.
+    /// The push of this path failed.
     Failed(Error),
-    /// A dry run would have pushed it.
+    /// A dry run found that the path would be pushed.
     Planned {
-        /// Size of the NAR.
+        /// Size of the NAR in bytes.
         nar_size: u64,
     },
 }
 
-impl Outcome {
-    /// Whether a client finds the path, here or upstream.
-    pub fn is_available(&self) -> bool {
-        matches!(self, Self::Pushed { .. } | Self::Signed | Self::Present | Self::Differs | Self::Upstream)
-    }
+/// An [`Outcome`] without its data, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutcomeKind {
+    /// See [`Outcome::Pushed`].
+    Pushed,
+    /// See [`Outcome::Signed`].
+    Signed,
+    /// See [`Outcome::Planned`].
+    Planned,
+    /// See [`Outcome::Present`].
+    Present,
+    /// See [`Outcome::Differs`].
+    Differs,
+    /// See [`Outcome::Upstream`].
+    Upstream,
+    /// See [`Outcome::Excluded`].
+    Excluded,
+    /// See [`Outcome::Refused`].
+    Refused,
+    /// See [`Outcome::Gone`].
+    Gone,
+    /// See [`Outcome::Blocked`].
+    Blocked,
+    /// See [`Outcome::Failed`].
+    Failed,
+}
 
-    /// One word for it, as in JSON output.
-    pub fn word(&self) -> &'static str {
+impl OutcomeKind {
+    /// All kinds.
+    pub const ALL: [Self; 11] = [
+        Self::Pushed,
+        Self::Signed,
+        Self::Planned,
+        Self::Present,
+        Self::Differs,
+        Self::Upstream,
+        Self::Excluded,
+        Self::Refused,
+        Self::Gone,
+        Self::Blocked,
+        Self::Failed,
+    ];
+
+    /// The word for this kind in JSON output and in lines for people. `docs/json.md` lists the words.
+    pub fn word(self) -> &'static str {
         match self {
-            Self::Pushed { .. } => "pushed",
+            Self::Pushed => "pushed",
             Self::Signed => "signed",
+            Self::Planned => "planned",
             Self::Present => "present",
             Self::Differs => "differs",
             Self::Upstream => "upstream",
-            Self::Excluded(_) => "excluded",
-            Self::Refused(_) => "refused",
+            Self::Excluded => "excluded",
+            Self::Refused => "refused",
             Self::Gone => "gone",
-            Self::Blocked { .. } => "blocked",
-            Self::Failed(_) => "failed",
-            Self::Planned { .. } => "planned",
+            Self::Blocked => "blocked",
+            Self::Failed => "failed",
         }
     }
 
-    /// Why, where there is more to say.
+    /// Whether a client can substitute the path, from this bucket or from upstream.
+    pub fn is_available(self) -> bool {
+        matches!(self, Self::Pushed | Self::Signed | Self::Present | Self::Differs | Self::Upstream)
+    }
+
+    /// Whether the path still needs somebody's attention, so that the push counts as incomplete.
+    pub fn is_unfinished(self) -> bool {
+        matches!(self, Self::Refused | Self::Gone | Self::Blocked | Self::Failed)
+    }
+}
+
+impl Outcome {
+    /// The kind of this outcome.
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Pushed { .. } => OutcomeKind::Pushed,
+            Self::Signed => OutcomeKind::Signed,
+            Self::Planned { .. } => OutcomeKind::Planned,
+            Self::Present => OutcomeKind::Present,
+            Self::Differs => OutcomeKind::Differs,
+            Self::Upstream => OutcomeKind::Upstream,
+            Self::Excluded(_) => OutcomeKind::Excluded,
+            Self::Refused(_) => OutcomeKind::Refused,
+            Self::Gone => OutcomeKind::Gone,
+            Self::Blocked { .. } => OutcomeKind::Blocked,
+            Self::Failed(_) => OutcomeKind::Failed,
+        }
+    }
+
+    /// Whether a client can substitute the path, from this bucket or from upstream.
+    pub fn is_available(&self) -> bool {
+        self.kind().is_available()
+    }
+
+    /// The reason for the outcome, for people; `None` where the kind says it all.
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Excluded(reason) | Self::Refused(reason) => Some(reason.clone()),
@@ -82,20 +153,20 @@ impl Outcome {
     }
 }
 
-/// What became of all paths of a push.
+/// The outcomes of all paths of a push.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// By path.
+    /// The outcome of each path.
     pub outcomes: BTreeMap<Arc<StorePath>, Outcome>,
 }
 
 impl Report {
-    /// How many paths ended with this word.
-    pub fn count(&self, word: &str) -> usize {
-        self.outcomes.values().filter(|outcome| outcome.word() == word).count()
+    /// The number of paths with an outcome of this kind.
+    pub fn count(&self, kind: OutcomeKind) -> usize {
+        self.outcomes.values().filter(|outcome| outcome.kind() == kind).count()
     }
 
-    /// Bytes of NAR that were pushed, and bytes of objects that were sent for them.
+    /// Two sums in bytes: the NAR sizes of the pushed and planned paths, and the sizes of the uploaded objects.
     pub fn bytes(&self) -> (u64, u64) {
         self.outcomes.values().fold((0, 0), |(nar, file), outcome| match outcome {
             Outcome::Pushed { nar_size, sent } => (nar + nar_size, file + sent),
@@ -104,13 +175,8 @@ impl Report {
         })
     }
 
-    /// Whether nothing is left to wish for.
+    /// Whether no path was refused, gone, blocked or failed.
     pub fn is_complete(&self) -> bool {
-        !self.outcomes.values().any(|outcome| {
-            matches!(
-                outcome,
-                Outcome::Refused(_) | Outcome::Gone | Outcome::Blocked { .. } | Outcome::Failed(_)
-            )
-        })
+        !self.outcomes.values().any(|outcome| outcome.kind().is_unfinished())
     }
 }

@@ -1,4 +1,4 @@
-//! What a push tells while it runs; terminal bars, plain lines and JSON are made of it elsewhere.
+//! The events of a running push. The command line renders them as a progress bar, plain lines or JSON.
 
 use nix_derivation::StorePath;
 
@@ -17,23 +17,23 @@ pub struct Effort {
     pub reach: Option<u32>,
 }
 
-/// Hears of a push as it goes on. Called from several threads.
+/// Receives the events of a push. Several threads call it at the same time.
 pub trait Progress: Send + Sync {
-    /// The plan is made.
+    /// The plan is complete.
     fn planned(&self, _plan: &Plan) {}
-    /// The NAR of a path is being read.
+    /// A thread begins to read the NAR of a path. The size is in bytes.
     fn started(&self, _path: &StorePath, _nar_size: u64) {}
-    /// So many more bytes of NARs have been read.
+    /// This number of bytes of NARs was read since the last call.
     fn advanced(&self, _bytes: u64) {}
-    /// So many more bytes of NARs have become so many bytes of objects, with this effort.
+    /// `from` bytes of NARs were compressed to `to` bytes with this effort since the last call.
     fn compressed(&self, _from: u64, _to: u64, _effort: Effort) {}
-    /// A path is settled.
+    /// A path has its outcome.
     fn finished(&self, _path: &StorePath, _outcome: &Outcome) {}
-    /// Something that a person may want to know.
+    /// A message for people.
     fn remark(&self, _text: &str) {}
 }
 
-/// Tells nobody.
+/// Ignores all events.
 #[derive(Debug)]
 pub struct Silent;
 

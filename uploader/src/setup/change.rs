@@ -1,4 +1,4 @@
-//! Changes to files below a root, each made so that it is there whole or not at all.
+//! Changes to files below a root. Each change is made whole or not at all.
 
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -6,58 +6,58 @@ use std::path::{Path, PathBuf};
 
 use crate::base::error::{Area, Cause, Error, Result};
 
-/// One change. Paths are those of the machine that is set up.
+/// A change. Its paths are absolute on the machine that is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A directory is made.
+    /// Creates a directory.
     Directory(String),
-    /// A file is written, where there was another or none.
+    /// Creates or replaces a file.
     File {
         /// Its path.
         path: String,
-        /// What stands there now.
+        /// The contents before; `None` if the file does not exist.
         before: Option<Vec<u8>>,
-        /// What is to stand there.
+        /// The contents after.
         after: Vec<u8>,
-        /// Its mode.
+        /// The mode of a new file. A replaced file keeps its mode and owner.
         mode: u32,
     },
-    /// A link is made.
+    /// Creates a symbolic link.
     Link {
         /// Its path.
         path: String,
-        /// Where it leads.
+        /// Its target.
         target: String,
     },
-    /// A file or link is removed.
+    /// Removes a file or link.
     Remove(String),
-    /// A directory is removed if it is empty.
+    /// Removes a directory if it is empty.
     RemoveDirectory(String),
 }
 
-/// A machine's files, or those of one that lies below a directory.
+/// The files of this machine, or of a machine whose root is a directory.
 #[derive(Clone, Debug)]
 pub struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
-    /// Below a root; `/` for this machine.
+    /// The files below a root; `/` for this machine.
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
-    /// Where a path of the machine lies.
+    /// The path on this machine for a path of the tree.
     pub fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Whether it is this machine.
+    /// Whether the tree is this machine.
     pub fn is_this_machine(&self) -> bool {
         self.root == Path::new("/")
     }
 
-    /// A file's contents; `None` where there is none.
+    /// The contents of a file; `None` if it does not exist.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match std::fs::read(self.at(path)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -66,25 +66,25 @@ impl Tree {
         }
     }
 
-    /// The same as text.
+    /// The contents of a file as text; `None` if it does not exist.
     pub fn read_text(&self, path: &str) -> Result<Option<String>> {
         let bytes = self.read(path)?;
         bytes.map(String::from_utf8).transpose().map_err(|error| self.failed("read", path, error))
     }
 
-    /// Where a link leads; `None` where there is none.
+    /// The target of a link; `None` if the path is not a link.
     pub fn link(&self, path: &str) -> Option<String> {
         std::fs::read_link(self.at(path)).ok().map(|target| target.display().to_string())
     }
 
-    /// Whether there is anything of that name.
+    /// Whether the path exists, as a file, directory or link.
     pub fn exists(&self, path: &str) -> bool {
         std::fs::symlink_metadata(self.at(path)).is_ok()
     }
 
-    /// The group that alone may enter a directory besides its owner, by name or number; `None` where everybody may, or
-    /// where there is none.
-    pub fn closed_to(&self, path: &str) -> Result<Option<String>> {
+    /// The group that may enter a directory which is closed to others, by name or number. `None` if everybody may enter
+    /// the directory, if only root may, or if it does not exist.
+    pub fn exclusive_group(&self, path: &str) -> Result<Option<String>> {
         use std::os::unix::fs::MetadataExt;
         let Ok(metadata) = std::fs::metadata(self.at(path)) else { return Ok(None) };
         let (open, group) = (metadata.mode() & 0o001 != 0, metadata.gid());
@@ -99,15 +99,13 @@ impl Tree {
         Ok(Some(name.unwrap_or_else(|| group.to_string())))
     }
 
-    fn failed(&self, what: &str, path: &str, error: impl Into<Cause>) -> Error {
-        Error::permanent(Area::General, format!("cannot {what} `{}`", self.at(path).display()))
+    fn failed(&self, operation: &str, path: &str, error: impl Into<Cause>) -> Error {
+        Error::permanent(Area::General, format!("cannot {operation} `{}`", self.at(path).display()))
             .because(error)
-            .hint(
-                "`larder setup` changes the machine: run it as root; what is done already is not done again",
-            )
+            .hint("`larder setup` changes the machine: run it as root; it does not repeat finished steps")
     }
 
-    /// Makes a change.
+    /// Makes a change. Removing a file that does not exist is not an error.
     pub fn make(&self, change: &Change) -> Result<()> {
         match change {
             Change::Directory(path) => {
@@ -124,7 +122,7 @@ impl Tree {
                 }
                 _ => Ok(()),
             },
-            // What others have put there stays, and the directory with it.
+            // The directory stays if it has files of other owners.
             Change::RemoveDirectory(path) => {
                 let _ = std::fs::remove_dir(self.at(path));
                 Ok(())
@@ -132,7 +130,7 @@ impl Tree {
         }
     }
 
-    /// Beside its place first; a file that was there keeps its mode and owner.
+    /// Writes a draft and renames it. With `keep`, the new file gets the mode and owner of the old one.
     fn write(&self, path: &str, contents: &[u8], mode: u32, keep: bool) -> std::io::Result<()> {
         let at = self.at(path);
         let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();

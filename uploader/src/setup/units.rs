@@ -1,43 +1,82 @@
-//! systemd's units, from the one file that the NixOS module takes them from, too.
+//! systemd's units. `nix/units.json` has them for this module and for the NixOS module.
 
 use serde_json::{Map, Value};
 
-/// Names and texts of all units, with programs below `bin`. `more` are lines for the `[Service]` of the unit
-/// that stands before each.
-pub(super) fn render(bin: &str, more: &[(&str, String)]) -> Vec<(String, String)> {
-    let file: Map<String, Value> =
-        serde_json::from_str(include_str!("../../../nix/units.json")).unwrap_or_default();
-    let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
-    let sandbox = object(&file["sandbox"]);
-    let units = object(&file["units"]);
-    units
-        .iter()
-        .map(|(name, body)| {
-            let mut text =
-                String::from("# Made by `larder setup`, which replaces it; changes go to a drop-in.\n");
-            for section in ["Unit", "Service", "Path", "Timer", "Install"] {
-                let Some(own) = body[section].as_object() else { continue };
-                let mut lines = if section == "Service" { sandbox.clone() } else { Map::new() };
-                lines.extend(own.clone());
-                text += &format!("\n[{section}]\n");
-                for (key, value) in &lines {
-                    for one in value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]) {
-                        text +=
-                            &format!("{key}={}\n", one.as_str().unwrap_or_default().replace("@bin@", bin));
-                    }
-                }
-                let own = more.iter().filter(|(unit, _)| section == "Service" && unit == name);
-                own.for_each(|(_, line)| text += &format!("{line}\n"));
-            }
-            (name.clone(), text)
-        })
-        .collect()
+use super::change::Tree;
+use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, SOCKET_DIR};
+use crate::base::error::Result;
+use crate::config::Config;
+use crate::config::config_keys::{BUCKET, CREDENTIALS_FILE, SIGNING_KEY_FILES};
+
+/// The names and texts of all units, which run the programs in the directory `bin`. `service_lines` are pairs of a
+/// unit's name and a line for its `[Service]` section.
+pub(super) fn render(bin: &str, service_lines: &[(&str, String)]) -> Vec<(String, String)> {
+    let file = units_file();
+    let (sandbox, units) = (object(&file["sandbox"]), object(&file["units"]));
+    let text = |name: &str, body: &Value| {
+        let mut text =
+            String::from("# Made by `larder setup`, which replaces it; changes go to a drop-in.\n");
+        for section in ["Unit", "Service", "Path", "Timer", "Install"] {
+            let Some(own) = body[section].as_object() else { continue };
+            text += &format!("\n[{section}]\n");
+            let is_service = section == "Service";
+            let mut settings = if is_service { sandbox.clone() } else { Map::new() };
+            settings.extend(own.clone());
+            text += &settings.iter().map(|(key, value)| lines(key, value, bin)).collect::<String>();
+            let more = service_lines.iter().filter(|(unit, _)| is_service && *unit == name);
+            more.for_each(|(_, line)| text += &format!("{line}\n"));
+        }
+        text
+    };
+    units.iter().map(|(name, body)| (name.clone(), text(name, body))).collect()
+}
+
+/// The lines of a setting: one line for each value.
+fn lines(key: &str, value: &Value, bin: &str) -> String {
+    let values = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().replace("@bin@", bin);
+    values.iter().map(|value| format!("{key}={}\n", text(value))).collect()
 }
 
 /// The target that wants a unit.
 pub(super) fn wanted_by(name: &str) -> Option<String> {
-    let file: Value = serde_json::from_str(include_str!("../../../nix/units.json")).ok()?;
-    file["units"][name]["Install"]["WantedBy"].as_str().map(str::to_owned)
+    units_file()["units"][name]["Install"]["WantedBy"].as_str().map(str::to_owned)
+}
+
+fn units_file() -> Value {
+    serde_json::from_str(include_str!("../../../nix/units.json")).unwrap_or_default()
+}
+
+fn object(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+/// The lines for `[Service]` sections that depend on the machine and the configuration, each with the unit's name.
+///
+/// systemd passes the secrets to the agent, so only root needs to read their files. If only a group may reach Nix's
+/// daemon, as on Debian, the services get that group.
+pub(super) fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'static str, String)>> {
+    let keys = config.get(SIGNING_KEY_FILES);
+    let mut lines: Vec<_> = keys
+        .iter()
+        .enumerate()
+        .map(|(index, file)| (AGENT_UNIT, format!("LoadCredential=key-{index}:{file}")))
+        .collect();
+    let names: Vec<_> = (0..keys.len()).map(|index| format!("%d/key-{index}")).collect();
+    lines.push((AGENT_UNIT, format!("Environment=\"LARDER_SIGNING_KEY_FILES={}\"", names.join(" "))));
+    if let Some(file) = config.get(CREDENTIALS_FILE) {
+        lines.push((AGENT_UNIT, format!("LoadCredential=credentials:{}", file.display())));
+        lines.push((AGENT_UNIT, "Environment=LARDER_CREDENTIALS_FILE=%d/credentials".into()));
+    }
+    let bucket = config.get(BUCKET);
+    if let Some(directory) = bucket.as_deref().and_then(|bucket| bucket.strip_prefix("file://")) {
+        let directory = directory.split('?').next().unwrap_or_default();
+        lines.push((AGENT_UNIT, format!("ReadWritePaths={directory}")));
+    }
+    if let Some(group) = tree.exclusive_group(SOCKET_DIR)? {
+        lines.extend([AGENT_UNIT, CATCH_UP_UNIT].map(|unit| (unit, format!("SupplementaryGroups={group}"))));
+    }
+    Ok(lines)
 }
 
 #[cfg(test)]
@@ -45,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_whole() {
+    fn units_have_programs_sandbox_and_lines_of_the_machine() {
         let units = render("/opt/bin", &[("larder-agent.service", "LoadCredential=key-0:/k".into())]);
         assert_eq!(units.len(), 6);
         let agent = &units.iter().find(|(name, _)| name == "larder-agent.service").unwrap().1;

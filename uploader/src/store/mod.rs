@@ -7,6 +7,7 @@ mod closure;
 mod daemon;
 mod location;
 mod nar;
+mod selection;
 
 pub use build_log::{BuildLog, LogEncoding, find_build_log};
 pub use closure::{Closure, PathInfoSource, closure};
@@ -14,3 +15,4 @@ pub use daemon::{DEFAULT_TIMEOUT, Daemon, ProtocolVersion, Server};
 pub use location::{DaemonAddress, StoreLocation, StoreOptions};
 pub use nar::{Digested, HashingWriter, NarError, dump};
 pub use nix_derivation::{StoreDir, StorePath};
+pub use selection::{all_outputs, resolve, valid_paths_of};

@@ -32,13 +32,14 @@ pub(crate) const ROOMS: &[Room] = &[
     room("push", "decide, send, publish", &["base", "format", "store", "bucket", "session", "survey"]),
     room("agent", "works the queue off", &["base", "format", "store", "push"]),
     room("client", "a machine that reads", &["base", "format", "http"]),
-    room("setup", "installs hook and agent", &["base", "config", "client"]),
+    room("init", "prepares a bucket", &["base", "format", "bucket"]),
+    room("setup", "installs hook and agent", &["agent", "base", "bucket", "config", "client"]),
     room(
         "cli",
         "parses, calls, prints",
         &[
-            "agent", "base", "bucket", "client", "config", "format", "http", "push", "session", "setup",
-            "store", "survey",
+            "agent", "base", "bucket", "client", "config", "format", "http", "init", "push", "session",
+            "setup", "store", "survey",
         ],
     ),
 ];

@@ -1,23 +1,24 @@
-//! Lines of ours in a file of somebody else's, which can be taken out again to the byte.
+//! A block of lines that larder adds to a file of another owner. Removing the block restores the file to the byte.
 
 const BEGIN: &str = "# larder setup: begin";
 const END: &str = "# larder setup: end";
+// Notes behind the first line. Installed machines have them, so they must not change.
 const NO_NEWLINE: &str = " (behind a line without an end)";
 const NEW_FILE: &str = " (in a file of its own)";
 
-/// What is in a file besides our lines, and whether those lines made the file.
+/// A file taken apart into the block and the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The file without our lines; `None` where there would be no file.
+    /// The file without the block; `None` if the file would not exist.
     pub rest: Option<String>,
-    /// Our lines, where there are some.
-    pub ours: Option<String>,
+    /// The lines of the block; `None` if the file has no block.
+    pub lines: Option<String>,
 }
 
 impl Block {
-    /// Takes a file apart.
+    /// Takes a file apart. `None` stands for a file that does not exist.
     pub fn split(text: Option<&str>) -> Self {
-        let whole = || Self { rest: text.map(str::to_owned), ours: None };
+        let whole = || Self { rest: text.map(str::to_owned), lines: None };
         let Some(text) = text else { return whole() };
         let ends = text.find(&format!("{END}\n"));
         let Some(end) = ends.filter(|at| *at == 0 || text[..*at].ends_with('\n')) else { return whole() };
@@ -33,10 +34,10 @@ impl Block {
         }
         let rest = format!("{before}{after}");
         let rest = Some(rest).filter(|rest| !(rest.is_empty() && notes.contains(NEW_FILE)));
-        Self { rest, ours: Some(text[first..end].to_owned()) }
+        Self { rest, lines: Some(text[first..end].to_owned()) }
     }
 
-    /// The file with `lines` (each with its end) at its end.
+    /// The rest of the file, with a block of `lines` at the end. Each line ends with a newline.
     pub fn with(&self, lines: &str) -> String {
         let (rest, note) = match &self.rest {
             None => (String::new(), NEW_FILE),
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_there_before_comes_back_to_the_byte() {
+    fn removing_the_block_restores_the_file_to_the_byte() {
         for before in
             [None, Some(""), Some("a = b\n"), Some("a = b"), Some("\n\n"), Some("# larder setup: begin")]
         {
@@ -60,14 +61,14 @@ mod tests {
             let first = Block::split(before).with(lines);
             assert!(first.contains(lines));
             let again = Block::split(Some(&first));
-            assert_eq!(again.ours.as_deref(), Some(lines), "{before:?}");
+            assert_eq!(again.lines.as_deref(), Some(lines), "{before:?}");
             assert_eq!(again.with(lines), first, "twice is once");
             assert_eq!(Block::split(Some(&again.with("y = z\n"))).rest.as_deref(), before);
         }
     }
 
     #[test]
-    fn what_was_added_behind_stays() {
+    fn lines_after_the_block_stay() {
         let text = Block::split(Some("a = b")).with("x = y\n") + "c = d\n";
         assert_eq!(Block::split(Some(&text)).rest.as_deref(), Some("a = b\nc = d\n"));
     }

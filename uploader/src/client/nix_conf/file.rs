@@ -1,48 +1,66 @@
-//! `nix.conf` as Nix reads it: `name = value` lines, `#` comments, `include` and `!include`, `extra-` for appending.
+//! Reads `nix.conf` as Nix does: lines `name = value`, comments from `#` on, `include` and `!include`, and the prefix
+//! `extra-`, which appends to a setting.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where a setting stands.
+/// A line of a file that sets or extends a setting. Displays as `FILE:LINE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The file.
     pub file: PathBuf,
-    /// The line, counted from 1.
+    /// The number of the line, from 1 on.
     pub line: usize,
-    /// The words behind the `=`.
+    /// The words after the `=`.
     pub value: Vec<String>,
 }
 
-/// What takes effect of `nix.conf` and what it includes.
+/// The settings of `nix.conf` and the files that it includes.
 #[derive(Clone, Debug, Default)]
 pub struct NixConf {
-    settings: BTreeMap<String, Vec<Origin>>,
+    settings: BTreeMap<String, Setting>,
     files: Vec<PathBuf>,
 }
 
-/// Reads a file; `None` where there is none.
+/// The lines that make up a setting.
+#[derive(Clone, Debug, Default)]
+struct Setting {
+    /// Whether a line without `extra-` replaces Nix's default.
+    replaces_default: bool,
+    lines: Vec<Origin>,
+}
+
+/// Reads a file; `None` if it does not exist.
 pub type Read<'a> = &'a dyn Fn(&Path) -> std::io::Result<Option<String>>;
 
-/// Other names that Nix still takes.
+/// Old names of settings that Nix accepts.
 const ALIASES: &[(&str, &str)] = &[
     ("binary-caches", "substituters"),
     ("trusted-binary-caches", "trusted-substituters"),
     ("binary-cache-public-keys", "trusted-public-keys"),
 ];
 
-/// Includes in each other are followed so deep.
-const DEPTH: usize = 10;
+/// How deep includes may be nested. This ends circles.
+const MAX_DEPTH: usize = 10;
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
 
 impl NixConf {
-    /// Reads `path` and what it includes. A file that cannot be read is left out, as for `!include`.
+    /// Reads `path` and the files that it includes. A file that does not exist counts as empty, even for `include`.
+    ///
+    /// Fails if `read` does.
     pub fn read(path: &Path, read: Read<'_>) -> std::io::Result<Self> {
         let mut conf = Self::default();
-        conf.take(path, read, DEPTH)?;
+        conf.add_file(path, read, MAX_DEPTH)?;
         Ok(conf)
     }
 
-    fn take(&mut self, path: &Path, read: Read<'_>, depth: usize) -> std::io::Result<()> {
+    fn add_file(&mut self, path: &Path, read: Read<'_>, depth: usize) -> std::io::Result<()> {
         let (Some(text), true) = (read(path)?, depth > 0) else { return Ok(()) };
         self.files.push(path.to_owned());
         for (index, line) in text.lines().enumerate() {
@@ -51,25 +69,11 @@ impl NixConf {
             match words[..] {
                 ["include" | "!include", file] => {
                     let file = path.parent().unwrap_or(Path::new("/")).join(file);
-                    self.take(&file, read, depth - 1)?;
+                    self.add_file(&file, read, depth - 1)?;
                 }
                 [name, "=", ref value @ ..] => {
-                    let origin = Origin {
-                        file: path.to_owned(),
-                        line: index + 1,
-                        value: value.iter().map(|word| (*word).to_owned()).collect(),
-                    };
-                    let (name, extra) =
-                        name.strip_prefix("extra-").map_or((name, false), |name| (name, true));
-                    let name =
-                        ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
-                    let settings = self.settings.entry(name.to_owned()).or_default();
-                    if !extra {
-                        settings.clear();
-                        // Marks that Nix's own default is gone.
-                        settings.push(Origin { line: 0, value: Vec::new(), ..origin.clone() });
-                    }
-                    settings.push(origin);
+                    let value = value.iter().map(|word| (*word).to_owned()).collect();
+                    self.add_line(name, Origin { file: path.to_owned(), line: index + 1, value });
                 }
                 _ => {}
             }
@@ -77,25 +81,34 @@ impl NixConf {
         Ok(())
     }
 
-    /// The files that were read, in order.
+    fn add_line(&mut self, name: &str, origin: Origin) {
+        let (name, extends) = name.strip_prefix("extra-").map_or((name, false), |name| (name, true));
+        let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+        let setting = self.settings.entry(name.to_owned()).or_default();
+        if !extends {
+            *setting = Setting { replaces_default: true, lines: Vec::new() };
+        }
+        setting.lines.push(origin);
+    }
+
+    /// The files that were read, in the order of reading.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// The lines that make up a setting.
+    /// The lines that make up a setting, in the order of reading.
     pub fn origins(&self, name: &str) -> impl Iterator<Item = &Origin> {
-        self.settings.get(name).into_iter().flatten().filter(|origin| origin.line > 0)
+        self.settings.get(name).into_iter().flat_map(|setting| &setting.lines)
     }
 
-    /// The words of a setting, as far as files say; `default` where they only add to it or say nothing.
+    /// The words of a setting. `default` is part of them unless a line replaces it.
     pub fn words(&self, name: &str, default: &[&str]) -> Vec<String> {
-        let settings = self.settings.get(name).map(Vec::as_slice).unwrap_or_default();
-        let replaced = settings.first().is_some_and(|origin| origin.line == 0);
+        let replaced = self.settings.get(name).is_some_and(|setting| setting.replaces_default);
         let default = default.iter().filter(|_| !replaced).map(|word| (*word).to_owned());
-        default.chain(settings.iter().flat_map(|origin| origin.value.clone())).collect()
+        default.chain(self.origins(name).flat_map(|origin| origin.value.clone())).collect()
     }
 
-    /// The last line that sets it.
+    /// The last line that sets or extends a setting.
     pub fn last(&self, name: &str) -> Option<&Origin> {
         self.origins(name).last()
     }
@@ -134,6 +147,6 @@ mod tests {
         let hook = conf.last("post-build-hook").unwrap();
         assert_eq!((hook.value.join(" ").as_str(), hook.line), ("/b", 1));
         assert_eq!(hook.file, Path::new("/etc/nix/nix.custom.conf"));
-        assert!(conf.files().len() <= DEPTH);
+        assert!(conf.files().len() <= MAX_DEPTH);
     }
 }

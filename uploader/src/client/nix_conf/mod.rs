@@ -1,5 +1,5 @@
-//! Nix's own configuration: reading `nix.conf` as Nix does, changing it so that the change can be taken back, and
-//! judging what stands in it. No I/O but for reading files through a function of the caller's.
+//! Reads `nix.conf` as Nix does, and changes it in such a way that the change can be taken back. This module reads
+//! files only through a function of the caller.
 
 mod block;
 mod file;

@@ -1,15 +1,16 @@
-//! Whether a relay has anything to do.
+//! Counts the requests that a relay is answering.
 
-use crate::base::lock::lock;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How many requests are being answered, and since when that is so.
+use crate::base::lock::lock;
+
+/// The number of running requests, and the time of its last change.
 #[derive(Debug)]
 pub(super) struct Activity(Mutex<(usize, Instant)>);
 
-/// A request that is being answered, until it is dropped.
-pub(super) struct Running(Arc<Activity>);
+/// A request that counts as running until this value is dropped.
+pub(super) struct RunningRequest(Arc<Activity>);
 
 impl Default for Activity {
     fn default() -> Self {
@@ -18,13 +19,13 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// A request has come.
-    pub(super) fn begin(self: &Arc<Self>) -> Running {
+    /// Counts a request as running.
+    pub(super) fn begin(self: &Arc<Self>) -> RunningRequest {
         self.change(|running| running + 1);
-        Running(self.clone())
+        RunningRequest(self.clone())
     }
 
-    /// Resolves when nothing has been running for as long as `span`; without one, never.
+    /// Resolves when no request has been running for `span`. Without a span this never resolves.
     pub(super) async fn idle(&self, span: Option<Duration>) {
         let Some(span) = span else { return std::future::pending().await };
         loop {
@@ -37,13 +38,13 @@ impl Activity {
         }
     }
 
-    fn change(&self, to: impl FnOnce(usize) -> usize) {
+    fn change(&self, update: impl FnOnce(usize) -> usize) {
         let mut state = lock(&self.0);
-        *state = (to(state.0), Instant::now());
+        *state = (update(state.0), Instant::now());
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
         self.0.change(|running| running.saturating_sub(1));
     }
@@ -54,13 +55,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_relay_is_idle_when_its_last_answer_has_been_gone_for_a_while() {
+    async fn a_relay_is_idle_some_time_after_its_last_answer() {
         const SPAN: Duration = Duration::from_millis(50);
         let begun = Instant::now();
         let activity = Arc::new(Activity::default());
         let soon = |span| tokio::time::timeout(Duration::from_secs(60), activity.idle(span));
         let never = |span| tokio::time::timeout(4 * SPAN, activity.idle(span));
-        soon(Some(SPAN)).await.expect("nothing has come");
+        soon(Some(SPAN)).await.expect("no request has come");
         assert!(begun.elapsed() >= SPAN);
         assert!(never(None).await.is_err());
         let running = activity.begin();

@@ -1,4 +1,4 @@
-//! Answers on their way.
+//! The body of an answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,31 +8,32 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::activity::Running;
+use super::activity::RunningRequest;
 use crate::http;
 
-/// For how long a cache may send nothing in the middle of an answer, as `stalled-download-timeout` in what larder gives
-/// clients.
-const STALL: Duration = Duration::from_secs(15);
+/// How long a cache may send nothing in the middle of an answer. The same as `stalled-download-timeout` in the lines
+/// for clients that `larder client` prints.
+const STALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of an answer: a text of the relay's own, or what a cache sends.
+/// The body of an answer: a text of the relay, or the body that a cache sends.
 pub(super) enum Body {
-    /// All of it.
+    /// A text of the relay; `None` after it was sent.
     Text(Option<Bytes>),
-    /// A stream, cut off when it stalls; Nix then goes on where it stopped, or tells that it failed.
-    Passed { body: http::Body, stall: Pin<Box<Sleep>>, _running: Running },
+    /// The body from a cache. A stalled body ends with an error; Nix then resumes the download or reports a failure.
+    Forwarded { body: http::Body, stall: Pin<Box<Sleep>>, _running: RunningRequest },
 }
 
 impl Body {
+    /// A text of the relay.
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
         Self::Text(Some(text.into()))
     }
 
-    /// `running` is held until the body has gone.
-    pub(super) fn passed(body: http::Body, running: Running) -> Self {
-        Self::Passed { body, stall: Box::pin(sleep(STALL)), _running: running }
+    /// Forwards a body. The request counts as running until the body is sent.
+    pub(super) fn forwarded(body: http::Body, running: RunningRequest) -> Self {
+        Self::Forwarded { body, stall: Box::pin(sleep(STALL_TIMEOUT)), _running: running }
     }
 }
 
@@ -46,13 +47,16 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Passed { body, stall, .. } => {
+            Self::Forwarded { body, stall, .. } => {
                 let frame = Pin::new(body).poll_frame(context);
                 if frame.is_ready() {
-                    stall.as_mut().reset(Instant::now() + STALL);
+                    stall.as_mut().reset(Instant::now() + STALL_TIMEOUT);
                     return frame;
                 }
-                stall.as_mut().poll(context).map(|()| Some(Err("the cache stopped in the middle".into())))
+                stall
+                    .as_mut()
+                    .poll(context)
+                    .map(|()| Some(Err("the cache stopped in the middle of an answer".into())))
             }
         }
     }
@@ -60,14 +64,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
-            Self::Passed { body, .. } => http_body::Body::is_end_stream(body),
+            Self::Forwarded { body, .. } => http_body::Body::is_end_stream(body),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Self::Passed { body, .. } => http_body::Body::size_hint(body),
+            Self::Forwarded { body, .. } => http_body::Body::size_hint(body),
         }
     }
 }

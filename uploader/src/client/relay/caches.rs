@@ -4,18 +4,18 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::event::{Event, Observer};
 use super::health::Health;
-use super::{News, Tell};
 use crate::base::error::{Area, Error, Result};
 use crate::format::cache_url::url_fault;
 use crate::http::Forwarder;
 
-/// How long a connection may take to come about, as `connect-timeout` in what larder gives clients.
-const CONNECT: Duration = Duration::from_secs(3);
-/// How long a cache may think about a request. Stores on slow disks take a second.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a connection may take. The same as `connect-timeout` in the lines for clients that `larder client` prints.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a cache may take until it begins to answer. Servers with slow disks take a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One cache.
+/// A cache that the relay serves under its name.
 #[derive(Debug)]
 pub(super) struct Cache {
     pub(super) name: String,
@@ -24,48 +24,35 @@ pub(super) struct Cache {
     pub(super) health: Health,
 }
 
-/// All of them, and who is told what becomes of them.
+/// The caches of a relay, and the observer of their events.
 pub struct Caches {
     list: Vec<Cache>,
-    tell: Tell,
+    observer: Observer,
 }
 
 impl Caches {
-    /// Reads `NAME=URL` words. A name becomes the first part of the path under which the cache is read.
+    /// Reads words `NAME=URL`. The name becomes the first part of the path under which Nix reads the cache.
     ///
-    /// Fails where a word is malformed, a name is given twice, or there is none.
-    pub fn new(words: &[String], ca_file: Option<&Path>, tell: Tell) -> Result<Self> {
-        let fault = |word: &str, cause: String| {
-            Error::permanent(Area::Usage, format!("cannot use the cache `{word}`"))
-                .because(cause)
-                .hint("write `NAME=http://HOST:PORT/BUCKET`, the name of letters, digits, `-` and `_`")
-        };
+    /// Fails if a word is malformed, if two words have the same name, and if there is no word.
+    pub fn new(words: &[String], ca_file: Option<&Path>, observer: Observer) -> Result<Self> {
         let mut list: Vec<Cache> = Vec::new();
         for word in words {
-            let (name, url) = word.split_once('=').ok_or_else(|| fault(word, "it has no `=`".into()))?;
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-            if name.is_empty() || !name.chars().all(plain) {
-                return Err(fault(name, "that is no name".into()));
-            }
+            let (name, url) = parse(word).map_err(|(shown, cause)| unusable(shown, cause))?;
             if list.iter().any(|other| other.name == name) {
-                return Err(fault(name, "there are two of that name".into()));
+                return Err(unusable(name, "two caches have this name".into()));
             }
-            // The URL is not shown: it may have a password in it.
-            if let Some(why) = url_fault(url) {
-                return Err(fault(name, format!("its URL {why}")));
-            }
-            let server = Forwarder::new(url, CONNECT, ANSWER, ca_file)?;
+            let server = Forwarder::new(url, CONNECT_TIMEOUT, ANSWER_TIMEOUT, ca_file)?;
             list.push(Cache { name: name.into(), url: url.into(), server, health: Health::default() });
         }
         if list.is_empty() {
             return Err(Error::permanent(Area::Usage, "there is no cache to relay")
-                .hint("name one: `larder relay lan=http://cache.lan:8333/nix-cache`"));
+                .hint("name a cache: `larder relay lan=http://cache.lan:8333/nix-cache`"));
         }
-        Ok(Self { list, tell })
+        Ok(Self { list, observer })
     }
 
-    /// The cache that a request for `path` is for, and what it is to be asked for. None where no cache has that name,
-    /// or the path would leave the cache.
+    /// The cache that a request for `path` is for, and the path below the cache's URL. `None` if no cache has that
+    /// name, or if the path would leave the cache.
     pub(super) fn find<'a>(&self, path: &'a str) -> Option<(&Cache, &'a str)> {
         let named = path.strip_prefix('/')?;
         let (name, rest) = named.split_at(named.find('/')?);
@@ -77,18 +64,40 @@ impl Caches {
         Some((self.list.iter().find(|cache| cache.name == name)?, rest))
     }
 
-    pub(super) fn tell(&self, news: News<'_>) {
-        (self.tell)(news);
+    /// Tells the observer of an event.
+    pub(super) fn notify(&self, event: Event<'_>) {
+        (self.observer)(event);
     }
 
-    /// What is known of each, for people.
+    /// A line for each cache, for people: name, URL and health.
     pub(super) fn summary(&self) -> String {
         let line = |cache: &Cache| {
-            let state = if cache.health.is_there() { "answers, or was not asked" } else { "away" };
+            let state =
+                if cache.health.is_available() { "answers, or had no request" } else { "unavailable" };
             format!("{}\t{}\t{state}\n", cache.name, cache.url)
         };
         self.list.iter().map(line).collect()
     }
+}
+
+/// The name and the URL of a word `NAME=URL`. The error has the part of the word that may be shown, and the cause: the
+/// URL is not shown, because it may have a password in it.
+fn parse(word: &str) -> std::result::Result<(&str, &str), (&str, String)> {
+    let (name, url) = word.split_once('=').ok_or((word, "it has no `=`".to_owned()))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err((name, "that is no name".into()));
+    }
+    match url_fault(url) {
+        None => Ok((name, url)),
+        Some(fault) => Err((name, format!("its URL {fault}"))),
+    }
+}
+
+fn unusable(shown: &str, cause: String) -> Error {
+    Error::permanent(Area::Usage, format!("cannot use the cache `{shown}`"))
+        .because(cause)
+        .hint("write `NAME=http://HOST:PORT/BUCKET`, with a name of letters, digits, `-` and `_`")
 }
 
 impl fmt::Debug for Caches {
@@ -107,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_for_the_cache_whose_name_they_begin_with() {
+    fn a_request_goes_to_the_cache_that_its_path_names_first() {
         let caches = caches(&["lan=http://c:1/b?priority=3", "other=https://d"]).expect("caches");
         let find = |path| caches.find(path).map(|(cache, rest)| (cache.name.clone(), rest));
         assert_eq!(find("/lan/nix-cache-info"), Some(("lan".into(), "/nix-cache-info")));
@@ -118,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn malformed_words_are_refused_by_name() {
+    fn malformed_words_are_refused_without_their_url() {
         for (words, says) in [
             (&[][..], "no cache"),
             (&["http://c/b"], "no `=`"),
             (&["=http://c/b"], "no name"),
             (&["a/b=http://c/b"], "no name"),
-            (&["a=http://c", "a=http://d"], "two"),
+            (&["a=http://c", "a=http://d"], "two caches"),
             (&["a=c:8333"], "no URL"),
             (&["a=s3://bucket"], "neither"),
             (&["a=http://user:secret@c/b"], "credentials"),

@@ -1,47 +1,48 @@
-//! Whether a cache is asked. No clock of its own.
+//! Decides whether a request is sent to a cache. The caller passes the time.
 
-use crate::base::lock::lock;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How long a cache that did not answer is left alone. Half of what Nix itself leaves one alone for.
-pub(super) const HOLD: Duration = Duration::from_secs(30);
+use crate::base::lock::lock;
 
-/// What is known of a cache: when it may be asked again, where it did not answer the last time.
+/// How long the relay sends no request to a cache that did not answer. Nix itself waits twice as long.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The health of a cache: `None` if its last request was answered, otherwise the time of the next request.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<Option<Instant>>);
 
 impl Health {
-    /// Whether a request may be sent on. While the cache is away that is one request for each [`HOLD`]: the others must
-    /// not wait with it.
+    /// Whether a request may be sent to the cache. While the cache is unavailable, this allows one request in each
+    /// [`RETRY_INTERVAL`], so that the other requests do not wait.
     pub(super) fn may_ask(&self, now: Instant) -> bool {
-        let mut until = self.until();
-        match *until {
+        let mut retry_at = self.retry_at();
+        match *retry_at {
             None => true,
             Some(time) if now < time => false,
             Some(_) => {
-                *until = Some(now + HOLD);
+                *retry_at = Some(now + RETRY_INTERVAL);
                 true
             }
         }
     }
 
-    /// It did not answer. Whether that is news.
+    /// Records that the cache did not answer. Returns whether it answered before.
     pub(super) fn failed(&self, now: Instant) -> bool {
-        self.until().replace(now + HOLD).is_none()
+        self.retry_at().replace(now + RETRY_INTERVAL).is_none()
     }
 
-    /// It answered. Whether that is news.
+    /// Records that the cache answered. Returns whether it did not answer before.
     pub(super) fn answered(&self) -> bool {
-        self.until().take().is_some()
+        self.retry_at().take().is_some()
     }
 
-    /// Whether the last request to it was answered.
-    pub(super) fn is_there(&self) -> bool {
-        self.until().is_none()
+    /// Whether the last request to the cache was answered.
+    pub(super) fn is_available(&self) -> bool {
+        self.retry_at().is_none()
     }
 
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn retry_at(&self) -> MutexGuard<'_, Option<Instant>> {
         lock(&self.0)
     }
 }
@@ -51,16 +52,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_request_at_a_time_looks_whether_a_cache_is_back() {
+    fn one_request_in_each_interval_tests_an_unavailable_cache() {
         let (health, start) = (Health::default(), Instant::now());
-        assert!(health.may_ask(start) && health.is_there() && !health.answered());
+        assert!(health.may_ask(start) && health.is_available() && !health.answered());
         assert!(health.failed(start) && !health.failed(start));
-        assert!(!health.may_ask(start) && !health.may_ask(start + HOLD - Duration::from_millis(1)));
-        // The hold is over: one looks, the others do not wait for it.
-        assert!(health.may_ask(start + HOLD));
-        assert!(!health.may_ask(start + HOLD) && !health.is_there());
-        assert!(health.may_ask(start + 2 * HOLD));
-        assert!(health.answered() && !health.answered() && health.is_there());
-        assert!(health.may_ask(start + 2 * HOLD));
+        assert!(!health.may_ask(start) && !health.may_ask(start + RETRY_INTERVAL - Duration::from_millis(1)));
+        // The interval is over: one request tests the cache, the others do not wait for it.
+        assert!(health.may_ask(start + RETRY_INTERVAL));
+        assert!(!health.may_ask(start + RETRY_INTERVAL) && !health.is_available());
+        assert!(health.may_ask(start + 2 * RETRY_INTERVAL));
+        assert!(health.answered() && !health.answered() && health.is_available());
+        assert!(health.may_ask(start + 2 * RETRY_INTERVAL));
     }
 }

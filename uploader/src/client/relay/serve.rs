@@ -1,5 +1,6 @@
-//! Connections of a relay.
+//! Accepts the connections of a relay.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,18 +8,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::activity::Activity;
 use super::caches::Caches;
-use super::pass;
+use super::respond::respond;
 
-/// How long answers that are on their way may take when the relay is to end.
-const DRAIN: Duration = Duration::from_secs(5);
-/// How long to wait when no connection can be taken, for want of file descriptors.
-const SHORT_OF_FILES: Duration = Duration::from_millis(100);
+/// How long running answers may take when the relay ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait after a failure to accept a connection, for example because of too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves caches until `stop` resolves, or until nothing has been asked for as long as `idle`.
+/// Serves caches until `stop` resolves, or until no request has come for `idle`.
 pub async fn serve(
     listener: TcpListener,
     caches: Arc<Caches>,
@@ -33,26 +34,31 @@ pub async fn serve(
             () = &mut stop => break,
             () = activity.idle(idle) => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    // Narinfos are small: each is to leave at once.
-                    let _ = stream.set_nodelay(true);
-                    let (caches, activity) = (caches.clone(), activity.clone());
-                    let service = service_fn(move |request| {
-                        let (caches, running) = (caches.clone(), activity.begin());
-                        async move {
-                            Ok::<_, std::convert::Infallible>(pass::answer(&caches, request, running).await)
-                        }
-                    });
-                    let connection = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .serve_connection(TokioIo::new(stream), service);
-                    // A client that breaks off is its own business.
-                    tokio::spawn(connections.watch(connection));
-                }
-                Err(_) => tokio::time::sleep(SHORT_OF_FILES).await,
+                Ok((stream, _)) => serve_connection(stream, &caches, &activity, &connections),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
         }
     }
     drop(listener);
-    let _ = tokio::time::timeout(DRAIN, connections.shutdown()).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown()).await;
+}
+
+/// Starts a task that answers the requests of a connection.
+fn serve_connection(
+    stream: TcpStream,
+    caches: &Arc<Caches>,
+    activity: &Arc<Activity>,
+    connections: &GracefulShutdown,
+) {
+    // Narinfos are small, and the client waits for each of them.
+    let _ = stream.set_nodelay(true);
+    let (caches, activity) = (caches.clone(), activity.clone());
+    let service = service_fn(move |request| {
+        let (caches, running) = (caches.clone(), activity.begin());
+        async move { Ok::<_, Infallible>(respond(&caches, request, running).await) }
+    });
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    // The task's result is not used: a client may break a connection off.
+    tokio::spawn(connections.watch(connection));
 }

@@ -72,7 +72,7 @@ fn todo(plan: &Plan) -> String {
 }
 
 fn settled(plan: &Plan, name: &str) -> &'static str {
-    plan.settled.outcomes.get(&path(name)).map_or("-", Outcome::word)
+    plan.settled.outcomes.get(&path(name)).map_or("-", |outcome| outcome.kind().word())
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_refused_path_keeps_out_what_refers_to_it_unless_it_is_there() {
 #[test]
 fn exclusion_takes_what_refers_to_it_along() {
     let mut policy = policy();
-    policy.exclude = crate::push::decide::rules::patterns(&["secret*".into()]).unwrap();
+    policy.exclude = crate::push::decide::patterns(&["secret*".into()]).unwrap();
     let made = make(
         &request(&["a", "b"], true),
         closure(&["a: secret-x", "secret-x: c", "b: c", "c:"]),

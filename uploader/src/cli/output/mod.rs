@@ -1,0 +1,14 @@
+//! Everything that the commands print. Data goes to standard output, messages for people to standard error.
+
+mod compression;
+mod human;
+mod json;
+mod quantity;
+mod setup;
+mod terminal;
+
+pub(super) use human::Human;
+pub(super) use json::Json;
+pub(super) use quantity::{count, size};
+pub(super) use setup::show_plan;
+pub(super) use terminal::{data, error, say, warn};

@@ -1,0 +1,154 @@
+//! Users, units and processes of this machine. For a machine below another root, these operations do nothing.
+
+use std::path::Path;
+use std::process::Command;
+
+use larder_hook::queue::Layout;
+
+use super::change::Tree;
+use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, STARTED_UNITS, STATE_DIR, UNIT_DIR, USER};
+use super::users::{has_user, look_up_user};
+use crate::base::error::{Area, Error, Result};
+
+/// Nix's daemon. A restart makes it read its configuration.
+const DAEMON_UNIT: &str = "nix-daemon.service";
+
+/// The system beside the files of a set-up.
+#[derive(Debug)]
+pub struct System {
+    is_this_machine: bool,
+    has_systemd: bool,
+    /// Commands that are left to run by hand, for people.
+    pub left: Vec<String>,
+}
+
+impl System {
+    /// The system that the files belong to.
+    pub fn of(tree: &Tree) -> Self {
+        let is_this_machine = tree.is_this_machine();
+        // The test of sd_booted(3).
+        let has_systemd = is_this_machine && Path::new("/run/systemd/system").is_dir();
+        Self { is_this_machine, has_systemd, left: Vec::new() }
+    }
+
+    /// Fails unless the process may change the system.
+    pub fn require_root(&self) -> Result<()> {
+        if self.is_this_machine && !rustix::process::geteuid().is_root() {
+            let text = "`larder setup --yes` changes the machine";
+            return Err(Error::permanent(Area::Usage, text).hint("run it as root"));
+        }
+        Ok(())
+    }
+
+    /// Whether the agent's user is missing.
+    pub fn needs_user(&self) -> bool {
+        self.is_this_machine && !has_user(USER)
+    }
+
+    /// Creates the agent's user.
+    pub(super) fn add_user(&self) -> Result<()> {
+        let arguments = ["--system", "--user-group", "--home-dir", STATE_DIR, "--no-create-home"];
+        run("useradd", &[&arguments[..], &["--shell", "/usr/sbin/nologin", USER]].concat())
+    }
+
+    /// Deletes the agent's user.
+    pub(super) fn remove_user(&self) -> Result<()> {
+        run("userdel", &[USER])
+    }
+
+    /// Whether the machine has a queue.
+    pub(super) fn has_queue(&self) -> bool {
+        self.is_this_machine && Path::new(STATE_DIR).exists()
+    }
+
+    /// Creates the queue for the agent's user.
+    pub(super) fn make_queue(&self) -> Result<()> {
+        if self.is_this_machine {
+            let owner = look_up_user(USER)?;
+            Layout::create(Path::new(STATE_DIR), Some(owner)).map_err(crate::agent::in_queue)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the queue.
+    pub(super) fn remove_queue(&self) -> Result<()> {
+        match std::fs::remove_dir_all(STATE_DIR) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::permanent(Area::General, format!("cannot remove `{STATE_DIR}`")).because(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the units, and restarts an agent that runs.
+    pub(super) fn start(&mut self) -> Result<()> {
+        self.reload()?;
+        self.systemctl(&[&["start"][..], &STARTED_UNITS].concat())?;
+        self.systemctl(&["try-restart", AGENT_UNIT])
+    }
+
+    /// Stops all installed units.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let mut units = [&STARTED_UNITS[..], &[AGENT_UNIT, CATCH_UP_UNIT]].concat();
+        units.retain(|unit| Path::new(UNIT_DIR).join(unit).exists());
+        if units.is_empty() { Ok(()) } else { self.systemctl(&[&["stop"][..], &units].concat()) }
+    }
+
+    /// Makes systemd read its units again.
+    pub(super) fn reload(&mut self) -> Result<()> {
+        self.systemctl(&["daemon-reload"])
+    }
+
+    /// Restarts Nix's daemon if it runs.
+    pub(super) fn restart_daemon(&mut self) -> Result<()> {
+        self.systemctl(&["try-restart", DAEMON_UNIT])
+    }
+
+    fn systemctl(&mut self, arguments: &[&str]) -> Result<()> {
+        if self.has_systemd {
+            return run("systemctl", arguments);
+        }
+        if self.is_this_machine {
+            let command = arguments.join(" ");
+            self.left.push(format!("systemd does not run here; run this yourself: systemctl {command}"));
+        }
+        Ok(())
+    }
+
+    /// The processes of Nix's daemon: process id and start time in ticks since the machine's start.
+    pub(super) fn daemon_processes(&self) -> Vec<(u32, u64)> {
+        if !self.is_this_machine {
+            return Vec::new();
+        }
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        ids.filter_map(|id: u32| Some((id, daemon_start_time(id)?))).collect()
+    }
+}
+
+/// The ids of the `processes` that still run. The start time tells a process from a later one with the same id.
+pub(super) fn still_running(processes: &[(u32, u64)]) -> Vec<u32> {
+    processes.iter().filter(|(id, start)| daemon_start_time(*id) == Some(*start)).map(|(id, _)| *id).collect()
+}
+
+/// The start time of a process of Nix's daemon: field 22 of `stat` in proc(5). `None` for other processes.
+fn daemon_start_time(id: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The process name is in parentheses, and may itself contain parentheses.
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let name = head.split_once('(')?.1;
+    let mut fields = rest.split(' ');
+    let zombie = fields.next() == Some("Z");
+    (name == "nix-daemon" && !zombie).then(|| fields.nth(18)?.parse().ok())?
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let failed = || Error::permanent(Area::General, format!("`{program} {}` failed", arguments.join(" ")));
+    let output = Command::new(program).args(arguments).output().map_err(|error| failed().because(error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed()
+        .because(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        .hint("correct the cause and run the same command again; it does not repeat finished steps"))
+}
