@@ -1,60 +1,68 @@
-//! The jobs that an agent holds: taken from `incoming/`, found in `work/`, mended from roots.
+//! The jobs that the agent has taken: from `incoming/`, from `work/`, or restored from their roots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use larder_hook::Failure;
 use larder_hook::queue::{Attempts, Author, Entry, Job, Origin, Place, Queue, gcroot};
 use larder_hook::store_path::StorePath as QueuedPath;
 use larder_hook::time::now;
 
+use super::daemon_connection::DaemonConnection;
+use super::path_conversion::{from_queued, to_queued};
 use crate::base::error::{Area, Error, Result, Retry};
-use crate::store::{Daemon, StoreLocation, StorePath};
+use crate::base::queue_error::in_queue;
+use crate::store::{Daemon, StoreLocation};
 
-/// Links whose job never came are given this long, in seconds.
+/// Roots without a job become a job of their own after this time, in seconds: until then, a hook may still be about to
+/// write the job's file.
 const ORPHAN_AGE: u64 = 3600;
-/// A time to wait for that lies further ahead comes of a clock that was set back.
+/// The longest wait for the next attempt that is believed, in seconds. A later time comes from a clock that was set
+/// back since.
 const LONGEST_WAIT: u64 = 2 * 3600;
 
-/// A job that the agent holds.
+/// A job that the agent has taken.
 #[derive(Clone, Debug)]
-pub struct Held {
-    /// The job.
-    pub job: Job,
+pub(super) struct TakenJob {
+    /// The job, as its file in `work/` has it.
+    pub(super) job: Job,
     /// Whether a push works on it.
-    pub running: bool,
+    pub(super) is_being_pushed: bool,
 }
 
-impl Held {
-    /// When it is to be tried, in seconds since 1970.
-    pub fn due(&self) -> u64 {
+impl TakenJob {
+    /// When its first path is due, in seconds since 1970; 0 when no path waits.
+    pub(super) fn due(&self) -> u64 {
         let at = now();
         let next = |attempts: &Attempts| if waits(attempts, at) { attempts.next } else { 0 };
         self.job.attempts.iter().map(next).min().unwrap_or(0)
     }
 
-    /// Whether one of its paths is to be tried at that time.
+    /// Whether the job's `path` is due at the time `at`, in seconds since 1970.
     pub(super) fn is_due(&self, path: &QueuedPath, at: u64) -> bool {
-        !self.job.attempts.iter().any(|one| one.path == *path && waits(one, at))
+        !self.job.attempts.iter().any(|attempts| attempts.path == *path && waits(attempts, at))
     }
 }
 
-/// Whether a path still waits. A time that lies too far ahead comes of a clock that was set back.
+/// Whether a path waits for its next attempt at the time `at`.
 fn waits(attempts: &Attempts, at: u64) -> bool {
     attempts.next > at && attempts.next <= at + LONGEST_WAIT
 }
 
-/// The jobs that an agent holds, by id.
+/// The jobs that the agent has taken, by id. Everything here blocks.
 #[derive(Debug)]
-pub struct Inbox {
+pub(super) struct Inbox {
     queue: Arc<Queue>,
     store: Arc<StoreLocation>,
-    jobs: BTreeMap<String, Held>,
+    jobs: BTreeMap<String, TakenJob>,
 }
 
 impl Inbox {
-    /// An inbox with what an earlier agent had taken.
-    pub fn open(queue: Arc<Queue>, store: Arc<StoreLocation>, remark: &dyn Fn(String)) -> Result<Self> {
+    /// Opens the inbox with the jobs that an earlier agent has left in `work/`.
+    pub(super) fn open(
+        queue: Arc<Queue>,
+        store: Arc<StoreLocation>,
+        remark: &dyn Fn(String),
+    ) -> Result<Self> {
         let mut inbox = Self { queue, store, jobs: BTreeMap::new() };
         for id in inbox.queue.list(Place::Work).map_err(in_queue)? {
             inbox.load(&id, remark)?;
@@ -62,166 +70,189 @@ impl Inbox {
         Ok(inbox)
     }
 
-    /// The jobs.
-    pub fn jobs(&self) -> &BTreeMap<String, Held> {
+    /// All jobs, by id.
+    pub(super) fn jobs(&self) -> &BTreeMap<String, TakenJob> {
         &self.jobs
     }
 
-    /// One of them.
-    pub fn get_mut(&mut self, id: &str) -> Option<&mut Held> {
-        self.jobs.get_mut(id)
+    /// Marks jobs as being pushed, or not.
+    pub(super) fn set_being_pushed(&mut self, ids: &[String], is_being_pushed: bool) {
+        for id in ids {
+            if let Some(taken) = self.jobs.get_mut(id) {
+                taken.is_being_pushed = is_being_pushed;
+            }
+        }
     }
 
-    /// Takes what has arrived; how many jobs that were.
-    pub fn take(&mut self, remark: &dyn Fn(String)) -> Result<usize> {
-        let mut taken = 0;
+    /// Makes every path due now. The files keep their times.
+    pub(super) fn make_all_due(&mut self) {
+        let attempts = self.jobs.values_mut().flat_map(|taken| &mut taken.job.attempts);
+        attempts.for_each(|attempts| attempts.next = 0);
+    }
+
+    /// Takes new jobs out of `incoming/`.
+    pub(super) fn take(&mut self, remark: &dyn Fn(String)) -> Result<()> {
         for id in self.queue.list(Place::Incoming).map_err(in_queue)? {
             if self.queue.take(&id).map_err(in_queue)? {
-                // One that cannot be read now is looked at again, and holds no other up.
+                // A file that cannot be read now is read again later, and does not delay the other jobs.
                 if let Err(error) = self.load(&id, remark) {
                     remark(error.to_string());
                 }
-                // What somebody queues, again or anew, begins from nothing.
-                if let Some(held) = self.jobs.get_mut(&id) {
-                    held.job.attempts.clear();
+                // Failed attempts from before `larder retry` do not count.
+                if let Some(taken) = self.jobs.get_mut(&id) {
+                    taken.job.attempts.clear();
                 }
-                taken += 1;
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
+    /// Reads the file of a job in `work/`.
     fn load(&mut self, id: &str, remark: &dyn Fn(String)) -> Result<()> {
         let queue = self.queue.clone();
         match queue.read(Place::Work, id) {
-            Ok(Entry::Job(job, Author::Trusted)) => self.hold(id, job),
+            Ok(Entry::Job(job, Author::Trusted)) => self.add(id, job),
             Ok(Entry::Job(mut job, Author::Foreign)) => {
-                // Anybody's word may bring a path here; that it was built here needs the word of root.
+                // Any user may ask for a push; only root may say that a path was built here.
                 remark(format!(
-                    "job {id} was not written by root: its paths are trusted only as far as the store does"
+                    "job {id} was not written by root: larder trusts its paths only as far as the store does"
                 ));
                 job.origin = Origin::Retry;
                 job.trusted_keys.clear();
                 queue.rewrite(id, &job).map_err(in_queue)?;
-                self.hold(id, job);
+                self.add(id, job);
             }
             Ok(Entry::Bad(bad)) if bad.is_to_be_left_alone() => {
                 remark(format!("job {id} is left alone: {bad}"))
             }
-            Ok(Entry::Bad(bad)) => self.mend(id, &bad.to_string(), remark)?,
+            Ok(Entry::Bad(bad)) => self.restore(id, &bad.to_string(), remark)?,
             Ok(Entry::Gone) => {}
-            Err(error) if error.is_no_file() => self.mend(id, &error.to_string(), remark)?,
-            // Nothing is known of it; it is looked at again.
+            Err(error) if error.is_no_file() => self.restore(id, &error.to_string(), remark)?,
+            // The file may hold a sound job: it is read again later.
             Err(error) => remark(format!("job {id} cannot be read now: {error}")),
         }
         Ok(())
     }
 
-    fn hold(&mut self, id: &str, job: Job) {
-        self.jobs.insert(id.to_owned(), Held { job, running: false });
+    fn add(&mut self, id: &str, job: Job) {
+        self.jobs.insert(id.to_owned(), TakenJob { job, is_being_pushed: false });
     }
 
-    /// Replaces a damaged job by one with the paths that its roots still name. The file itself is set aside.
-    fn mend(&mut self, id: &str, reason: &str, remark: &dyn Fn(String)) -> Result<()> {
+    /// Replaces a damaged job by a job for the paths that its roots name. Sets the damaged file aside.
+    fn restore(&mut self, id: &str, reason: &str, remark: &dyn Fn(String)) -> Result<()> {
         let rooted = self.queue.rooted().map_err(in_queue)?.remove(id).unwrap_or_default();
         self.queue.set_aside(id).map_err(in_queue)?;
         let Some(job) = from_roots(rooted) else {
             remark(format!(
-                "job {id} is unusable and names nothing any more: {reason}; `larder catch-up` finds what was built"
+                "job {id} is unusable and has no roots: {reason}; `larder catch-up` finds the paths that were built"
             ));
             return Ok(());
         };
-        remark(format!("job {id} is unusable, what it was for is taken from its roots: {reason}"));
+        remark(format!("job {id} is unusable, larder restores its paths from its roots: {reason}"));
         self.queue.rewrite(id, &job).map_err(in_queue)?;
-        self.hold(id, job);
+        self.add(id, job);
         Ok(())
     }
 
-    /// Looks after what crashes leave behind: jobs in `work/` that could not be read, links in `roots/` whose job
-    /// never came because a hook was killed half-way, roots of paths that are no longer parked.
-    pub fn reconcile(&mut self, remark: &dyn Fn(String)) -> Result<()> {
-        let work = self.queue.list(Place::Work).map_err(in_queue)?;
-        for id in &work {
-            if !self.jobs.contains_key(id) {
-                self.load(id, remark)?;
+    /// Repairs the queue after crashes: loads jobs in `work/` that could not be read, makes jobs of roots whose hook was
+    /// killed before it wrote the job, removes roots of paths that are no longer parked, removes old drafts, and
+    /// registers the roots of parked paths with the daemon.
+    pub(super) fn reconcile(&mut self, daemon: &mut DaemonConnection, remark: &dyn Fn(String)) -> Result<()> {
+        for id in self.queue.list(Place::Work).map_err(in_queue)? {
+            if !self.jobs.contains_key(&id) {
+                self.load(&id, remark)?;
             }
         }
-        // In this order a job that is being taken is in one of the two.
-        let mut known: BTreeSet<_> =
-            self.queue.list(Place::Incoming).map_err(in_queue)?.into_iter().collect();
-        known.extend(self.queue.list(Place::Work).map_err(in_queue)?);
-        for (id, rooted) in self.queue.rooted().map_err(in_queue)? {
-            let since = id.split('-').next().and_then(|since| since.parse::<u64>().ok());
-            // From a time that is far ahead they come of a clock that was set back.
-            let old = since.is_some_and(|since| now().abs_diff(since) > ORPHAN_AGE);
-            if let (true, false, Some(job)) = (old, known.contains(&id), from_roots(rooted)) {
-                self.queue.rewrite(&id, &job).map_err(in_queue)?;
-                self.hold(&id, job);
-            }
-        }
+        self.adopt_orphaned_roots()?;
         self.queue.sweep_parked_roots().map_err(in_queue)?;
         self.queue.layout().sweep_drafts(Place::State).map_err(in_queue)?;
-        // The daemon may have been away when they were parked.
+        // The daemon may have been away when the paths were parked.
         let parked = self.queue.parked().map_err(in_queue)?.0;
-        if let (false, Ok(mut daemon)) = (parked.is_empty(), Daemon::connect(&self.store)) {
+        if let (false, Ok(daemon)) = (parked.is_empty(), daemon.get()) {
             let roots = self.queue.layout().path().join(Place::Roots.name());
             parked.iter().try_for_each(|parked| daemon.add_indirect_root(&roots.join(parked.link_name())))?;
         }
         Ok(())
     }
 
-    /// Finds the outputs of a job whose hook could not know them, by asking the daemon. Blocks. The error is one of
-    /// this job alone; whether the daemon can be reached has been found out before.
-    pub fn resolve(&mut self, id: &str, daemon: &mut Daemon) -> Result<()> {
-        let Some(held) = self.jobs.get_mut(id).filter(|held| held.job.paths.is_empty()) else {
+    /// Makes a job of the roots of each job that has roots and no file.
+    fn adopt_orphaned_roots(&mut self) -> Result<()> {
+        // `incoming/` before `work/`: a job that is taken in the meantime is in one of the two lists.
+        let mut known: BTreeSet<_> =
+            self.queue.list(Place::Incoming).map_err(in_queue)?.into_iter().collect();
+        known.extend(self.queue.list(Place::Work).map_err(in_queue)?);
+        for (id, rooted) in self.queue.rooted().map_err(in_queue)? {
+            let since = id.split('-').next().and_then(|since| since.parse::<u64>().ok());
+            // A time that is far ahead comes from a clock that was set back since.
+            let is_old = since.is_some_and(|since| now().abs_diff(since) > ORPHAN_AGE);
+            if let (true, false, Some(job)) = (is_old, known.contains(&id), from_roots(rooted)) {
+                self.queue.rewrite(&id, &job).map_err(in_queue)?;
+                self.add(&id, job);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the daemon for the outputs of a job that names only its derivation, and writes them into the job.
+    ///
+    /// # Errors
+    /// The error concerns this job alone: the caller has connected to the daemon before.
+    pub(super) fn resolve_outputs(&mut self, id: &str, daemon: &mut Daemon) -> Result<()> {
+        let Some(taken) = self.jobs.get_mut(id).filter(|taken| taken.job.paths.is_empty()) else {
             return Ok(());
         };
-        let unknown = |what: &str| {
-            Error::new(Area::Store, Retry::Unknown, format!("the outputs of {what} are unknown"))
+        let unknown = |derivation: &str| {
+            Error::new(Area::Store, Retry::Unknown, format!("cannot find the outputs of {derivation}"))
         };
-        let deriver = held.job.deriver.clone().ok_or_else(|| unknown("a build without a derivation"))?;
+        let deriver = taken.job.deriver.clone().ok_or_else(|| unknown("a build without a derivation"))?;
         let drv = from_queued(&self.store, &deriver).ok_or_else(|| unknown(deriver.as_str()))?;
         let outputs =
             daemon.derivation_outputs(&drv).map_err(|error| unknown(deriver.as_str()).because(error))?;
         let paths: Vec<_> =
             outputs.into_values().flatten().filter_map(|path| to_queued(&self.store, &path)).collect();
         if paths.is_empty() {
-            return Err(unknown(deriver.as_str()).because("the store has none of them"));
+            return Err(unknown(deriver.as_str()).because("no output is in the store"));
         }
-        // Behind the root of the derivation, which is number 0: so nothing is unprotected at any time.
-        let first = held.job.roots;
+        // Root number 0 keeps the derivation. The outputs' roots follow it, so nothing is unprotected at any time.
+        let first = taken.job.roots;
         for (n, path) in paths.iter().enumerate() {
             gcroot::link(self.queue.layout(), &gcroot::link_name(id, first + n), path).map_err(in_queue)?;
         }
         for link in self.queue.links(id, first + paths.len()).skip(first) {
             daemon.add_indirect_root(&link)?;
         }
-        let mut job = held.job.clone();
+        let mut job = taken.job.clone();
         job.roots = first + paths.len();
         job.paths = paths;
         job.attempts.clear();
         self.queue.rewrite(id, &job).map_err(in_queue)?;
-        held.job = job;
+        taken.job = job;
         Ok(())
     }
 
-    /// Removes a job that is done.
-    pub fn acknowledge(&mut self, id: &str) -> Result<()> {
-        let roots = self.jobs.get(id).map_or(0, |held| held.job.roots);
+    /// Removes a job that is done, with its roots.
+    pub(super) fn remove(&mut self, id: &str) -> Result<()> {
+        let roots = self.jobs.get(id).map_or(0, |taken| taken.job.roots);
         self.queue.remove(id, roots).map_err(in_queue)?;
         self.jobs.remove(id);
         Ok(())
     }
 
-    /// Leaves a job with these paths and attempts, and writes that down.
-    pub fn keep(&mut self, id: &str, paths: Vec<QueuedPath>, attempts: Vec<Attempts>) -> Result<()> {
-        let Some(held) = self.jobs.get_mut(id) else { return Ok(()) };
-        (held.job.paths, held.job.attempts) = (paths, attempts);
-        self.queue.rewrite(id, &held.job).map_err(in_queue)
+    /// Gives a job these paths and attempts, and rewrites its file.
+    pub(super) fn rewrite(
+        &mut self,
+        id: &str,
+        paths: Vec<QueuedPath>,
+        attempts: Vec<Attempts>,
+    ) -> Result<()> {
+        let Some(taken) = self.jobs.get_mut(id) else { return Ok(()) };
+        (taken.job.paths, taken.job.attempts) = (paths, attempts);
+        self.queue.rewrite(id, &taken.job).map_err(in_queue)
     }
 }
 
-/// A job for what a job's links name; derivations stand for outputs that were not known when the links were made.
+/// Makes a job for the paths that a job's roots name; `None` without roots. A derivation among them stands for outputs
+/// that the hook did not know.
 fn from_roots(rooted: Vec<QueuedPath>) -> Option<Job> {
     let roots = rooted.len();
     let (mut derivers, paths): (Vec<_>, Vec<_>) =
@@ -238,27 +269,4 @@ fn from_roots(rooted: Vec<QueuedPath>) -> Option<Job> {
         attempts: Vec::new(),
         roots,
     })
-}
-
-/// An error of the queue's directory as one of the uploader.
-pub(crate) fn in_queue(failure: Failure) -> Error {
-    let hint = match failure.kind() {
-        std::io::ErrorKind::NotFound => {
-            "there is no queue yet: the hook makes it at the first build, or `larder queue create`"
-        }
-        std::io::ErrorKind::PermissionDenied => "run as root or as the agent's user",
-        std::io::ErrorKind::StorageFull => "the disk is full",
-        _ => return Error::transient(Area::Queue, failure.to_string()),
-    };
-    Error::transient(Area::Queue, failure.to_string()).hint(hint)
-}
-
-/// A path of the queue as one of the store.
-pub(crate) fn from_queued(store: &StoreLocation, path: &QueuedPath) -> Option<StorePath> {
-    store.store_dir.parse_path(path.as_str().as_bytes()).ok()
-}
-
-/// A path of the store as one of the queue.
-pub(crate) fn to_queued(store: &StoreLocation, path: &StorePath) -> Option<QueuedPath> {
-    QueuedPath::parse(store.store_dir.as_str(), &store.store_dir.render_path(path)).ok()
 }

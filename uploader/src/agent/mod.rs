@@ -1,16 +1,29 @@
-//! Working off the queue: take, push, acknowledge; retry, park, report.
+//! Works off the queue: takes jobs, pushes their paths, removes them; retries, parks, reports.
+//!
+//! `event_loop` decides when, `keeper` does what blocks on the thread of `queue_thread`, `decide` is pure, and `apply`
+//! writes. The other files serve commands that use the queue without being its agent.
 
+mod apply;
+mod catch_up;
+mod daemon_connection;
+mod decide;
+mod event_loop;
+mod flush;
 mod inbox;
+mod keeper;
+mod path_conversion;
+mod queue_status;
+mod queue_thread;
 mod records;
 mod requeue;
-mod run;
 mod service;
-mod settle;
 mod watch;
 
-pub use inbox::{Held, Inbox};
-pub(crate) use inbox::{from_queued, in_queue, to_queued};
+pub use event_loop::{Agent, Connect, Until};
 pub use records::{Gone, Summary};
-pub(crate) use requeue::{enqueue, requeue};
-pub use run::{Agent, Connect, NUDGE, Until};
 pub use service::Service;
+
+pub(crate) use catch_up::CatchUp;
+pub(crate) use flush::{Flush, Flushed};
+pub(crate) use queue_status::QueueStatus;
+pub(crate) use requeue::{forget, parked_paths, requeue_all};

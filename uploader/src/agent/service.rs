@@ -1,15 +1,23 @@
-//! Telling a service manager how the agent is: ready, alive, stopping.
+//! Reports the agent's state to a service manager: ready, alive, stopping.
 //!
-//! The protocol is that of `sd_notify(3)`: datagrams of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names, a
-//! leading `@` standing for the NUL of an abstract address. `$WATCHDOG_USEC` is how often, in microseconds, a sign of
-//! life is wanted at least; where `$WATCHDOG_PID` is set, by that process alone.
+//! The protocol is that of `sd_notify(3)`: datagrams of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names; a
+//! leading `@` stands for the NUL byte of an abstract address. `$WATCHDOG_USEC` is the longest time between two signs of
+//! life, in microseconds; where `$WATCHDOG_PID` is set, it concerns that process alone.
+//!
+//! The crate `sd-notify` (0.5) does not replace this code. It connects to the path that `$NOTIFY_SOCKET` has, so it
+//! reaches no abstract address, and its socket blocks: a manager that does not read would halt the agent.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-/// Where messages go, and how often one is due. Without a service manager: nowhere, and never.
+use tokio::sync::watch;
+
+use super::keeper::QueueState;
+
+/// The service manager's socket, and how often it expects a sign of life. Without a manager, nothing is sent.
 #[derive(Debug, Default)]
 pub struct Service {
     socket: Option<(UnixDatagram, OsString)>,
@@ -19,7 +27,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// What the environment says.
+    /// The service manager that the environment names.
     pub fn from_environment() -> Self {
         let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
@@ -30,22 +38,43 @@ impl Service {
     fn new(address: Option<OsString>, period: Option<Duration>) -> Self {
         let socket = address.filter(|address| !address.is_empty()).and_then(|address| {
             let socket = UnixDatagram::unbound().ok()?;
-            // A manager that does not read must not hold the agent up.
+            // A manager that does not read must not halt the agent.
             socket.set_nonblocking(true).ok()?;
             Some((socket, address))
         });
-        // Twice as often as it has to be.
+        // Twice as often as the manager demands.
         let watchdog = period.filter(|_| socket.is_some()).map(|period| period / 2);
         Self { socket, watchdog, last: None, status: String::new() }
     }
 
-    /// The agent has its queue, and works from now on.
+    /// Reports that the agent has its queue and works from now on.
     pub(super) fn ready(&self) {
         self.send("READY=1");
     }
 
-    /// The agent's loop turns. The time until this is to be called again at the latest.
-    pub(super) fn alive(&mut self, queued: usize) -> Option<Duration> {
+    /// Gives signs of life for ever, and reports the number of queued jobs whenever it changes.
+    pub(super) async fn give_signs_of_life(&mut self, mut state: watch::Receiver<QueueState>) -> Infallible {
+        loop {
+            let jobs = state.borrow_and_update().jobs;
+            let wait = self.alive(jobs);
+            let next_sign = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let change = async {
+                // Without a sender, nothing changes any more.
+                if state.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! { () = next_sign => {}, () = change => {} }
+        }
+    }
+
+    /// Gives a sign of life where one is due. Returns the longest time until the next call.
+    fn alive(&mut self, queued: usize) -> Option<Duration> {
         let status = match queued {
             0 => "STATUS=nothing is queued".to_owned(),
             1 => "STATUS=1 job is queued".to_owned(),
@@ -63,12 +92,12 @@ impl Service {
         Some(every / 2)
     }
 
-    /// The agent ends.
+    /// Reports that the agent ends.
     pub(super) fn stopping(&self) {
         self.send("STOPPING=1");
     }
 
-    /// A manager that does not listen is its own trouble.
+    /// Sends a message. An error concerns the manager alone.
     fn send(&self, text: &str) {
         let Some((socket, address)) = &self.socket else { return };
         let _ = match address.as_bytes().strip_prefix(b"@") {
@@ -109,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn a_life_is_told_in_order() {
+    fn messages_come_in_order() {
         let (_dir, socket, address) = listener();
         let mut service = Service::new(Some(address), Some(Duration::from_secs(60)));
         service.ready();
         assert_eq!(service.alive(2), Some(Duration::from_secs(15)));
-        // Neither the same status nor a sign of life too early.
+        // The status has not changed, and no sign of life is due.
         service.alive(2);
         service.alive(0);
         service.stopping();
@@ -128,7 +157,7 @@ mod tests {
     #[test]
     fn without_a_manager_nothing_is_due() {
         assert_eq!(Service::new(None, Some(Duration::from_secs(60))).alive(1), None);
-        // One that is gone holds nobody up.
+        // A manager that is gone does not halt the agent.
         let mut service = Service::new(Some("/nowhere/at/all".into()), None);
         service.ready();
         assert_eq!(service.alive(1), None);

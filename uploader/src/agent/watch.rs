@@ -1,4 +1,4 @@
-//! Waking up when a job arrives.
+//! Wakes the event loop when a job arrives.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Looked at this often even if nobody says that there is news: file systems without notifications, lost events.
+/// How often the queue is read even without a notification: some file systems have none, and events are lost.
 pub(super) const POLL: Duration = Duration::from_secs(if cfg!(target_os = "linux") { 30 } else { 3 });
 
-/// Tells whenever something arrives in `directory`, for as long as the process lives.
+/// Notifies whenever a file arrives in `directory`, for as long as the process lives.
 pub(super) fn watch(directory: &Path) -> Arc<Notify> {
     let news = Arc::new(Notify::new());
     #[cfg(target_os = "linux")]
@@ -19,7 +19,7 @@ pub(super) fn watch(directory: &Path) -> Arc<Notify> {
             inotify.watches().add(directory, WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE)?;
             Ok(inotify)
         });
-        // Without it, polling serves.
+        // Without inotify, polling finds the jobs.
         if let Ok(mut inotify) = started {
             let news = news.clone();
             std::thread::spawn(move || {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn news_wakes() {
+    async fn a_new_file_notifies() {
         let dir = tempfile::tempdir().unwrap();
         let news = watch(dir.path());
         std::fs::write(dir.path().join("x"), "").unwrap();

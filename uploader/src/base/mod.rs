@@ -6,3 +6,4 @@ pub mod error;
 pub mod exit;
 pub mod file;
 pub mod lock;
+pub mod queue_error;

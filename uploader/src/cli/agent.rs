@@ -13,10 +13,10 @@ use crate::config::config_keys::LINGER;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Exit when nothing is queued and nothing has come for a while (`linger`)
+    /// Exit when the queue has been empty for a while (`linger`)
     #[arg(long)]
     exit_when_idle: bool,
-    /// Seconds that what is on its way gets to finish when the agent is stopped
+    /// Seconds that running pushes get to finish when the agent is stopped
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     drain: u64,
 }
@@ -26,19 +26,19 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let connect = context.connect(&store).await?;
     let queue = context.make_queue(&store)?;
     let progress = Arc::new(Human::new(context.config.bucket()?, true));
-    let agent = Agent::new(queue, store, connect, progress)?.ok_or_else(|| {
+    let agent = Agent::open(queue, store, connect, progress).await?.ok_or_else(|| {
         Error::permanent(
             Area::Queue,
             format!("the queue `{}` has an agent already", context.config.state_dir().display()),
         )
-        .hint("`larder flush --wait` waits for it; there is one agent to a queue")
+        .hint("`larder flush --wait` waits for that agent; a queue has one agent")
     })?;
     let until = if args.exit_when_idle {
         Until::Idle(Duration::from_secs(context.config.get(LINGER)))
     } else {
         Until::Stopped
     };
-    let agent = agent.told_to(Service::from_environment());
+    let agent = agent.with_service(Service::from_environment());
     agent.run(until, stopped()?, Duration::from_secs(args.drain)).await?;
     Ok(Exit::Ok)
 }

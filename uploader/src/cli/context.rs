@@ -128,13 +128,13 @@ impl Context {
 
     /// The queue. Fails if it does not exist.
     pub(super) fn queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
-        let layout = Layout::open(&self.config.state_dir()).map_err(crate::agent::in_queue)?;
+        let layout = Layout::open(&self.config.state_dir()).map_err(crate::base::queue_error::in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 
     /// The queue. Makes its directories if they do not exist.
     pub(super) fn make_queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
-        let layout = Layout::ready(&self.config.state_dir()).map_err(crate::agent::in_queue)?;
+        let layout = Layout::ready(&self.config.state_dir()).map_err(crate::base::queue_error::in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 

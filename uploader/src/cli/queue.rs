@@ -28,7 +28,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let Command::Create { owner } = args.command;
     let owner = owner.as_deref().map(look_up_user).transpose()?;
     let state_dir = context.config.state_dir();
-    Layout::create(&state_dir, owner).map_err(crate::agent::in_queue)?;
+    Layout::create(&state_dir, owner).map_err(crate::base::queue_error::in_queue)?;
     output::say(&format!("the queue is at {}", state_dir.display()));
     Ok(Exit::Ok)
 }

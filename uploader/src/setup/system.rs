@@ -65,7 +65,7 @@ impl System {
     pub(super) fn make_queue(&self) -> Result<()> {
         if self.is_this_machine {
             let owner = look_up_user(USER)?;
-            Layout::create(Path::new(STATE_DIR), Some(owner)).map_err(crate::agent::in_queue)?;
+            Layout::create(Path::new(STATE_DIR), Some(owner)).map_err(crate::base::queue_error::in_queue)?;
         }
         Ok(())
     }

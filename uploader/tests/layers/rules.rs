@@ -33,7 +33,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("agent", "works the queue off", &["base", "format", "store", "push"]),
     room("client", "a machine that reads", &["base", "format", "http"]),
     room("init", "prepares a bucket", &["base", "format", "bucket"]),
-    room("setup", "installs hook and agent", &["agent", "base", "bucket", "config", "client"]),
+    room("setup", "installs hook and agent", &["base", "bucket", "config", "client"]),
     room(
         "cli",
         "parses, calls, prints",
@@ -158,7 +158,7 @@ pub(crate) fn printing(source: &Source) -> Vec<String> {
 
 /// The largest file in bytes, and the longest function in lines.
 const LARGEST: usize = 20_000;
-const LONGEST: usize = 110;
+const LONGEST: usize = 60;
 
 /// A file or a function that is too long.
 pub(crate) fn sizes(source: &Source) -> Vec<String> {

@@ -1,0 +1,381 @@
+//! The agent's event loop: decides when jobs are taken, pushed and settled.
+//!
+//! Nothing here blocks. The queue and the daemon belong to [`QueueThread`], and each push is a task of its own, so
+//! uploads and the renewal of the lease go on while the loop awaits an answer.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use larder_hook::queue::{Place, Queue};
+use larder_hook::time::now;
+
+use super::decide::{possible_bucket_error, with_hint};
+use super::keeper::Batch;
+use super::queue_thread::QueueThread;
+use super::service::Service;
+use super::watch::{POLL, watch};
+use crate::base::backoff::{Backoff, Jitter};
+use crate::base::error::{Area, Error, Result, Retry};
+use crate::push::{Progress, Pusher, Report, Request};
+use crate::store::{StoreLocation, StorePath};
+
+/// The most jobs of one push.
+const JOBS_A_PUSH: usize = 256;
+/// The most pushes at the same time. With several, new jobs do not wait for a large one.
+const PUSHES: usize = 4;
+/// The pauses after failures that keep everything from being pushed.
+const PAUSES: Backoff =
+    Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(300), jitter: Jitter::Fifth };
+/// How long a session with the bucket outlives the last push.
+const SESSION_LINGER: Duration = Duration::from_secs(30);
+/// How often the queue is repaired after crashes of others.
+const RECONCILE_EVERY: Duration = Duration::from_secs(3600);
+/// How long the agent waits at its end for the last records to be written.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// When an agent ends by itself.
+#[derive(Clone, Debug)]
+pub enum Until {
+    /// Never.
+    Stopped,
+    /// When the queue has been empty for this time.
+    Idle(Duration),
+    /// When these jobs have left the queue.
+    Done(BTreeSet<String>),
+}
+
+/// Opens a session with the bucket; called again after failures.
+pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Pusher>> + Send + Sync>;
+
+/// The agent of a queue.
+pub struct Agent {
+    queue: QueueThread,
+    /// The directory in which new jobs appear.
+    incoming: PathBuf,
+    connect: Connect,
+    progress: Arc<dyn Progress>,
+    service: Service,
+    pusher: Option<Arc<Pusher>>,
+    pushes: FuturesUnordered<BoxFuture<'static, EndedPush>>,
+    /// How many general failures came in a row, and when the pause after the last one ends.
+    failures: u32,
+    pause_ends: Option<Instant>,
+    /// How many jobs the next push takes. Halved after a push that failed as a whole, to find the job that makes it
+    /// fail.
+    batch: usize,
+    /// Whether the next push tries the parked paths that are only blocked.
+    recheck: bool,
+    reconcile_at: Instant,
+}
+
+/// A push that has ended.
+struct EndedPush {
+    /// The jobs that it was for; empty when it tried blocked paths.
+    ids: Vec<String>,
+    /// The paths that it was asked for.
+    asked: BTreeSet<StorePath>,
+    report: Result<Report>,
+    /// An error of the report that means that the bucket cannot be used at all.
+    bucket_error: Option<Error>,
+}
+
+impl Agent {
+    /// Becomes the agent of a queue; `None` when the queue has one.
+    pub async fn open(
+        queue: Arc<Queue>,
+        store: Arc<StoreLocation>,
+        connect: Connect,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Option<Self>> {
+        let incoming = queue.layout().path().join(Place::Incoming.name());
+        let Some(queue) = QueueThread::start(queue, store, progress.clone()).await? else { return Ok(None) };
+        Ok(Some(Self {
+            queue,
+            incoming,
+            connect,
+            progress,
+            service: Service::default(),
+            pusher: None,
+            pushes: FuturesUnordered::new(),
+            failures: 0,
+            pause_ends: None,
+            batch: JOBS_A_PUSH,
+            recheck: true,
+            reconcile_at: Instant::now(),
+        }))
+    }
+
+    /// Reports the agent's state to a service manager.
+    pub fn with_service(mut self, service: Service) -> Self {
+        self.service = service;
+        self
+    }
+
+    /// Works until `until` holds or `stop` resolves. After `stop`, running pushes get the time `drain` to finish. What
+    /// did not finish stays queued.
+    ///
+    /// # Errors
+    /// The queue's thread has died; or, with [`Until::Done`], a permanent error keeps everything from being pushed.
+    pub async fn run(mut self, until: Until, stop: impl Future<Output = ()>, drain: Duration) -> Result<()> {
+        let mut service = std::mem::take(&mut self.service);
+        let state = self.queue.watch();
+        service.ready();
+        let ended = tokio::select! {
+            ended = self.work(&until) => Some(ended),
+            () = stop => None,
+            never = service.give_signs_of_life(state) => match never {},
+        };
+        service.stopping();
+        if ended.is_none() {
+            self.drain(drain).await;
+        }
+        self.close_session().await;
+        // What was ordered before is done when this is answered.
+        let _ = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ())).await;
+        ended.unwrap_or(Ok(()))
+    }
+
+    /// Takes jobs and pushes them until `until` holds.
+    async fn work(&mut self, until: &Until) -> Result<()> {
+        let news = watch(&self.incoming);
+        if let Until::Done(ids) = until {
+            let ids = ids.clone();
+            self.queue.ask(|keeper| keeper.await_jobs(ids)).await?;
+        }
+        let mut idle_since = Instant::now();
+        loop {
+            self.take_jobs().await?;
+            if matches!(until, Until::Done(_)) && self.pushes.is_empty() && self.queue.state().awaited == 0 {
+                return Ok(());
+            }
+            self.begin_pushes().await?;
+            if !self.pushes.is_empty() || self.queue.state().jobs > 0 {
+                idle_since = Instant::now();
+            } else if matches!(until, Until::Idle(linger) if idle_since.elapsed() >= *linger) {
+                return Ok(());
+            }
+            if self.pushes.is_empty() && idle_since.elapsed() >= SESSION_LINGER {
+                self.close_session().await;
+            }
+            let sleep = self.longest_sleep(until, idle_since);
+            tokio::select! {
+                Some(ended) = self.pushes.next(), if !self.pushes.is_empty() => {
+                    let general = self.end_push(ended).await?;
+                    if let Some(error) = general.filter(|error| ends(until, error)) {
+                        return Err(error);
+                    }
+                }
+                () = news.notified() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// Takes new jobs, and repairs the queue from time to time.
+    async fn take_jobs(&mut self) -> Result<()> {
+        let reconcile = self.reconcile_at <= Instant::now();
+        if reconcile {
+            self.reconcile_at = Instant::now() + RECONCILE_EVERY;
+            self.recheck = true;
+        }
+        match self.queue.ask(move |keeper| keeper.take_jobs(reconcile)).await? {
+            Ok(true) => (self.pause_ends, self.recheck) = (None, true),
+            Ok(false) => {}
+            // A full disk or too many open files: a pause helps, and nothing is lost meanwhile.
+            Err(error) => drop(self.pause(error)),
+        }
+        Ok(())
+    }
+
+    /// Begins pushes for the jobs that are due.
+    async fn begin_pushes(&mut self) -> Result<()> {
+        if self.pause_ends.is_some_and(|end| end > Instant::now()) {
+            return Ok(());
+        }
+        while self.pushes.len() < PUSHES {
+            let (limit, recheck) = (self.batch, std::mem::take(&mut self.recheck));
+            let Some(batch) = self.queue.ask(move |keeper| keeper.choose(limit, recheck)).await? else {
+                return Ok(());
+            };
+            let ids = batch.ids.clone();
+            match self.prepare(batch).await? {
+                Ok((pusher, ids, request)) => self.begin_push(pusher, ids, request),
+                Err(error) => {
+                    let (asked, report) = (BTreeSet::new(), Err(error));
+                    let ended = EndedPush { ids, asked, report, bucket_error: None };
+                    self.pushes.push(Box::pin(std::future::ready(ended)));
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepares the push of a batch: a session, the jobs that can be pushed, and the request. The inner error keeps the
+    /// batch from being pushed.
+    async fn prepare(&mut self, mut batch: Batch) -> Result<Result<(Arc<Pusher>, Vec<String>, Request)>> {
+        let pusher = match self.session().await? {
+            Ok(pusher) => pusher,
+            Err(error) => return Ok(Err(error)),
+        };
+        let request = move |keeper: &mut super::keeper::Keeper| {
+            let request = keeper.request(&mut batch)?;
+            Ok((batch.ids, request))
+        };
+        let prepared: Result<_> = self.queue.ask(request).await?;
+        Ok(prepared.map(|(ids, request)| (pusher, ids, request)))
+    }
+
+    /// The session with the bucket, opened if need be. The inner error is that of opening it.
+    async fn session(&mut self) -> Result<Result<Arc<Pusher>>> {
+        if self.pusher.as_ref().is_some_and(|pusher| pusher.check().is_err()) {
+            self.close_session().await;
+        }
+        if let Some(pusher) = &self.pusher {
+            return Ok(Ok(pusher.clone()));
+        }
+        let pusher = match (self.connect)().await {
+            Ok(pusher) => self.pusher.insert(Arc::new(pusher)).clone(),
+            Err(error) => return Ok(Err(error)),
+        };
+        let id = pusher.id().to_owned();
+        pusher.begin_sweep(self.queue.ask(move |keeper| keeper.note_session(&id)).await?);
+        Ok(Ok(pusher))
+    }
+
+    /// Begins a push as a task of its own.
+    fn begin_push(&mut self, pusher: Arc<Pusher>, ids: Vec<String>, request: Request) {
+        let asked = request.roots.iter().map(|root| (*root.path).clone()).collect();
+        let progress = self.progress.clone();
+        let push = tokio::spawn(async move {
+            let report = pusher.push(request, progress).await?;
+            let bucket_error = match possible_bucket_error(&report).cloned() {
+                Some(error) if pusher.probe().await.is_err() => Some(error),
+                _ => None,
+            };
+            Ok((report, bucket_error))
+        });
+        self.pushes.push(Box::pin(async move {
+            let ended = push.await.unwrap_or_else(|error| {
+                Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly").because(error))
+            });
+            let (report, bucket_error) = match ended {
+                Ok((report, bucket_error)) => (Ok(report), bucket_error),
+                Err(error) => (Err(error), None),
+            };
+            EndedPush { ids, asked, report, bucket_error }
+        }));
+    }
+
+    /// Draws the consequences of a push that has ended. The inner error keeps everything from being pushed.
+    async fn end_push(&mut self, ended: EndedPush) -> Result<Option<Error>> {
+        let EndedPush { ids, asked, report, bucket_error } = ended;
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => return self.end_failed_push(ids, error).await,
+        };
+        if let Some(error) = bucket_error {
+            self.recheck |= ids.is_empty();
+            self.queue.order(move |keeper| keeper.release(&ids))?;
+            return Ok(Some(self.pause(error)));
+        }
+        (self.failures, self.pause_ends) = (0, None);
+        self.batch = (self.batch * 2).min(JOBS_A_PUSH);
+        match self.queue.ask(move |keeper| keeper.settle(&ids, &asked, &report)).await? {
+            Ok(frees_others) => {
+                self.recheck |= frees_others;
+                Ok(None)
+            }
+            // A full disk, for example: everything is tried again.
+            Err(error) => Ok(Some(self.pause(error))),
+        }
+    }
+
+    /// Draws the consequences of a push that failed as a whole. When one of its jobs may be the cause, smaller pushes
+    /// find that job, which is then put off. The inner error keeps everything from being pushed.
+    async fn end_failed_push(&mut self, ids: Vec<String>, error: Error) -> Result<Option<Error>> {
+        let released = ids.clone();
+        self.queue.order(move |keeper| keeper.release(&released))?;
+        let may_be_one_job = matches!(error.area(), Area::Store | Area::General);
+        if !may_be_one_job || !self.queue.ask(|keeper| keeper.daemon_answers()).await? {
+            // The blocked paths have not been tried, then.
+            self.recheck |= ids.is_empty();
+            return Ok(Some(self.pause(error)));
+        }
+        if ids.len() > 1 {
+            self.batch = ids.len() / 2;
+            return Ok(Some(self.pause(error)));
+        }
+        self.progress.remark(&error.to_string());
+        // Without a job, the push tried blocked paths, which stay blocked until the next reconciliation.
+        let Some(id) = ids.into_iter().next() else { return Ok(None) };
+        Ok(self.queue.ask(move |keeper| keeper.put_off(&id, &error)).await?.err())
+    }
+
+    /// Pauses all pushes, and says why. Returns the error.
+    fn pause(&mut self, error: Error) -> Error {
+        self.failures += 1;
+        let pause = PAUSES.wait(self.failures);
+        self.pause_ends = Some(Instant::now() + pause);
+        self.progress.remark(&format!("{}; trying again in {} s", with_hint(&error), pause.as_secs().max(1)));
+        let text = error.to_string();
+        // Without the thread, the loop ends at its next question.
+        let _ = self.queue.order(|keeper| keeper.note_error(text));
+        error
+    }
+
+    /// How long the loop may sleep when nothing happens.
+    fn longest_sleep(&self, until: &Until, idle_since: Instant) -> Duration {
+        let state = self.queue.state();
+        let mut sleep = match state.next_due {
+            // The end of a push wakes the loop.
+            Some(_) if self.pushes.len() >= PUSHES => POLL,
+            Some(due) => {
+                Duration::from_secs(due.saturating_sub(now())).clamp(Duration::from_millis(200), POLL)
+            }
+            None => POLL,
+        };
+        if let Some(end) = self.pause_ends.filter(|end| *end > Instant::now()) {
+            sleep = end.saturating_duration_since(Instant::now()).min(POLL);
+        }
+        if let (Until::Idle(linger), 0) = (until, state.jobs) {
+            sleep = sleep.min(linger.saturating_sub(idle_since.elapsed()));
+        }
+        sleep.max(Duration::from_millis(20))
+    }
+
+    /// Lets running pushes finish and their consequences be written, for at most this time.
+    async fn drain(&mut self, limit: Duration) {
+        let finish = async {
+            while let Some(ended) = self.pushes.next().await {
+                let _ = self.end_push(ended).await;
+            }
+            // The thread has then also done what the loop had asked for when it was stopped.
+            let _ = self.queue.ask(|_| ()).await;
+        };
+        if tokio::time::timeout(limit, finish).await.is_err() {
+            self.progress.remark("stopped before all running pushes had finished; their jobs stay queued");
+        }
+    }
+
+    async fn close_session(&mut self) {
+        // A push that was cut off may hold the session still; its lease expires.
+        if let Some(pusher) = self.pusher.take().and_then(Arc::into_inner) {
+            pusher.close().await;
+        }
+    }
+}
+
+/// Whether a general error ends the agent.
+fn ends(until: &Until, error: &Error) -> bool {
+    matches!(until, Until::Done(_))
+        && error.retry() == Retry::Permanent
+        // Such an error may be that of one job, which smaller pushes find.
+        && !matches!(error.area(), Area::Store | Area::General)
+}

@@ -1,0 +1,136 @@
+//! Flush: waits until the jobs that are queued now have left the queue. Becomes the queue's agent when the queue has
+//! none.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder_hook::queue::{Entry, Place, Queue};
+use larder_hook::store_path::StorePath as QueuedPath;
+
+use super::event_loop::{Agent, Connect, Until};
+use super::keeper::NUDGE;
+use crate::base::error::Result;
+use crate::base::queue_error::in_queue;
+use crate::push::Progress;
+use crate::store::StoreLocation;
+
+/// How often flush checks the agent's progress, and whether there still is an agent.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// How long running pushes may go on after the timeout or an interrupt.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The jobs that were queued when the flush began.
+#[derive(Debug)]
+pub(crate) struct Flush {
+    queue: Arc<Queue>,
+    ids: BTreeSet<String>,
+    paths: BTreeSet<QueuedPath>,
+}
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// So many jobs are still queued.
+    Left(usize),
+    /// The process was asked to end.
+    Interrupted,
+}
+
+impl Flush {
+    /// Notes the jobs that are queued now, and the paths that they name.
+    pub(crate) fn begin(queue: Arc<Queue>) -> Result<Self> {
+        let (mut ids, mut paths) = (BTreeSet::new(), BTreeSet::new());
+        // A job moves from the first place to the second, so this order misses no job.
+        for place in [Place::Incoming, Place::Work] {
+            for id in queue.list(place).map_err(in_queue)? {
+                match queue.read(place, &id) {
+                    Ok(Entry::Job(job, _)) => paths.extend(job.paths),
+                    // The agent does not work on these files.
+                    Ok(Entry::Gone) => continue,
+                    Ok(Entry::Bad(bad)) if bad.is_to_be_left_alone() => continue,
+                    // The agent restores the job.
+                    Ok(Entry::Bad(_)) | Err(_) => {}
+                }
+                ids.insert(id);
+            }
+        }
+        Ok(Self { queue, ids, paths })
+    }
+
+    /// How many jobs the flush waits for.
+    pub(crate) fn jobs(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// How many of the flush's paths are parked now, and how many paths are parked in all.
+    pub(crate) fn parked(&self) -> Result<(usize, usize)> {
+        let parked = self.queue.parked().map_err(in_queue)?.0;
+        let own = parked.iter().filter(|parked| self.paths.contains(&parked.path)).count();
+        Ok((own, parked.len()))
+    }
+
+    /// Waits for the queue's agent, or becomes it, until the jobs have left the queue, the deadline has passed, or
+    /// `stop` resolves.
+    ///
+    /// # Errors
+    /// The queue cannot be read, or a permanent error keeps everything from being pushed.
+    pub(crate) async fn run(
+        &self,
+        store: &Arc<StoreLocation>,
+        connect: Connect,
+        progress: Arc<dyn Progress>,
+        deadline: Option<Instant>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Flushed> {
+        // No path waits for its next attempt while somebody waits for the path.
+        let _ = self.queue.layout().write(Place::State, Place::Incoming, NUDGE, b"");
+        let connect: Arc<dyn Fn() -> _ + Send + Sync> = Arc::from(connect);
+        let mut stop = pin!(stop);
+        loop {
+            let left = self.left()?;
+            if left == 0 || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(Flushed::Left(left));
+            }
+            let (connect, progress) = (connect.clone(), progress.clone());
+            let connect: Connect = Box::new(move || connect());
+            if let Some(agent) = Agent::open(self.queue.clone(), store.clone(), connect, progress).await? {
+                return self.work(agent, deadline, stop).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(CHECK_EVERY) => {}
+                () = &mut stop => return Ok(Flushed::Interrupted),
+            }
+        }
+    }
+
+    /// Works as the queue's agent.
+    async fn work(
+        &self,
+        agent: Agent,
+        deadline: Option<Instant>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Flushed> {
+        let mut is_interrupted = false;
+        let out_of_time = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = async {
+            tokio::select! { () = out_of_time => {}, () = stop => is_interrupted = true }
+        };
+        agent.run(Until::Done(self.ids.clone()), end, DRAIN).await?;
+        if is_interrupted { Ok(Flushed::Interrupted) } else { Ok(Flushed::Left(self.left()?)) }
+    }
+
+    /// How many of the jobs are still queued.
+    fn left(&self) -> Result<usize> {
+        let mut left = self.queue.list(Place::Incoming).map_err(in_queue)?;
+        left.extend(self.queue.list(Place::Work).map_err(in_queue)?);
+        Ok(left.iter().filter(|id| self.ids.contains(*id)).count())
+    }
+}
