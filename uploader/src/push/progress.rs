@@ -12,8 +12,8 @@ pub struct Effort {
     pub level: i32,
     /// The number of threads that share the NAR.
     pub threads: u32,
-    /// The window log of zstd with long-distance matching: the window has 2 to the power of this number of bytes. `None` means
-    /// the default window of the level, without long-distance matching.
+    /// The window log of zstd with long-distance matching: the window has 2 to the power of this number of bytes.
+    /// `None` means the default window of the level, without long-distance matching.
     pub window_log: Option<u32>,
 }
 

@@ -32,11 +32,11 @@ pub enum Level {
 
 /// The default level of xz.
 const XZ_LEVEL: u32 = 6;
-/// The hash log of zstd at level 1. The table is twice as large as the default of the level: objects are 4 % smaller for 5 %
-/// more time.
+/// The hash log of zstd at level 1. The table is twice as large as the default of the level: objects are 4 % smaller
+/// for 5 % more time.
 const LEVEL_1_HASH_LOG: u32 = 15;
-/// The number of bytes that a thread compresses at a time, when several threads share a NAR. Each thread keeps this number of
-/// bytes, and their compressed form, in memory.
+/// The number of bytes that a thread compresses at a time, when several threads share a NAR. Each thread keeps this
+/// number of bytes, and their compressed form, in memory.
 const JOB_SIZE: u32 = 2 << 20;
 
 /// A writer that compresses into `W`.
@@ -55,8 +55,8 @@ enum Encoder<W: Write> {
 }
 
 impl<W: Write> Compressor<W> {
-    /// Begins to compress into `out`. With `size`, the caller must write exactly this number of bytes, and the effort does not
-    /// change.
+    /// Begins to compress into `out`. With `size`, the caller must write exactly this number of bytes, and the effort
+    /// does not change.
     ///
     /// # Errors
     /// When the compression library has no memory, or does not accept a parameter.
@@ -75,8 +75,8 @@ impl<W: Write> Compressor<W> {
         Ok(Self { encoder: Some(encoder), effort, sized: size.is_some() })
     }
 
-    /// Changes the effort. zstd ends the frame and begins another: a file consists of any number of frames. For other formats,
-    /// and for a frame of known size, the effort stays.
+    /// Changes the effort. zstd ends the frame and begins another: a file consists of any number of frames. For other
+    /// formats, and for a frame of known size, the effort stays.
     ///
     /// # Errors
     /// When `W` fails, or the compression library.
@@ -139,9 +139,9 @@ impl<W: Write> Frame<W> {
     }
 }
 
-/// A pool of zstd contexts for large NARs. A context takes tens of megabytes. When a context is freed, the allocator keeps its
-/// memory in the heap of the thread, so contexts are used again instead. Each context stands beside the number of threads that
-/// it was used with.
+/// A pool of zstd contexts for large NARs. A context takes tens of megabytes. When a context is freed, the allocator
+/// keeps its memory in the heap of the thread, so contexts are used again instead. Each context stands beside the
+/// number of threads that it was used with.
 #[derive(Default)]
 pub struct ContextPool(Mutex<Vec<(u32, raw::Encoder<'static>)>>);
 

@@ -1,9 +1,9 @@
 //! Adapts the compression level to the bottleneck of a push.
 //!
-//! When the processor is the bottleneck, a low level is right. When the network is the bottleneck, a higher level uses idle
-//! processor time to make smaller objects. The backlog of compressed parts tells which of the two limits the push: many parts
-//! wait for a slow network, and none for a slow processor. The level also stays low while the machine is busy with other
-//! work, such as builds.
+//! When the processor is the bottleneck, a low level is right. When the network is the bottleneck, a higher level uses
+//! idle processor time to make smaller objects. The backlog of compressed parts tells which of the two limits the push:
+//! many parts wait for a slow network, and none for a slow processor. The level also stays low while the machine is
+//! busy with other work, such as builds.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,14 +18,15 @@ use super::idle_meter::IdleMeter;
 use crate::base::lock::lock;
 use crate::push::progress::Effort;
 
-/// The efforts of adaptive compression, in ascending order: a compression level, and whether zstd searches for long-distance
-/// matches. That search takes a third of the time of level 1, and saves more bytes than level 3 does: programs and their
-/// libraries repeat themselves over megabytes. Efforts that take more time than another and save no more are left out.
+/// The efforts of adaptive compression, in ascending order: a compression level, and whether zstd searches for
+/// long-distance matches. That search takes a third of the time of level 1, and saves more bytes than level 3 does:
+/// programs and their libraries repeat themselves over megabytes. Efforts that take more time than another and save no
+/// more are left out.
 const EFFORTS: [(i32, bool); 5] = [(1, false), (1, true), (3, true), (5, true), (6, true)];
 /// The place in [`EFFORTS`] where a session begins: faster than the default of zstd, and with smaller results.
 const FIRST_EFFORT: usize = 1;
-/// Memory for the windows of all NARs that are compressed at the same time, in bytes. Each NAR gets an equal share. A client
-/// needs memory for one window, and accepts a window of up to 128 MiB.
+/// Memory for the windows of all NARs that are compressed at the same time, in bytes. Each NAR gets an equal share. A
+/// client needs memory for one window, and accepts a window of up to 128 MiB.
 const WINDOW_MEMORY: u64 = 48 << 20;
 /// The smallest and the largest window log with long-distance matching. A window has 2 to the power of its log bytes.
 const WINDOW_LOGS: (u32, u32) = (20, 25);
@@ -40,8 +41,8 @@ const PROCESSOR_BOUND: f64 = 0.3;
 const IDLE: f64 = 0.1;
 /// The idle share of the machine below which the effort is lowered.
 const BUSY: f64 = 0.02;
-/// The size from which several threads compress a NAR, in bytes of NAR. For a smaller NAR, the division costs more than it
-/// gains.
+/// The size from which several threads compress a NAR, in bytes of NAR. For a smaller NAR, the division costs more than
+/// it gains.
 pub(super) const MANY_THREADS_FROM: u64 = 8 << 20;
 
 /// Chooses the effort of compression for all uploads of a session.
@@ -65,8 +66,8 @@ struct Measurement {
 }
 
 impl EffortControl {
-    /// A control for `jobs` large NARs that are compressed at the same time. `compressors` holds their places, all of them
-    /// free.
+    /// A control for `jobs` large NARs that are compressed at the same time. `compressors` holds their places, all of
+    /// them free.
     pub(super) fn new(settings: Settings, compressors: Arc<Semaphore>, jobs: usize, budget: Budget) -> Self {
         let last = Measurement { at: Instant::now(), backlog: 0.0, idle: IdleMeter::start() };
         Self {
@@ -122,8 +123,8 @@ impl fmt::Debug for EffortControl {
     }
 }
 
-/// The next place in [`EFFORTS`]. `before` and `backlog` are the backlogs of parts at the last adjustment and now; `idle` is
-/// the idle share of the machine, where the system reports it.
+/// The next place in [`EFFORTS`]. `before` and `backlog` are the backlogs of parts at the last adjustment and now;
+/// `idle` is the idle share of the machine, where the system reports it.
 fn next_effort(current: usize, before: f64, backlog: f64, idle: Option<f64>) -> usize {
     let highest = EFFORTS.len() - 1;
     // The backlog after the next period, when it changes as much as in the last period.

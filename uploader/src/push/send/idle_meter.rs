@@ -22,7 +22,8 @@ impl IdleMeter {
         Self { last: read_times() }
     }
 
-    /// The idle share of processor time since the last call, between 0 and 1. `None` where the system does not report it.
+    /// The idle share of processor time since the last call, between 0 and 1. `None` where the system does not report
+    /// it.
     pub(super) fn share(&mut self) -> Option<f64> {
         let now = read_times();
         let last = std::mem::replace(&mut self.last, now)?;

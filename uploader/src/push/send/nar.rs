@@ -1,5 +1,5 @@
-//! Brings the NAR of a path into the bucket: by sharing an object of equal contents, by waiting for another writer that is
-//! sending it, or by sending it.
+//! Brings the NAR of a path into the bucket: by sharing an object of equal contents, by waiting for another writer that
+//! is sending it, or by sending it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -24,8 +24,9 @@ use crate::session::{FACT_AGE, Patience, Session};
 use crate::store::StoreLocation;
 use crate::survey::{NarScan, find_nar};
 
-/// Memory for the compressed parts that are being sent, over all uploads, in bytes. In addition, each job fills a part. A
-/// network of 1 Gbit/s carries this amount in a quarter of a second. Requests up to this duration do not slow an upload.
+/// Memory for the compressed parts that are being sent, over all uploads, in bytes. In addition, each job fills a part.
+/// A network of 1 Gbit/s carries this amount in a quarter of a second. Requests up to this duration do not slow an
+/// upload.
 const SENDING: u64 = 32 << 20;
 
 /// A NAR that this session is sending or has sent, and the time since which its object is known to be in the bucket.
@@ -41,8 +42,8 @@ pub struct NarSender {
 }
 
 impl NarSender {
-    /// A sender for a session. `jobs` is the number of large NARs that are compressed at the same time; with `listings`, a
-    /// listing is made of each NAR that is sent.
+    /// A sender for a session. `jobs` is the number of large NARs that are compressed at the same time; with
+    /// `listings`, a listing is made of each NAR that is sent.
     pub fn new(
         session: &Session,
         store: Arc<StoreLocation>,
@@ -109,8 +110,8 @@ impl NarSender {
         Ok(uploaded)
     }
 
-    /// Sends a small NAR without asking whether the bucket has an equal one. The question would cost as much as the upload,
-    /// and far more on a server that looks through all NARs to answer.
+    /// Sends a small NAR without asking whether the bucket has an equal one. The question would cost as much as the
+    /// upload, and far more on a server that looks through all NARs to answer.
     async fn send_small(
         &self,
         requests: &RequestLimit,

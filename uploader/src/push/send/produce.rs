@@ -1,5 +1,5 @@
-//! Produces the object of a NAR: reads and hashes the NAR, compresses it, hashes the object, and cuts it into parts. Each NAR
-//! is produced in its own thread.
+//! Produces the object of a NAR: reads and hashes the NAR, compresses it, hashes the object, and cuts it into parts.
+//! Each NAR is produced in its own thread.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -62,19 +62,8 @@ impl Producer {
             Error::new(Area::Store, Retry::Unknown, format!("cannot compress `{}`", info.path.to_basename()))
                 .because(error)
         };
-        // A small NAR is one frame of known size. For a larger NAR, the effort changes while it is compressed.
-        let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
-        let effort = self.effort_control.effort(info.nar_size);
-        let out = Compressor::new(
-            self.effort_control.settings(),
-            effort,
-            size,
-            &self.contexts,
-            HashingWriter::new(sink),
-        )
-        .map_err(cannot)?;
         let mut tee = HashingWriter::new(Tee {
-            out: AdaptiveCompressor::new(out, &self.effort_control, progress, info.nar_size),
+            out: self.compressor(info, sink, progress).map_err(cannot)?,
             listing: self.listing.then(ListingWriter::new),
             left: info.nar_size,
             too_long: false,
@@ -100,6 +89,20 @@ impl Producer {
         let listing = tee.listing.and_then(|listing| listing.finish().ok());
         Ok(Produced { nar, file, listing, rest })
     }
+
+    /// A compressor for a NAR, which writes the object into `sink`.
+    fn compressor<'a>(
+        &'a self,
+        info: &PathInfo,
+        sink: PartSink<'a>,
+        progress: &'a dyn Progress,
+    ) -> io::Result<AdaptiveCompressor<'a, 'a>> {
+        // A small NAR is one frame of known size. For a larger NAR, the effort changes while it is compressed.
+        let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
+        let (settings, effort) = (self.effort_control.settings(), self.effort_control.effort(info.nar_size));
+        let out = Compressor::new(settings, effort, size, &self.contexts, HashingWriter::new(sink))?;
+        Ok(AdaptiveCompressor::new(out, &self.effort_control, progress, info.nar_size))
+    }
 }
 
 /// The error of a path whose files are missing. Only the store can tell whether the path itself is gone.
@@ -122,8 +125,8 @@ pub(super) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
         .hint("`nix-store --repair-path` or `nix store repair` repairs it, then `larder retry` pushes it")
 }
 
-/// Passes a NAR to the compressor and, when listings are on, to the listing writer. A write fails when the NAR is longer than
-/// the store promises.
+/// Passes a NAR to the compressor and, when listings are on, to the listing writer. A write fails when the NAR is
+/// longer than the store promises.
 struct Tee<'a, W> {
     out: W,
     listing: Option<ListingWriter>,

@@ -1,9 +1,9 @@
-//! Uploads one NAR: a thread produces the compressed stream in parts (see [`produce`](super::produce)), and the async side
-//! sends them.
+//! Uploads one NAR: a thread produces the compressed stream in parts (see [`produce`](super::produce)), and the async
+//! side sends them.
 //!
 //! An object of one part is one PUT from memory; a larger object is a multipart upload. The object becomes visible only
-//! when hash and size of the NAR equal those that the store promises: the PUT, or the completion of the multipart upload,
-//! comes after the comparison.
+//! when hash and size of the NAR equal those that the store promises: the PUT, or the completion of the multipart
+//! upload, comes after the comparison.
 
 use std::sync::Arc;
 
@@ -50,8 +50,8 @@ pub struct Uploaded {
 }
 
 impl Uploader {
-    /// Uploads the NAR of a path under a new key. `place` is given back as soon as the last byte is compressed: the rest
-    /// needs the network and memory, but no processor.
+    /// Uploads the NAR of a path under a new key. `place` is given back as soon as the last byte is compressed: the
+    /// rest needs the network and memory, but no processor.
     ///
     /// # Errors
     /// A path whose files are not the NAR that the store promises is a permanent error of the store.
@@ -118,7 +118,8 @@ impl Uploader {
         }
         match upload {
             None => {
-                // The rest is the whole object. Its key is used once, so a condition would only make the server search for an object.
+                // The rest is the whole object. Its key is used once, so a condition would only make the server search
+                // for an object.
                 let body = Body { bytes: rest.bytes.clone(), sha256: Some(file.sha256) };
                 self.bucket.put(key, body, ContentType::Nar, Condition::None).await?;
             }
