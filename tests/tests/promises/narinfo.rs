@@ -145,7 +145,7 @@ fn every_nix_reads_a_nar_of_frames_with_different_efforts() -> Result<()> {
 
 fn frames(nar: &[u8]) -> Result<Vec<u8>> {
     let efforts = [(1, 1, None), (1, 1, Some(25)), (3, 2, Some(24)), (6, 1, Some(23)), (1, 2, None)]
-        .map(|(level, threads, reach)| Effort { level, threads, reach });
+        .map(|(level, threads, window_log)| Effort { level, threads, window_log });
     let settings = Settings { compression: Compression::Zstd, level: Level::Adaptive, threads: 2 };
     let mut out = Compressor::new(settings, efforts[0], None, &Arc::default(), Vec::new())?;
     for (piece, effort) in nar.chunks(nar.len() / efforts.len() + 1).zip(efforts) {

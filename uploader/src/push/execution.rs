@@ -41,17 +41,18 @@ pub(super) struct Tools<'a> {
 
 /// An event that an execution waits for.
 enum Event {
-    /// The NAR of a path is in the bucket, or none is needed, or it cannot be sent.
+    /// The NAR of a path is in the bucket (`Some`), the path needs no NAR (`None`), or the path has an outcome without
+    /// a NAR.
     Uploaded(usize, Result<Option<Uploaded>, Outcome>),
-    /// The writing of an optional object has ended.
+    /// The attempt to write an optional object has ended.
     Optional,
-    /// The narinfo of a path is published, or cannot be.
+    /// The attempt to publish the narinfo of a path has ended.
     Published(usize, Result<Outcome>),
     /// Another push has settled the path.
     SettledElsewhere(usize, Outcome),
 }
 
-/// A plan in execution.
+/// The execution of a plan. Paths are nodes, numbered by their place in the plan.
 pub(super) struct Execution<'a> {
     tools: Tools<'a>,
     todo: &'a [Todo],
@@ -62,7 +63,7 @@ pub(super) struct Execution<'a> {
     running: FuturesUnordered<BoxFuture<'a, Event>>,
     /// The paths that have not begun, small and large; the next is at the end.
     waiting: [Vec<usize>; 2],
-    /// The number of paths of each lane whose NAR is on its way.
+    /// The number of paths of each lane that have begun, and whose NAR is not in the bucket yet.
     begun: [usize; 2],
 }
 
@@ -93,8 +94,8 @@ impl<'a> Execution<'a> {
     }
 
     /// Claims every path, and puts the paths in the order of their beginning: large NARs first, since the longest work
-    /// should not begin last. NARs of about the same size are in random order, so that hosts which push the same paths do
-    /// not do the same at the same time.
+    /// should not begin last. NARs of about the same size are in random order, so that hosts which push the same paths
+    /// seldom send the same NAR at the same time.
     fn claim_all(&mut self) {
         let random = RandomState::new();
         let mut nodes: Vec<_> = (0..self.todo.len()).collect();
@@ -136,6 +137,7 @@ impl<'a> Execution<'a> {
         }
     }
 
+    /// Does what follows from an event.
     fn handle(&mut self, event: Event) {
         if let Event::Uploaded(node, _) = &event {
             self.begun[lane(&self.todo[*node])] -= 1;
@@ -171,6 +173,7 @@ impl<'a> Execution<'a> {
         }));
     }
 
+    /// Begins to publish the narinfo of a path, or to sign the narinfo in the bucket.
     fn publish(&mut self, node: usize) {
         let (info, tools) = (&*self.todo[node].info, self.tools);
         let uploaded = self.uploaded[node].take();
@@ -189,7 +192,7 @@ impl<'a> Execution<'a> {
 
     /// Records the outcome of a path, and the consequences for the paths that refer to it.
     fn settle(&mut self, node: usize, outcome: Outcome) {
-        // A path that was blocked while its NAR was on its way is settled already.
+        // A path that was blocked during the upload of its NAR is settled already.
         if self.settled.contains_key(&node) {
             return;
         }
@@ -210,6 +213,7 @@ impl<'a> Execution<'a> {
         }
     }
 
+    /// Records the outcome of a path, and tells it to the pushes that wait for the path.
     fn record(&mut self, node: usize, outcome: Outcome) {
         let path: &StorePath = &self.todo[node].info.path;
         self.tools.progress.finished(path, &outcome);
@@ -230,7 +234,8 @@ async fn send(tools: Tools<'_>, todo: &Todo) -> Result<Uploaded, Outcome> {
     }
 }
 
-/// The outcome of a path whose NAR could not be sent. Only the store tells whether the path is gone.
+/// The outcome of a path whose NAR could not be sent. Only an invalid path counts as gone, and the daemon tells whether
+/// the path is valid.
 async fn failed(store: &StoreAccess, path: &Arc<StorePath>, error: Error) -> Outcome {
     if error.area() == Area::Store && store.is_gone(path).await {
         return Outcome::Gone;
@@ -238,8 +243,8 @@ async fn failed(store: &StoreAccess, path: &Arc<StorePath>, error: Error) -> Out
     Outcome::Failed(error)
 }
 
-/// The paths that must be published before each path. A build with fail points can reverse the order, so that tests see
-/// that the checker of the order finds the mistake.
+/// The paths that must be published before each path. A fail point reverses the order, so that a test can show that
+/// a wrong order is detected.
 fn in_order(references: &[Vec<usize>]) -> Cow<'_, [Vec<usize>]> {
     if !fault::is("reversed-order") {
         return references.into();

@@ -1,4 +1,4 @@
-//! A push: decide, send, publish. Each stage hands plain values to the next, and [`Pusher`] composes them.
+//! A push decides, sends and publishes. Each stage hands plain values to the next, and [`Pusher`] composes the stages.
 
 mod claims;
 pub mod decide;

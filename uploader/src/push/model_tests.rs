@@ -1,5 +1,5 @@
-//! Planning and publication against a model: random graphs, random states of the bucket, random order of what comes to
-//! an end and what fails. The model says what must hold in the words of the promise, not how it is computed.
+//! Compares planning and publication with a model, over random graphs, random contents of the bucket, and random orders
+//! of success and failure. The model states the promises, and does not repeat the algorithms.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -20,20 +20,20 @@ use crate::survey::Presence;
 
 static UPSTREAM: LazyLock<SecretKey> = LazyLock::new(|| SecretKey::generate("upstream-1").expect("a key"));
 
-/// What is special about a path.
+/// The kind of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Usual,
     Upstream,
     Excluded,
     Parked,
-    /// In the closure by name only: the store does not have it.
+    /// The closure names the path, but the store does not have it.
     Missing,
 }
 
-/// What the bucket says of it.
+/// The answer of the bucket about a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum There {
+enum InBucket {
     Absent,
     Complete,
     LacksSignatures,
@@ -44,12 +44,12 @@ enum There {
 #[derive(Clone, Debug)]
 struct Node {
     kind: Kind,
-    there: There,
-    /// Smaller numbers, and perhaps its own.
+    in_bucket: InBucket,
+    /// Nodes with smaller numbers, and perhaps the node itself.
     references: BTreeSet<usize>,
 }
 
-/// A closure, numbered so that references have smaller numbers, and whether its top was built here.
+/// A closure whose references lead to smaller numbers, and whether this machine built its roots.
 #[derive(Clone, Debug)]
 struct World {
     nodes: Vec<Node>,
@@ -64,19 +64,20 @@ fn node(number: usize) -> impl Strategy<Value = Node> {
         1 => Just(Kind::Parked),
         1 => Just(Kind::Missing),
     ];
-    let there = prop_oneof![
-        8 => Just(There::Absent),
-        4 => Just(There::Complete),
-        2 => Just(There::LacksSignatures),
-        1 => Just(There::Differs),
-        1 => Just(There::Unknown),
+    let in_bucket = prop_oneof![
+        8 => Just(InBucket::Absent),
+        4 => Just(InBucket::Complete),
+        2 => Just(InBucket::LacksSignatures),
+        1 => Just(InBucket::Differs),
+        1 => Just(InBucket::Unknown),
     ];
-    (kind, there, prop::collection::btree_set(0..=number, 0..4)).prop_map(|(kind, there, mut references)| {
-        // Of what it does not have the store knows nothing.
+    let references = prop::collection::btree_set(0..=number, 0..4);
+    (kind, in_bucket, references).prop_map(|(kind, in_bucket, mut references)| {
+        // The store does not know the references of a missing path.
         if kind == Kind::Missing {
             references.clear();
         }
-        Node { kind, there, references }
+        Node { kind, in_bucket, references }
     })
 }
 
@@ -120,22 +121,22 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
-        // What nothing refers to was asked for.
+        // The roots are the paths without a referrer.
         let referred: BTreeSet<_> = self
             .nodes
             .iter()
             .enumerate()
             .flat_map(|(number, node)| node.references.iter().filter(move |reference| **reference != number))
             .collect();
-        let tops = (0..self.nodes.len()).filter(|number| !referred.contains(number));
-        let roots = tops.map(|top| Root { path: self.path(top).into(), built_here: self.built_here });
+        let roots = (0..self.nodes.len()).filter(|number| !referred.contains(number));
+        let roots = roots.map(|root| Root { path: self.path(root).into(), built_here: self.built_here });
         let parked = (0..self.nodes.len()).filter(|number| self.nodes[*number].kind == Kind::Parked);
         let request = Request {
             roots: roots.collect(),
             parked: parked.map(|number| self.path(number)).collect(),
             ..Request::default()
         };
-        let policy = Rules {
+        let rules = Rules {
             upstream_keys: vec![UPSTREAM.public()],
             push_upstream: false,
             trusted_keys: Vec::new(),
@@ -144,17 +145,17 @@ impl World {
             max_nar_size: None,
         };
         let closure = self.closure();
-        let verdicts = judge(&StoreDir::default(), &request, &closure, &policy);
+        let verdicts = judge(&StoreDir::default(), &request, &closure, &rules);
         let asked: Vec<_> = verdicts.asked(&closure).map(|info| info.path.clone()).collect();
         let presence: HashMap<_, _> = asked
             .into_iter()
             .map(|path| {
-                let presence = match self.nodes[usize::from(path.digest()[0])].there {
-                    There::Absent => Presence::Absent,
-                    There::Complete => Presence::Complete,
-                    There::LacksSignatures => Presence::LacksSignatures,
-                    There::Differs => Presence::Differs,
-                    There::Unknown => Presence::Unknown(Error::transient(Area::Bucket, "no answer")),
+                let presence = match self.nodes[usize::from(path.digest()[0])].in_bucket {
+                    InBucket::Absent => Presence::Absent,
+                    InBucket::Complete => Presence::Complete,
+                    InBucket::LacksSignatures => Presence::LacksSignatures,
+                    InBucket::Differs => Presence::Differs,
+                    InBucket::Unknown => Presence::Unknown(Error::transient(Area::Bucket, "no answer")),
                 };
                 (path, presence)
             })
@@ -162,7 +163,7 @@ impl World {
         plan(&request, closure, verdicts, presence)
     }
 
-    /// The node and everything below it.
+    /// The closure of a node.
     fn closure_of(&self, number: usize) -> BTreeSet<usize> {
         let (mut found, mut next) = (BTreeSet::new(), vec![number]);
         while let Some(number) = next.pop() {
@@ -178,7 +179,7 @@ fn number(path: &StorePath) -> usize {
     usize::from(path.digest()[0])
 }
 
-/// For each piece of work: everything that has to come before it, also by way of others.
+/// The places of all work that must be done before the work at `place`, directly or not.
 fn before(references: &[Vec<usize>], place: usize) -> BTreeSet<usize> {
     let (mut found, mut next) = (BTreeSet::new(), references[place].clone());
     while let Some(place) = next.pop() {
@@ -193,7 +194,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn a_plan_keeps_the_promises(world in world()) {
+    fn a_plan_keeps_every_closure_complete_and_blocks_no_path_without_reason(world in world()) {
         let plan = world.plan();
         let work: HashMap<usize, usize> =
             plan.todo.iter().enumerate().map(|(place, todo)| (number(&todo.info.path), place)).collect();
@@ -203,7 +204,7 @@ proptest! {
             prop_assert!(work.contains_key(&top) != fates.contains_key(&top), "{top} has one fate");
             let below = world.closure_of(top);
             if let Some(place) = work.get(&top) {
-                // A reader never sees a broken closure: all below is available, or is published before.
+                // A client never sees an incomplete closure: each path of it is available, or is published before.
                 let earlier = before(&plan.references, *place);
                 prop_assert!(!earlier.contains(place));
                 for other in below.iter().filter(|other| **other != top) {
@@ -211,21 +212,21 @@ proptest! {
                     let published = work.get(other).is_some_and(|other| earlier.contains(other));
                     prop_assert!(available != published, "{other} below {top}");
                 }
-                let there = world.nodes[top].there;
-                prop_assert_eq!(plan.todo[*place].action == Action::Sign, there == There::LacksSignatures);
-                prop_assert!(matches!(there, There::Absent | There::LacksSignatures));
+                let in_bucket = world.nodes[top].in_bucket;
+                prop_assert_eq!(plan.todo[*place].action == Action::Sign, in_bucket == InBucket::LacksSignatures);
+                prop_assert!(matches!(in_bucket, InBucket::Absent | InBucket::LacksSignatures));
             }
-            // Nobody is held up who has no reason for it.
-            let innocent = below.iter().all(|other| {
+            // A path is held back only for a reason in its closure.
+            let unhindered = below.iter().all(|other| {
                 let node = &world.nodes[*other];
                 matches!(node.kind, Kind::Usual | Kind::Upstream)
-                    && (node.there != There::Unknown || node.kind == Kind::Upstream)
+                    && (node.in_bucket != InBucket::Unknown || node.kind == Kind::Upstream)
             });
-            if innocent && world.built_here {
+            if unhindered && world.built_here {
                 let available = fates.get(&top).is_some_and(|outcome| outcome.is_available());
                 prop_assert!(work.contains_key(&top) || available, "{top}: {:?}", fates.get(&top));
             }
-            // Whoever is blocked is told by whom.
+            // The outcome of a blocked path names a path of its closure that is not available.
             if let Some(Outcome::Blocked { by }) = fates.get(&top) {
                 let by = number(by);
                 prop_assert!(below.contains(&by));
@@ -236,7 +237,7 @@ proptest! {
     }
 }
 
-/// What has happened in a push so far.
+/// The model: the events of a push so far.
 #[derive(Clone, Debug)]
 struct Progress {
     references: Vec<Vec<usize>>,
@@ -258,7 +259,7 @@ impl Progress {
         before(&self.references, node).iter().any(|other| self.failed.contains(other))
     }
 
-    /// Whether it may be published: the promise, word for word.
+    /// Whether the node may be published: its NAR is uploaded, and all its references are published.
     fn is_ready(&self, node: usize) -> bool {
         let settled = self.published.contains(&node) || self.failed.contains(&node);
         !settled
@@ -270,10 +271,10 @@ impl Progress {
         (0..self.references.len()).filter(|node| self.is_ready(*node)).collect()
     }
 
-    /// What can happen next. Uploads of what is blocked come to an end, too.
+    /// The events that can come next. The upload of a blocked node also ends.
     fn possible(&self) -> Vec<Event> {
-        let on_the_way = |node: &usize| !self.uploaded.contains(node) && !self.failed.contains(node);
-        let uploads = (0..self.references.len()).filter(on_the_way);
+        let uploading = |node: &usize| !self.uploaded.contains(node) && !self.failed.contains(node);
+        let uploads = (0..self.references.len()).filter(uploading);
         let mut events: Vec<_> =
             uploads.flat_map(|node| [Event::Uploaded(node), Event::UploadFailed(node)]).collect();
         events.extend(
@@ -300,7 +301,7 @@ impl ReferenceStateMachine for Progress {
 
     fn transitions(state: &Self) -> BoxedStrategy<Event> {
         let possible = state.possible();
-        // An end to which nothing more happens; what is repeated changes nothing.
+        // At the end, an event without effect is repeated.
         if possible.is_empty() {
             return Just(Event::Uploaded(usize::MAX)).boxed();
         }
@@ -336,7 +337,7 @@ impl ReferenceStateMachine for Progress {
     }
 }
 
-/// The order of publication, and what it has released.
+/// The order of publication, with the nodes that it has released and blocked.
 struct Publication {
     order: Order,
     released: BTreeSet<usize>,
@@ -365,7 +366,7 @@ impl StateMachineTest for Publication {
                 }
             }
             Event::UploadFailed(node) | Event::PublishFailed(node) => {
-                // What was blocked before it failed itself is settled already.
+                // A node that was blocked before it failed is settled already.
                 if !test.blocked.contains(&node) {
                     for blocked in test.order.failed(node) {
                         assert!(test.blocked.insert(blocked), "{blocked} is blocked twice");
@@ -375,7 +376,7 @@ impl StateMachineTest for Publication {
         }
         let ended = |node: &usize| progress.published.contains(node) || progress.failed.contains(node);
         let running: BTreeSet<_> = test.released.iter().copied().filter(|node| !ended(node)).collect();
-        assert_eq!(running, progress.ready(), "what is released is what may be published");
+        assert_eq!(running, progress.ready(), "the released nodes are the nodes that may be published");
         for node in 0..progress.references.len() {
             let expected = progress.is_blocked(node) && !progress.failed.contains(&node);
             assert_eq!(test.blocked.contains(&node) && !progress.failed.contains(&node), expected, "{node}");

@@ -12,9 +12,9 @@ pub struct Effort {
     pub level: i32,
     /// The number of threads that share the NAR.
     pub threads: u32,
-    /// The distance in which zstd looks for long matches, as a power of two in bytes. `None` means the level's own window
-    /// without a search for long matches.
-    pub reach: Option<u32>,
+    /// The window log of zstd with long-distance matching: the window has 2 to the power of this number of bytes.
+    /// `None` means the default window of the level, without long-distance matching.
+    pub window_log: Option<u32>,
 }
 
 /// Receives the events of a push. Several threads call it at the same time.

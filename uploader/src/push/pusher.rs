@@ -43,7 +43,7 @@ pub struct Pusher {
     keys: Vec<SecretKey>,
     rules: Arc<Rules>,
     sender: NarSender,
-    /// The limit on small requests of all pushes: small NARs from their first byte on, and narinfos.
+    /// The limit on concurrent small requests of all pushes. A small NAR takes a slot before it is read.
     requests: RequestLimit,
     claims: Claims,
     listings: bool,
@@ -76,7 +76,8 @@ impl Pusher {
         })
     }
 
-    /// Takes over a connection to the daemon, to ask about closures. Its temporary roots stay until the session ends.
+    /// Takes over a connection to the daemon, which answers questions about closures. The daemon keeps the temporary
+    /// roots of the connection until the session ends.
     pub fn lend(&self, daemon: Daemon) {
         self.store.lend(daemon);
     }
@@ -86,22 +87,29 @@ impl Pusher {
         self.session.id()
     }
 
-    /// Fails when the session is over. A pusher without a session can do nothing.
+    /// Checks that the session goes on. After the session, a pusher cannot push.
+    ///
+    /// # Errors
+    /// When the session is over.
     pub fn check(&self) -> Result<()> {
         self.session.check()
     }
 
-    /// Fails when the bucket takes no write.
+    /// Checks that the bucket accepts a write.
+    ///
+    /// # Errors
+    /// When the session is over, or the bucket refuses the write.
     pub async fn probe(&self) -> Result<()> {
         self.session.probe().await
     }
 
-    /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be dead.
+    /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be
+    /// dead.
     pub fn begin_sweep(&self, former: Option<String>) {
         self.session.begin_sweep(former);
     }
 
-    /// Ends the session.
+    /// Ends the session, and closes the lent connection to the daemon.
     pub async fn close(self) {
         futures::future::join(self.store.close(), self.session.close()).await;
     }
@@ -109,7 +117,8 @@ impl Pusher {
     /// Pushes the roots of the request and, unless the request says otherwise, their closures.
     ///
     /// # Errors
-    /// Errors that keep everything from being pushed. An error of one path stands in the report.
+    /// When the push cannot begin, or cannot find out what to do. An error that concerns one path is its outcome in the
+    /// report.
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
         // With many roots, it is certain that the bucket will be listed: the scan begins before the closure is known.
         let facts = self.session.facts();
@@ -156,6 +165,7 @@ impl Pusher {
         Ok(found)
     }
 
+    /// Executes the plan. The report holds the outcome of each path.
     async fn execute(&self, plan: Plan, progress: &Arc<dyn Progress>) -> Result<Report> {
         let Plan { todo, references, settled: mut report } = plan;
         self.sender.forget_outdated();

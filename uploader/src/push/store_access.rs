@@ -1,4 +1,4 @@
-//! The questions that a push asks the daemon of the local store. Each question blocks, so it runs on a thread for blocking
+//! The questions that a push asks the daemon of the local store. A question blocks, so it runs on a thread for blocking
 //! work.
 
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,8 @@ use crate::store::{Closure, Daemon, StoreLocation, closure};
 pub(super) struct StoreAccess {
     /// The store.
     pub(super) location: Arc<StoreLocation>,
-    /// A connection that the caller opened. The daemon keeps the connection's temporary roots until it is closed.
+    /// A connection that the caller has opened. The daemon keeps the temporary roots of a connection until it is
+    /// closed.
     lent: Arc<Mutex<Option<Daemon>>>,
 }
 
@@ -68,9 +69,41 @@ impl StoreAccess {
         matches!(tokio::task::spawn_blocking(ask).await, Ok(Ok(valid)) if !valid.contains(path))
     }
 
-    /// Closes the lent connection. A daemon that larder started takes a moment to end.
+    /// Closes the lent connection. When larder has started the daemon, this waits for the daemon's end.
     pub(super) async fn close(&self) {
         let lent = self.lent.clone();
         let _ = tokio::task::spawn_blocking(move || drop(lock(&lent).take())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix_derivation::StoreDir;
+
+    use super::*;
+    use crate::store::DaemonAddress;
+
+    /// Access to a store whose daemon does not listen.
+    fn unreachable() -> StoreAccess {
+        StoreAccess::new(Arc::new(StoreLocation {
+            store_dir: StoreDir::default(),
+            real_dir: "/nix/store".into(),
+            state_dir: "/nix/var/nix".into(),
+            log_dir: "/nix/var/log/nix".into(),
+            daemon: DaemonAddress::Socket("/nonexistent/socket".into()),
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_path_counts_as_gone_only_when_the_daemon_says_so() {
+        let path = Arc::new(StorePath::from_parts([7; 20], "path").unwrap());
+        assert!(!unreachable().is_gone(&path).await);
+    }
+
+    #[tokio::test]
+    async fn no_closure_is_read_without_a_daemon() {
+        let path = Arc::new(StorePath::from_parts([7; 20], "path").unwrap());
+        let read = unreachable().closure_with(vec![path], |_, _| ()).await;
+        assert_eq!(read.unwrap_err().area(), Area::Store);
     }
 }

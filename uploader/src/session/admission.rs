@@ -6,20 +6,26 @@ use crate::format::cache_info::CacheInfo;
 use crate::format::marker::Format;
 use crate::format::object_keys;
 
-/// Refuses a bucket that has no marker or one of another format.
+/// Refuses a bucket that has no format marker, or a marker of another format.
+///
+/// # Errors
+/// A permanent error when the bucket is refused; the error of the bucket when it cannot be read.
 pub(super) async fn check_format(bucket: &dyn Bucket) -> Result<Format> {
     let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
     match bucket.get(object_keys::FORMAT).await? {
         None => Err(unfit()
-            .because(format!("it has not been made ready: there is no `{}`", object_keys::FORMAT))
-            .hint("`larder init` makes it ready; objects that are there stay")),
+            .because(format!("it is not prepared: it has no `{}`", object_keys::FORMAT))
+            .hint("`larder init` prepares it, and keeps its objects")),
         Some(marker) => Format::check(&marker.body).map_err(|reason| {
-            unfit().because(reason).hint("push with the newest larder that your machines use")
+            unfit().because(reason).hint("push with the newest version of larder that your machines use")
         }),
     }
 }
 
-/// Refuses a bucket for another store directory, which clients would skip.
+/// Refuses a bucket for another store directory than `store_dir`: no client of this store would use it.
+///
+/// # Errors
+/// A permanent error when the bucket is refused; the error of the bucket when it cannot be read.
 pub(super) async fn check_cache_info(bucket: &dyn Bucket, store_dir: &str) -> Result<()> {
     let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
     let Some(object) = bucket.get(object_keys::CACHE_INFO).await? else {
@@ -32,5 +38,5 @@ pub(super) async fn check_cache_info(bucket: &dyn Bucket, store_dir: &str) -> Re
     }
     Err(unfit()
         .because(format!("it is for the store directory `{}`, this store is `{store_dir}`", info.store_dir))
-        .hint("a bucket or prefix holds the paths of one store directory; use another"))
+        .hint("a bucket or prefix holds the paths of one store directory: push to another bucket or prefix"))
 }

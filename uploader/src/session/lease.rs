@@ -1,4 +1,4 @@
-//! The lease of a writer: an object that says that the writer is alive. It is renewed while the session lasts.
+//! The lease of a writer: an object which shows that the writer is alive. The session renews it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Lease {
         Ok(Self { object, life, renewal })
     }
 
-    /// Whether the lease still holds. A lease that has ended stays ended.
+    /// Whether the lease holds. A lease that has ended does not begin again.
     pub(super) fn holds(&self) -> bool {
         self.life.goes_on()
     }
@@ -88,7 +88,7 @@ struct Life(Mutex<Option<Moment>>);
 impl Life {
     fn renewed(&self, at: Moment) {
         let mut last = lock(&self.0);
-        // A lease that has run out stays ended: a collector may have counted its writer as dead.
+        // A lease that has run out does not begin again: a collector may have counted its writer as dead.
         *last = last.filter(|last| last.elapsed() < LEASE).map(|_| at);
     }
 
@@ -101,7 +101,7 @@ impl Life {
     }
 }
 
-/// Renews a lease until the bucket refuses for good.
+/// Renews a lease until the bucket refuses permanently.
 async fn renew(object: Object, life: Arc<Life>) {
     let mut wait = RENEWAL;
     loop {

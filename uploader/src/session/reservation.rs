@@ -1,8 +1,8 @@
 //! Reservations of large NARs, so that several hosts do not send the same NAR at the same time.
 //!
-//! A writer puts a reservation, on the condition that none exists, before it reads the NAR, and deletes it when the NAR is in
-//! the bucket. A reservation is a hint and no lock: another writer works on other paths for a while, and then looks again.
-//! The reservation of a killed writer delays other writers, and blocks none.
+//! A writer puts a reservation, on the condition that none exists, before it reads the NAR, and deletes it when the NAR
+//! is in the bucket. A reservation is a hint and no lock: another writer works on other paths for a while, and then
+//! tries again. The reservation of a killed writer delays other writers, and blocks none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +13,14 @@ use crate::bucket::{Bucket, Condition, ContentType, Put};
 use crate::format::marker::Reservation as Contents;
 use crate::format::object_keys;
 
-/// The time that a writer waits for another's reservation: a fixed part, and a second for each number of bytes of the NAR.
-/// This is about the time that sending takes over a fast line. On a slower line, the wait costs no more than that.
+/// The fixed part of the time that a writer waits for the reservation of another writer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The speed that determines the other part: the wait grows with the time to send the NAR over a fast network. On a
+/// slow network, the wait is short beside the upload.
 const BYTES_PER_SECOND: u64 = 32 << 20;
-/// The first and the longest pause between two looks.
+/// The first pause between two attempts to take a reservation. Each pause is twice as long as the last.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The reservations of a session.
@@ -135,9 +137,9 @@ mod tests {
         assert!(matches!(first, Reserved::Ours(Some(_))), "{first:?}");
         assert!(matches!(other.take(&[7; 32]).await, Reserved::Theirs(_)));
         assert!(matches!(other.take(&[8; 32]).await, Reserved::Ours(_)));
-        // One's own, when the answer to the first request got lost.
+        // A writer recognises its own reservation, in case the answer to its first request was lost.
         assert!(matches!(one.take(&[7; 32]).await, Reserved::Ours(Some(_))));
-        // What is another's is not given back.
+        // A writer does not delete the reservation of another writer.
         other.give_back(Reserved::Theirs(object_keys::reservation(&[7; 32]))).await;
         assert!(matches!(other.take(&[7; 32]).await, Reserved::Theirs(_)));
         one.give_back(first).await;
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_and_takes_over() {
+    fn a_writer_takes_over_a_reservation_when_the_wait_is_over() {
         let theirs = || Reserved::Theirs("key".into());
         let begun = Instant::now();
         let mut patience = Patience::new(64 << 20);

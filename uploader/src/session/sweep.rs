@@ -1,7 +1,7 @@
 //! Removes the objects that killed writers leave in a bucket: unfinished multipart uploads, reservations, and leases.
 //!
-//! The key of a NAR names its writer, and so does the contents of a reservation. A writer is dead when its lease is gone, or
-//! has not been renewed for so long that the writer is dead by any clock.
+//! The key of a NAR names its writer, and so does the contents of a reservation. A writer is dead when its lease is
+//! gone, or has not been renewed for so long that the writer is dead by any clock.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use crate::bucket::{Bucket, Depth};
 use crate::format::marker::{Lease, Reservation};
 use crate::format::object_keys;
 
-/// The age in seconds from which the lease of a writer shows that it is dead. A session ends 20 minutes after the last
-/// renewal; the rest is for clocks that differ.
+/// The age in seconds from which a lease shows that its writer is dead. A session ends 20 minutes after the last
+/// renewal. The difference is for clocks that differ.
 const DEAD: u64 = 24 * 3600;
 
-/// Begins to remove what writers that were killed have left in the bucket. `own` is the id of this writer, `former` the id
-/// of a session that is known to be dead.
+/// Begins to remove what writers that were killed have left in the bucket. `own` is the id of this writer, `former` the
+/// id of a session that is known to be dead.
 pub(super) fn begin(bucket: Arc<dyn Bucket>, own: String, former: Option<String>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        // The next session finds the objects that could not be removed.
+        // After an error, the next session finds the objects again.
         let _ = sweep(&*bucket, &own, former.as_deref()).await;
     })
 }
@@ -58,8 +58,8 @@ async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// The keys of the reservations of other writers, and the names of these writers in the keys of NARs. Only the first page is
-/// read: there are more only in a bucket that thousands of hosts write to at the same time.
+/// The keys of the reservations of other writers, and the names of these writers in the keys of NARs. One page of the
+/// listing is enough: only a bucket that thousands of hosts write to at the same time has more.
 async fn reservations(bucket: &dyn Bucket, own: &str) -> Result<Vec<(String, String)>> {
     let mut reserved = Vec::new();
     for object in bucket.list(object_keys::RESERVATIONS, None, Depth::Flat).await?.objects {
@@ -74,6 +74,7 @@ async fn reservations(bucket: &dyn Bucket, own: &str) -> Result<Vec<(String, Str
     Ok(reserved)
 }
 
+/// The leases in the bucket.
 struct Leases {
     /// The names of living writers in the keys of NARs.
     alive: HashSet<String>,
@@ -92,7 +93,7 @@ async fn leases(bucket: &dyn Bucket) -> Result<Leases> {
             let parsed = read.and_then(|object| serde_json::from_slice::<Lease>(&object.body).ok());
             match parsed {
                 Some(parsed) if parsed.renewed.abs_diff(now()) > DEAD => leases.dead.push(lease.key),
-                // An unreadable lease may be that of a living writer, and so may a lease that has just gone.
+                // An unreadable lease may belong to a living writer. So may a lease that was deleted after the listing.
                 _ => drop(leases.alive.insert(object_keys::writer(id).to_owned())),
             }
         }

@@ -1,6 +1,4 @@
-//! A writer's session with a bucket, composed of its parts.
-//!
-//! See "Other writers" in `ARCHITECTURE.md`.
+//! A writer's session with a bucket. It composes admission, lease, facts, reservations and sweep.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,11 +16,11 @@ use crate::base::lock::lock;
 use crate::bucket::Bucket;
 use crate::format::object_keys;
 
-/// The longest time that the end of a session waits for the bucket.
+/// The longest time that the end of a session waits for the sweep, and for the deletion of the lease.
 const END: Duration = Duration::from_secs(5);
 
-/// A running session: who writes, what the writer knows about the bucket, and the right to go on. [`Session::close`] gives
-/// the lease back.
+/// A running session: the id of the writer, its lease, and what it knows about the bucket. [`Session::close`] deletes
+/// the lease.
 #[derive(Debug)]
 pub struct Session {
     bucket: Arc<dyn Bucket>,
@@ -35,7 +33,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins a session: reads the format marker and the cache info, takes a lease.
+    /// Begins a session: reads the format marker and the cache info, and takes a lease.
+    ///
+    /// # Errors
+    /// When the bucket is not prepared, is for another store directory, or cannot be read or written.
     pub async fn open(bucket: Arc<dyn Bucket>, store_dir: &str) -> Result<Self> {
         let (format, info) =
             futures::future::join(check_format(&*bucket), check_cache_info(&*bucket, store_dir)).await;
@@ -75,7 +76,10 @@ impl Session {
         self.conditional_writes
     }
 
-    /// Fails when the session is over. Every narinfo is written after this check only.
+    /// Checks that the session goes on. A writer calls this before it writes a narinfo.
+    ///
+    /// # Errors
+    /// When the lease has ended.
     pub fn check(&self) -> Result<()> {
         if self.lease.holds() {
             return Ok(());
@@ -84,7 +88,10 @@ impl Session {
             .because("its lease could not be renewed, or the bucket's format has changed"))
     }
 
-    /// Writes the lease again, which succeeds whenever the bucket takes any write.
+    /// Checks that the bucket accepts a write, by writing the lease again.
+    ///
+    /// # Errors
+    /// When the session is over, or the bucket refuses the write.
     pub async fn probe(&self) -> Result<()> {
         self.check()?;
         self.lease.write().await

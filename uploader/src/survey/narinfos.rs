@@ -1,4 +1,4 @@
-//! The presence of narinfos: the bucket is asked for each of a few paths, and listed for many paths.
+//! The presence of narinfos. For a few paths, the survey reads each narinfo; for many paths, it lists the bucket.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
 use crate::format::signature::SecretKey;
 
-/// The largest number of paths for which the bucket is asked one by one.
+/// The largest number of paths whose narinfos are read without a listing.
 pub const FEW: usize = 64;
 /// The number of concurrent requests for narinfos.
 const CONCURRENT: usize = 48;
@@ -47,14 +47,13 @@ impl NarinfoScan {
         Self(task)
     }
 
-    /// Waits for the scan, and continues it as far as `wanted` paths are worth.
+    /// Waits for the scan, and continues it up to the number of pages that `wanted` paths are worth.
     async fn end(mut self, bucket: &dyn Bucket, wanted: usize) -> Result<Sizes> {
         let mut sizes = match self.0.join_next().await {
             Some(Ok(sizes)) => sizes?,
             Some(Err(error)) => {
-                return Err(
-                    Error::permanent(Area::General, "the listing of the bucket ended early").because(error)
-                );
+                return Err(Error::permanent(Area::General, "the task that lists the bucket ended early")
+                    .because(error));
             }
             None => Sizes::new("", Depth::OneLevel),
         };
@@ -82,12 +81,12 @@ pub struct NarinfoSurvey<'a> {
 }
 
 impl NarinfoSurvey<'_> {
-    /// Finds out the presence of each path, and the time since which the answers hold.
+    /// Finds the presence of each path. The result also holds the time since which the answers are known to hold.
     ///
-    /// The narinfos of [`FEW`] or fewer paths are read and compared with the store's. For more paths, a listing tells which
-    /// narinfos exist, and their sizes. A narinfo of the size that ours must have counts as complete; a narinfo of
-    /// another size is read. Of the narinfos with the expected size, a random sample is read; when one of the sample lacks
-    /// a signature, all are read.
+    /// The narinfos of [`FEW`] or fewer paths are read and compared with the store's. For more paths, a listing tells
+    /// which narinfos exist, and their sizes. A narinfo of the size that ours must have counts as complete; a narinfo
+    /// of another size is read. Of the narinfos with the expected size, a random sample is read; when one of the sample
+    /// lacks a signature, all are read.
     ///
     /// # Errors
     /// When the bucket cannot be listed. An error that concerns one path is its [`Presence::Unknown`].
@@ -121,7 +120,7 @@ impl NarinfoSurvey<'_> {
         let rest = fitting.split_off(sample);
         unclear.extend(fitting.iter().cloned());
         self.read(unclear, &mut found).await;
-        // Other contents tell nothing about the signatures of the rest.
+        // A narinfo of other contents tells nothing about the signatures on the rest.
         let is_sound = |info: &Arc<PathInfo>| {
             matches!(found.get(&info.path), Some(Presence::Complete | Presence::Differs))
         };

@@ -1,4 +1,4 @@
-//! NARs of known contents in a bucket.
+//! Finds NARs in a bucket by the hash of their contents.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use crate::format::object_keys;
 /// The SHA-256 of a NAR.
 pub(super) type NarHash = [u8; 32];
 
-/// The NARs of larder's own that a scan of the bucket has found.
+/// The NARs, written by larder, that a scan of the bucket has found.
 #[derive(Debug)]
 pub struct NarScan(PrefixScan<NarHash, NarObject>);
 
 impl NarScan {
-    /// Scans the bucket for NARs with the hashes `wanted`. For [`FEW`] or fewer hashes a scan costs more than it saves, and
-    /// finds nothing.
+    /// Scans the bucket for NARs with the hashes `wanted`. For [`FEW`] or fewer hashes, a scan costs more than it
+    /// saves, so the bucket is not scanned.
     ///
     /// # Errors
     /// When the bucket cannot be listed.
@@ -32,13 +32,14 @@ impl NarScan {
         Ok(Self(scan))
     }
 
-    /// An object with these contents, and when the bucket listed it.
+    /// An object with these contents, and the time at which the bucket listed it.
     pub fn get(&self, nar_hash: &NarHash) -> Option<(NarObject, Moment)> {
         self.0.found.get(nar_hash).map(|object| (object.clone(), self.0.at))
     }
 }
 
-/// Asks the bucket for an object with these contents. The result holds the object, and when the bucket listed it.
+/// Asks the bucket for an object with these contents. The result holds the object, and the time at which the bucket
+/// listed it.
 ///
 /// # Errors
 /// When the bucket cannot be listed.
@@ -48,7 +49,7 @@ pub async fn find_nar(bucket: &dyn Bucket, nar_hash: &NarHash) -> Result<Option<
     Ok(page.objects.into_iter().find_map(nar_object).map(|(_, object)| (object, at)))
 }
 
-/// Reads a listed NAR. The listing tells its size, and not the hash of its file.
+/// Reads the key of a listed NAR. A listing has the size of the object, and not its hash.
 fn nar_object(meta: ObjectMeta) -> Option<(NarHash, NarObject)> {
     let (hash, compression) = object_keys::parse_nar(&meta.key)?;
     Some((hash, NarObject { key: meta.key, compression, file_hash: None, file_size: Some(meta.size) }))

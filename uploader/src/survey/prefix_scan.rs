@@ -1,5 +1,5 @@
-//! A scan of the keys under a prefix, where a hash follows the prefix: the keys that it finds, and the keys that it proves to
-//! be absent.
+//! A scan of the keys with a prefix, where a hash follows the prefix. A scan finds keys, and proves that other keys are
+//! absent.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -13,12 +13,12 @@ use crate::bucket::{Bucket, Cursor, Depth, ObjectMeta};
 
 /// A page of a listing costs about as much as this number of requests for single objects.
 const REQUESTS_A_PAGE: usize = 20;
-/// From this number of pages on, the scan asks for pages by the first character of the hash, several at the same time. That
-/// costs half a page more for each character.
+/// The number of pages from which the scan is split by the first character of the hash, so that several pages are
+/// requested at the same time. The split costs half a page for each character.
 const SPLIT: usize = 32;
 /// The number of concurrent requests for pages.
 const CONCURRENT: usize = 8;
-/// The characters of nix-base32, in their order.
+/// The characters of nix-base32 in ascending order.
 const ALPHABET: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
 /// The largest number of pages that costs no more than a request for each of `wanted` objects.
@@ -37,7 +37,9 @@ pub(super) struct PrefixScan<K, V> {
     pub(super) at: Moment,
     /// The scanned prefixes, and how far each is known.
     covered: Vec<(String, Reached)>,
+    /// The number of pages so far.
     pages: usize,
+    /// The place where the scan continues; `None` before the first page and after the last page.
     next: Option<Cursor>,
 }
 
@@ -53,13 +55,13 @@ enum Reached {
 }
 
 impl<K: Eq + Hash, V> PrefixScan<K, V> {
-    /// A scan that has not begun. In all keys but a few, a hash in nix-base32 follows `prefix`.
+    /// A scan without pages. In all keys but a few, a hash in nix-base32 follows `prefix`.
     pub(super) fn new(prefix: &'static str, depth: Depth) -> Self {
         let (found, at) = (HashMap::new(), Moment::now());
         Self { prefix, depth, found, at, covered: Vec::new(), pages: 0, next: None }
     }
 
-    /// Whether the scan has found all keys that start with `prefix`.
+    /// Whether the scan knows all keys that start with `prefix`.
     pub(super) fn covers(&self, prefix: &str) -> bool {
         self.covered.iter().any(|(start, reached)| {
             prefix.starts_with(start)
@@ -73,8 +75,11 @@ impl<K: Eq + Hash, V> PrefixScan<K, V> {
 
     /// Continues the scan up to `worth` pages, counted from its beginning. `read` picks the values to keep.
     ///
-    /// Hashes are spread evenly, so that the first page tells the approximate number of pages. When that number is above
+    /// Hashes are spread evenly, so the first page tells the approximate number of pages. When that number is above
     /// `worth`, the scan stops: the part that it could cover would save less than it costs.
+    ///
+    /// # Errors
+    /// When the bucket cannot be listed.
     pub(super) async fn run<F>(&mut self, bucket: &dyn Bucket, worth: usize, read: F) -> Result<()>
     where
         F: Fn(ObjectMeta) -> Option<(K, V)> + Sync,
@@ -113,15 +118,16 @@ impl<K: Eq + Hash, V> PrefixScan<K, V> {
     where
         F: Fn(ObjectMeta) -> Option<(K, V)> + Sync,
     {
-        let left = AtomicUsize::new(worth.saturating_sub(self.pages));
-        let take =
-            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let pages_left = AtomicUsize::new(worth.saturating_sub(self.pages));
+        let take_page = || {
+            pages_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        };
         let prefixes = ALPHABET.chars().map(|letter| format!("{}{letter}", self.prefix));
-        let open = prefixes.filter(|prefix| prefix.as_str() > key || key.starts_with(prefix.as_str()));
-        let one = async |prefix: String| {
+        let unscanned = prefixes.filter(|prefix| prefix.as_str() > key || key.starts_with(prefix.as_str()));
+        let scan = async |prefix: String| {
             let (mut found, mut reached) = (Vec::new(), None);
             let mut next = key.starts_with(&prefix).then(|| Cursor::after(key));
-            while !matches!(reached, Some(Reached::End)) && take() {
+            while !matches!(reached, Some(Reached::End)) && take_page() {
                 let page = bucket.list(&prefix, next.as_ref(), self.depth).await?;
                 reached = Some(Reached::after(reached, &page.objects, page.next.is_some()));
                 found.extend(page.objects.into_iter().filter_map(&read));
@@ -129,14 +135,14 @@ impl<K: Eq + Hash, V> PrefixScan<K, V> {
             }
             Ok::<_, Error>((prefix, found, reached.unwrap_or(Reached::Nowhere)))
         };
-        let mut parts = stream::iter(open.map(one)).buffer_unordered(CONCURRENT);
+        let mut parts = stream::iter(unscanned.map(scan)).buffer_unordered(CONCURRENT);
         let (mut all, mut covered) = (Vec::new(), Vec::new());
         while let Some((prefix, found, reached)) = parts.try_next().await? {
             all.push(found);
             covered.push((prefix, reached));
         }
         drop(parts);
-        self.pages = worth - left.into_inner();
+        self.pages = worth - pages_left.into_inner();
         self.found.extend(all.into_iter().flatten());
         self.covered.extend(covered);
         self.next = None;
@@ -145,7 +151,8 @@ impl<K: Eq + Hash, V> PrefixScan<K, V> {
 }
 
 impl Reached {
-    /// How far a prefix is known after another page.
+    /// How far a prefix is known after a page with these objects. `before` is the state before that page; `truncated`
+    /// says that more pages follow.
     fn after(before: Option<Self>, objects: &[ObjectMeta], truncated: bool) -> Self {
         if !truncated {
             return Self::End;

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::error::{Area, Error};
 use crate::bucket::{AnonymousRead, Body, Condition, ContentType, ListPage, Multipart, Object, Put};
 
-/// Keys in pages of ten, and the prefixes that were asked for.
+/// A bucket that lists its keys in pages of ten, and records the prefixes of all requests.
 #[derive(Debug, Default)]
 struct Pages {
     keys: Vec<String>,
@@ -35,39 +35,39 @@ impl Bucket for Pages {
         String::new()
     }
     async fn get(&self, _: &str) -> Result<Option<Object>> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn head(&self, _: &str) -> Result<Option<ObjectMeta>> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn put(&self, _: &str, _: Body, _: ContentType, _: Condition) -> Result<Put> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn delete(&self, _: &str) -> Result<()> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn start_multipart(&self, _: &str, _: ContentType) -> Result<Box<dyn Multipart>> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn exists(&self) -> Result<bool> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn create(&self) -> Result<()> {
-        Err(not_asked())
+        Err(unsupported())
     }
     async fn allow_anonymous_read(&self) -> Result<AnonymousRead> {
-        Err(not_asked())
+        Err(unsupported())
     }
     fn public_url(&self) -> String {
         String::new()
     }
 }
 
-fn not_asked() -> Error {
-    Error::permanent(Area::General, "this is not asked here")
+fn unsupported() -> Error {
+    Error::permanent(Area::General, "this bucket only lists")
 }
 
-/// `count` keys whose hashes are spread evenly, in no order.
+/// A bucket with `count` keys in no order. Their hashes are spread evenly.
 fn bucket(count: usize, sorted: bool) -> Pages {
     let key = |number: usize| {
         let digit = |place: usize| {
@@ -78,22 +78,22 @@ fn bucket(count: usize, sorted: bool) -> Pages {
     Pages { keys: (0..count).map(key).collect(), sorted, ..Pages::default() }
 }
 
-async fn list(bucket: &Pages, worth: usize) -> (PrefixScan<String, u64>, Vec<String>) {
-    let mut listed = PrefixScan::new("", Depth::OneLevel);
-    listed.run(bucket, worth, |object| Some((object.key, object.size))).await.unwrap();
-    (listed, bucket.asked.lock().unwrap().clone())
+async fn scan(bucket: &Pages, worth: usize) -> (PrefixScan<String, u64>, Vec<String>) {
+    let mut scan = PrefixScan::new("", Depth::OneLevel);
+    scan.run(bucket, worth, |object| Some((object.key, object.size))).await.unwrap();
+    (scan, bucket.asked.lock().unwrap().clone())
 }
 
 #[tokio::test]
-async fn what_is_worth_it_is_listed_whole_whatever_the_number_of_keys() {
+async fn a_scan_that_is_worth_it_finds_all_keys_of_any_number() {
     for count in [0, 1, 9, 10, 11, 100, 250, 350, 2000] {
         for sorted in [true, false] {
             let bucket = bucket(count, sorted);
-            let (listed, asked) = list(&bucket, 1000).await;
-            assert_eq!(listed.found.len(), count);
-            assert!(bucket.keys.iter().all(|key| listed.found.contains_key(key)));
+            let (scanned, asked) = scan(&bucket, 1000).await;
+            assert_eq!(scanned.found.len(), count);
+            assert!(bucket.keys.iter().all(|key| scanned.found.contains_key(key)));
             for key in ["0x", "ghost", "zzzzzz", "m"] {
-                assert!(listed.covers(key), "{key} of {count}");
+                assert!(scanned.covers(key), "{key} of {count}");
             }
             assert!(asked.len() <= count / 10 + 1 + 32, "{} pages for {count} keys", asked.len());
             assert_eq!(
@@ -106,26 +106,26 @@ async fn what_is_worth_it_is_listed_whole_whatever_the_number_of_keys() {
 }
 
 #[tokio::test]
-async fn the_first_page_tells_when_it_is_not_worth_it() {
-    let (listed, asked) = list(&bucket(2000, true), 100).await;
-    assert_eq!((asked.len(), listed.found.len()), (1, 10));
-    assert!(listed.covers("00") && !listed.covers("0zz") && !listed.covers("m"));
+async fn a_scan_that_is_not_worth_it_ends_after_the_first_page() {
+    let (scanned, asked) = scan(&bucket(2000, true), 100).await;
+    assert_eq!((asked.len(), scanned.found.len()), (1, 10));
+    assert!(scanned.covers("00") && !scanned.covers("0zz") && !scanned.covers("m"));
 }
 
 #[tokio::test]
-async fn what_was_not_worth_it_for_few_goes_on_for_more() {
+async fn a_scan_continues_when_more_pages_are_worth_it() {
     let bucket = bucket(200, true);
-    let (mut listed, _) = list(&bucket, 3).await;
-    assert!(!listed.covers("m"));
-    listed.run(&bucket, 30, |object| Some((object.key, object.size))).await.unwrap();
-    assert_eq!(listed.found.len(), 200);
-    assert!(listed.covers("m") && listed.covers("zzz"));
+    let (mut scanned, _) = scan(&bucket, 3).await;
+    assert!(!scanned.covers("m"));
+    scanned.run(&bucket, 30, |object| Some((object.key, object.size))).await.unwrap();
+    assert_eq!(scanned.found.len(), 200);
+    assert!(scanned.covers("m") && scanned.covers("zzz"));
     assert_eq!(bucket.asked.lock().unwrap().len(), 20, "no page twice");
 }
 
 #[tokio::test]
-async fn an_unfinished_listing_that_is_not_sorted_proves_no_absence() {
-    let (listed, asked) = list(&bucket(2000, false), 20).await;
+async fn an_unfinished_scan_of_an_unsorted_listing_proves_no_absence() {
+    let (scanned, asked) = scan(&bucket(2000, false), 20).await;
     assert_eq!(asked.len(), 20);
-    assert!(["0", "00", "m", "zzz"].iter().all(|key| !listed.covers(key)));
+    assert!(["0", "00", "m", "zzz"].iter().all(|key| !scanned.covers(key)));
 }

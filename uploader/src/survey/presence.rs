@@ -1,8 +1,8 @@
-//! The answer of a survey about one path.
+//! The presence of a path in a bucket.
 
 use crate::base::error::Error;
 
-/// What the bucket has under a path.
+/// The presence of a path's narinfo in the bucket.
 #[derive(Clone, Debug)]
 pub enum Presence {
     /// No narinfo.
@@ -13,6 +13,6 @@ pub enum Presence {
     LacksSignatures,
     /// A narinfo of other contents.
     Differs,
-    /// Nothing is known: the bucket could not be asked, or the narinfo is malformed.
+    /// The presence is not known: the request failed, or the narinfo is malformed.
     Unknown(Error),
 }

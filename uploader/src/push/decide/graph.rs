@@ -12,6 +12,7 @@ use crate::store::Closure;
 pub(super) struct Graph {
     /// For each node, the end of its part of `targets`.
     ends: Vec<u32>,
+    /// The references of all nodes, one node after the other.
     targets: Vec<u32>,
 }
 
@@ -41,7 +42,7 @@ impl Graph {
         &self.targets[start as usize..self.ends[node] as usize]
     }
 
-    /// The graph with all edges turned round.
+    /// The graph with all references reversed.
     fn reversed(&self) -> Self {
         let mut starts = vec![0; self.len()];
         self.targets.iter().for_each(|target| starts[*target as usize] += 1);
@@ -80,9 +81,9 @@ pub(super) fn referrers(graph: &Graph, origins: Vec<u32>) -> Vec<Option<u32>> {
     reached
 }
 
-/// For each node of `work`: the places in `work` of the nodes that must be published before it. These are its references in
-/// `work`, and nodes of `work` below its other references: a path that is in the bucket already may refer to a path that
-/// is not.
+/// For each node of `work`: the places in `work` of the nodes that must be published before it. These are its
+/// references in `work`, and nodes of `work` below its other references: a path that is in the bucket already may refer
+/// to a path that is not.
 pub(super) fn prerequisites(graph: &Graph, work: &[u32]) -> Vec<Vec<usize>> {
     let mut places = vec![None; graph.len()];
     work.iter().enumerate().for_each(|(place, node)| places[*node as usize] = Some(place));

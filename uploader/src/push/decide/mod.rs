@@ -1,4 +1,4 @@
-//! The decisions of a push, without I/O: what is asked, what the rules say, what has to be done.
+//! The decisions of a push, without I/O: the request, the verdicts of the rules, and the plan.
 
 mod graph;
 mod plan;

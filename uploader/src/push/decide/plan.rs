@@ -46,7 +46,7 @@ pub struct Plan {
 /// What happens to a path: its outcome is settled, or there is work to do.
 type Fate = Result<Outcome, Action>;
 
-/// Makes a plan of a closure, the verdicts on its paths, and what the bucket has.
+/// Makes the plan from a closure, the verdicts on its paths, and their presence in the bucket.
 pub fn plan(
     request: &Request,
     closure: Closure,
@@ -73,7 +73,7 @@ pub fn plan(
         match (fate, info) {
             (Err(action), Some(info)) => todo.push(Todo { info, action }),
             (Err(_), None) => {}
-            // A path that was not asked for and that blocks others is no part of the report.
+            // The report leaves out a path that blocks others and that the request does not name.
             (Ok(Outcome::Blocked { by }), _) if request.no_closure && by == path && !roots.contains(&*by) => {
             }
             (Ok(outcome), _) => settled.push((path, outcome)),
@@ -82,7 +82,7 @@ pub fn plan(
     Plan { todo, references, settled: Report { outcomes: settled.into_iter().collect() } }
 }
 
-/// The fate of a path by itself. A path that may not be tried is blocked by itself.
+/// The fate of a path, without regard to its references. A path that may not be pushed is blocked by itself.
 fn fate(
     request: &Request,
     roots: &HashSet<&StorePath>,
@@ -96,13 +96,13 @@ fn fate(
         (_, Some(Presence::Unknown(error))) => Outcome::Failed(error),
         (_, Some(Presence::Complete)) => Outcome::Present,
         (_, Some(Presence::Differs)) => Outcome::Differs,
-        // The narinfo has another signature or none. We do not vouch for it.
+        // The narinfo has another signature or none. larder does not add its own.
         (Verdict::Refused, Some(Presence::LacksSignatures)) => Outcome::Present,
         (Verdict::Refused, _) => Outcome::Refused(REFUSED.into()),
         (Verdict::Push, Some(Presence::LacksSignatures)) => return Err(Action::Sign),
         (Verdict::Push, _) => {
-            let kept_back = request.no_closure && !roots.contains(&**path);
-            if !kept_back && !request.parked.contains(&**path) {
+            let left_out = request.no_closure && !roots.contains(&**path);
+            if !left_out && !request.parked.contains(&**path) {
                 return Err(Action::Upload);
             }
             Outcome::Blocked { by: path.clone() }

@@ -13,7 +13,7 @@ fn path(name: &str) -> Arc<StorePath> {
     Arc::new(StorePath::from_basename(base.as_bytes()).unwrap())
 }
 
-/// `name: references`; a leading `!` on the name makes it `ultimate`.
+/// A closure with one path for each line `name: references`. A `!` before the name makes the path `ultimate`.
 fn closure(lines: &[&str]) -> Closure {
     let mut closure = Closure::default();
     for line in lines {
@@ -41,7 +41,7 @@ fn sign(closure: &mut Closure, name: &str, key: &SecretKey) {
     info.signatures = [key.sign(&print).to_nix_string()].into();
 }
 
-fn policy() -> Rules {
+fn rules() -> Rules {
     Rules {
         upstream_keys: Vec::new(),
         push_upstream: false,
@@ -59,8 +59,8 @@ fn request(roots: &[&str], built_here: bool) -> Request {
     }
 }
 
-fn make(request: &Request, closure: Closure, policy: &Rules, present: &[(&str, Presence)]) -> Plan {
-    let verdicts = judge(&StoreDir::default(), request, &closure, policy);
+fn make(request: &Request, closure: Closure, rules: &Rules, present: &[(&str, Presence)]) -> Plan {
+    let verdicts = judge(&StoreDir::default(), request, &closure, rules);
     let mut presence: HashMap<_, _> =
         closure.infos.keys().map(|path| (path.clone(), Presence::Absent)).collect();
     presence.extend(present.iter().map(|(name, presence)| (path(name), presence.clone())));
@@ -76,49 +76,49 @@ fn settled(plan: &Plan, name: &str) -> &'static str {
 }
 
 #[test]
-fn the_whole_closure_is_looked_at_below_present_paths_too() {
+fn the_plan_covers_the_references_of_present_paths() {
     let plan = make(
         &request(&["a"], true),
         closure(&["a: b", "b: c", "c: c"]),
-        &policy(),
+        &rules(),
         &[("b", Presence::Complete)],
     );
     assert_eq!(todo(&plan), "a c");
     assert_eq!(settled(&plan, "b"), "present");
-    // `a` waits for `c`, although only `b`, which is there, refers to it; a self-reference is no dependency.
+    // `a` waits for `c`, although only `b` refers to `c`, and `b` is in the bucket. A path does not wait for itself.
     assert_eq!(plan.references, [vec![1], vec![]]);
 }
 
 #[test]
-fn upstream_is_decided_by_a_verified_signature() {
+fn a_valid_signature_of_an_upstream_key_decides_what_is_upstream() {
     let upstream = SecretKey::generate("upstream-1").unwrap();
     let imposter = SecretKey::generate("upstream-1").unwrap();
     let mut closure = closure(&["a: b c", "b:", "c:"]);
     sign(&mut closure, "b", &upstream);
     sign(&mut closure, "c", &imposter);
-    let mut policy = policy();
-    policy.upstream_keys = vec![upstream.public()];
-    let made = make(&request(&["a"], true), closure.clone(), &policy, &[]);
+    let mut rules = rules();
+    rules.upstream_keys = vec![upstream.public()];
+    let made = make(&request(&["a"], true), closure.clone(), &rules, &[]);
     assert_eq!((todo(&made).as_str(), settled(&made, "b")), ("a c", "upstream"));
-    policy.push_upstream = true;
-    assert_eq!(todo(&make(&request(&["a"], true), closure, &policy, &[])), "a b c");
+    rules.push_upstream = true;
+    assert_eq!(todo(&make(&request(&["a"], true), closure, &rules, &[])), "a b c");
 }
 
 #[test]
-fn what_a_build_used_is_trusted_and_what_nobody_vouches_for_is_refused() {
+fn the_closure_of_a_local_build_is_trusted_and_other_unsigned_paths_are_refused() {
     let lines = ["!a: b", "b:", "x: y", "y:"];
-    // The closure of something `ultimate` is trusted; x and y came from nowhere.
-    let made = make(&request(&["a", "x"], false), closure(&lines), &policy(), &[]);
+    // The closure of an `ultimate` path is trusted. Nothing shows the origin of x and y.
+    let made = make(&request(&["a", "x"], false), closure(&lines), &rules(), &[]);
     assert_eq!(todo(&made), "a b");
     assert_eq!((settled(&made, "x"), settled(&made, "y")), ("refused", "refused"));
-    // The hook's word makes x a build of this machine, and y what it used.
+    // The hook says that this machine built x, so x and its reference y are trusted.
     let lines = &lines[2..];
-    assert_eq!(todo(&make(&request(&["x"], true), closure(lines), &policy(), &[])), "x y");
-    let mut willing = policy();
+    assert_eq!(todo(&make(&request(&["x"], true), closure(lines), &rules(), &[])), "x y");
+    let mut willing = rules();
     willing.trust_unsigned = true;
     assert_eq!(todo(&make(&request(&["x"], false), closure(lines), &willing, &[])), "x y");
     let key = SecretKey::generate("friend-1").unwrap();
-    let (mut signed, mut trusting) = (closure(lines), policy());
+    let (mut signed, mut trusting) = (closure(lines), rules());
     sign(&mut signed, "y", &key);
     trusting.trusted_keys = vec![key.public()];
     let made = make(&request(&["x"], false), signed, &trusting, &[]);
@@ -126,10 +126,10 @@ fn what_a_build_used_is_trusted_and_what_nobody_vouches_for_is_refused() {
 }
 
 #[test]
-fn a_refused_path_keeps_out_what_refers_to_it_unless_it_is_there() {
+fn a_refused_path_blocks_its_referrers_unless_the_bucket_has_it() {
     let closure = || closure(&["a: r", "r:", "b:"]);
     let key = SecretKey::generate("friend-1").unwrap();
-    let mut trusting = policy();
+    let mut trusting = rules();
     trusting.trusted_keys = vec![key.public()];
     let mut signed = closure();
     sign(&mut signed, "a", &key);
@@ -140,57 +140,57 @@ fn a_refused_path_keeps_out_what_refers_to_it_unless_it_is_there() {
 }
 
 #[test]
-fn exclusion_takes_what_refers_to_it_along() {
-    let mut policy = policy();
-    policy.exclude = crate::push::decide::patterns(&["secret*".into()]).unwrap();
+fn the_referrers_of_an_excluded_path_are_excluded() {
+    let mut rules = rules();
+    rules.exclude = crate::push::decide::patterns(&["secret*".into()]).unwrap();
     let made = make(
         &request(&["a", "b"], true),
         closure(&["a: secret-x", "secret-x: c", "b: c", "c:"]),
-        &policy,
+        &rules,
         &[],
     );
     assert_eq!(todo(&made), "b c");
     assert_eq!((settled(&made, "a"), settled(&made, "secret-x")), ("excluded", "excluded"));
-    policy.exclude = GlobSet::empty();
-    policy.max_nar_size = Some(99);
-    assert_eq!(todo(&make(&request(&["b"], true), closure(&["b:"]), &policy, &[])), "");
+    rules.exclude = GlobSet::empty();
+    rules.max_nar_size = Some(99);
+    assert_eq!(todo(&make(&request(&["b"], true), closure(&["b:"]), &rules, &[])), "");
 }
 
 #[test]
-fn a_parked_path_blocks_what_refers_to_it_and_nothing_else() {
+fn a_parked_path_blocks_its_referrers_and_no_other_path() {
     let mut request = request(&["a", "b"], true);
     request.parked = [(*path("p")).clone()].into();
-    let made = make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &policy(), &[]);
+    let made = make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &rules(), &[]);
     assert_eq!(todo(&made), "b c");
     assert_eq!((settled(&made, "a"), settled(&made, "p")), ("blocked", "blocked"));
-    // Somebody else's good copy lifts the block.
+    // When another writer has pushed the path, it blocks nothing.
     let made =
-        make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &policy(), &[("p", Presence::Complete)]);
+        make(&request, closure(&["a: p", "p: c", "b: c", "c:"]), &rules(), &[("p", Presence::Complete)]);
     assert_eq!(todo(&made), "a b c");
 }
 
 #[test]
-fn an_unknown_presence_is_neither_absent_nor_present() {
+fn a_path_of_unknown_presence_fails_and_blocks() {
     let unknown = Presence::Unknown(Error::transient(crate::base::error::Area::Bucket, "x"));
-    let made = make(&request(&["a"], true), closure(&["a: b", "b:"]), &policy(), &[("b", unknown)]);
+    let made = make(&request(&["a"], true), closure(&["a: b", "b:"]), &rules(), &[("b", unknown)]);
     assert_eq!(todo(&made), "");
     assert_eq!((settled(&made, "a"), settled(&made, "b")), ("blocked", "failed"));
 }
 
 #[test]
-fn without_closure_the_references_must_be_there() {
+fn without_the_closure_the_references_must_be_in_the_bucket() {
     let mut request = request(&["a"], true);
     request.no_closure = true;
     let lines = ["a: b", "b:"];
-    let made = make(&request, closure(&lines), &policy(), &[]);
+    let made = make(&request, closure(&lines), &rules(), &[]);
     assert_eq!((todo(&made).as_str(), settled(&made, "a"), settled(&made, "b")), ("", "blocked", "-"));
-    assert_eq!(todo(&make(&request, closure(&lines), &policy(), &[("b", Presence::Complete)])), "a");
+    assert_eq!(todo(&make(&request, closure(&lines), &rules(), &[("b", Presence::Complete)])), "a");
 }
 
 #[test]
-fn a_path_that_is_gone_is_told_and_blocks() {
+fn a_missing_path_is_reported_as_gone_and_blocks() {
     let mut closure = closure(&["a: g"]);
     closure.missing.push(path("g"));
-    let made = make(&request(&["a"], true), closure, &policy(), &[]);
+    let made = make(&request(&["a"], true), closure, &rules(), &[]);
     assert_eq!((settled(&made, "a"), settled(&made, "g")), ("blocked", "gone"));
 }

@@ -1,4 +1,4 @@
-//! What a caller asks of a push.
+//! The request for a push.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use nix_narinfo::TrustedPublicKey;
 pub struct Root {
     /// The path.
     pub path: Arc<StorePath>,
-    /// Whether the hook says that this machine built the path. A path that the store calls `ultimate` counts as built here
-    /// without it.
+    /// Whether the hook says that this machine built the path. A path that the store calls `ultimate` also counts
+    /// as built here.
     pub built_here: bool,
 }
 
@@ -23,12 +23,12 @@ pub struct Request {
     pub roots: Vec<Root>,
     /// Push only the roots, not their closures. The references of the roots must be available already.
     pub no_closure: bool,
-    /// Make the plan, and change nothing.
+    /// Make the plan, and change nothing in the bucket.
     pub dry_run: bool,
-    /// Read each narinfo in the bucket, also those for which a listing tells enough.
+    /// Read each narinfo in the bucket, even when a listing shows the expected size.
     pub read_all: bool,
     /// The public keys that Nix trusted when the paths were queued.
     pub extra_keys: Vec<TrustedPublicKey>,
-    /// Parked paths, which are not tried.
+    /// The parked paths. They are not pushed.
     pub parked: BTreeSet<StorePath>,
 }

@@ -14,13 +14,13 @@ use crate::format::signature::verified;
 /// The rules.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// A path that one of these keys has signed is upstream's.
+    /// A path with a signature by one of these keys is available upstream.
     pub upstream_keys: Vec<TrustedPublicKey>,
-    /// Push upstream's paths, too.
+    /// Also push paths that are available upstream.
     pub push_upstream: bool,
-    /// A path that one of these keys has signed may be signed here.
+    /// A path with a signature by one of these keys is trusted.
     pub trusted_keys: Vec<TrustedPublicKey>,
-    /// Sign every path, trusted or not.
+    /// Trust every path.
     pub trust_unsigned: bool,
     /// Patterns on the names of paths that are not pushed.
     pub exclude: GlobSet,
@@ -28,12 +28,12 @@ pub struct Rules {
     pub max_nar_size: Option<u64>,
 }
 
-/// The verdict on a path by itself.
+/// The verdict on a path, without regard to its references.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Push the path and sign it.
     Push,
-    /// Upstream has the path.
+    /// The path is available upstream.
     Upstream,
     /// The configuration excludes the path, for this reason.
     Excluded(String),
@@ -41,10 +41,13 @@ pub enum Verdict {
     Refused,
 }
 
-/// Compiles `exclude` patterns.
+/// Compiles the patterns of `exclude`.
+///
+/// # Errors
+/// When a text is not a pattern.
 pub fn patterns(texts: &[String]) -> Result<GlobSet> {
     let bad = |text: &str, error: globset::Error| {
-        Error::permanent(Area::Config, format!("`{text}` in `exclude` is no pattern"))
+        Error::permanent(Area::Config, format!("`{text}` in `exclude` is not a pattern"))
             .because(error.kind().to_string())
     };
     let mut set = GlobSetBuilder::new();
@@ -55,8 +58,8 @@ pub fn patterns(texts: &[String]) -> Result<GlobSet> {
 }
 
 impl Rules {
-    /// Judges a path. `built_here` says whether this machine built the path or used it in a build; `extra_keys` are the keys
-    /// that Nix trusted when the path was queued. A signature is checked only where it decides the verdict.
+    /// Judges a path. `built_here` says whether this machine built the path or used it in a build; `extra_keys` are the
+    /// keys that Nix trusted when the path was queued. A signature is checked only where it decides the verdict.
     pub fn judge(
         &self,
         store_dir: &StoreDir,
@@ -94,5 +97,5 @@ impl Rules {
     }
 }
 
-/// The reason that a person reads when a path is refused.
-pub(super) const REFUSED: &str = "it was not built here, is not content-addressed and has no signature by a key of `trusted-keys`; `--trust-unsigned` signs it all the same";
+/// The reason in the outcome of a refused path.
+pub(super) const REFUSED: &str = "it was not built here, is not content-addressed and has no signature by a key of `trusted-keys`; `--trust-unsigned` signs it nevertheless";

@@ -1,4 +1,4 @@
-//! What the rules say about each path of a closure, before the bucket is asked.
+//! Judges each path of a closure by the rules, before the bucket is asked.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::store::Closure;
 #[derive(Debug)]
 pub struct Verdicts {
     pub(super) graph: Graph,
-    /// In the order of the closure.
+    /// One verdict for each path with path info, in the order of the closure.
     pub(super) verdicts: Vec<Verdict>,
 }
 
 impl Verdicts {
-    /// The paths about which the bucket must be asked.
+    /// The paths whose presence in the bucket decides the plan.
     pub fn asked<'a>(&self, closure: &'a Closure) -> impl Iterator<Item = &'a Arc<PathInfo>> {
         let asked = |verdict: &Verdict| matches!(verdict, Verdict::Push | Verdict::Refused);
         closure
@@ -67,7 +67,8 @@ pub fn judge(store_dir: &StoreDir, request: &Request, closure: &Closure, rules: 
     Verdicts { graph, verdicts }
 }
 
-/// The paths that this machine built, and the closures of these builds: this machine has trusted its inputs already.
+/// For each node: whether this machine built the path, or used it in a build. This machine has trusted these paths
+/// already.
 fn built_here(request: &Request, closure: &Closure, graph: &Graph) -> Vec<bool> {
     let told: HashSet<_> =
         request.roots.iter().filter(|root| root.built_here).map(|root| &*root.path).collect();

@@ -1,4 +1,4 @@
-//! Writes the listing of a path beside its narinfo. No client needs a listing, so nothing waits for it.
+//! Writes the listing of a path. Nix does not need the listing, so no narinfo waits for it.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::format::path_info::PathInfo;
 use crate::push::progress::Progress;
 use crate::store::{StoreLocation, dump};
 
-/// Writes a listing. Without `listing`, which is made while a NAR is sent, the path is read from the store. A failure is
-/// only a remark.
+/// Writes a listing. `listing` holds the listing when it was made during the upload of the NAR; otherwise, the path is
+/// read from the store. A failure becomes a remark, and the push goes on.
 pub async fn write_listing(
     bucket: &dyn Bucket,
     store: Arc<StoreLocation>,
@@ -31,6 +31,6 @@ pub async fn write_listing(
     let Some(listing) = listing else { return };
     let key = object_keys::listing(&info.path);
     if let Err(error) = bucket.put(&key, listing.into(), ContentType::Json, Condition::None).await {
-        progress.remark(&format!("no listing of `{}`: {error}", info.path.to_basename()));
+        progress.remark(&format!("cannot write the listing of `{}`: {error}", info.path.to_basename()));
     }
 }

@@ -1,4 +1,4 @@
-//! Publishing: narinfos become visible, each after all its references. Optional objects stand beside them.
+//! Publishes narinfos, each after all its references, and optional listings.
 
 mod listing;
 mod narinfo;

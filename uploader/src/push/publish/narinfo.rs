@@ -1,4 +1,4 @@
-//! Publishes the narinfo of a path, or adds our signatures to the narinfo that the bucket has.
+//! Publishes the narinfo of a path, or adds our signatures to the narinfo in the bucket.
 
 use larder_hook::fault::point;
 use nix_derivation::StoreDir;
@@ -32,7 +32,7 @@ impl Publisher<'_> {
     /// Publishes the narinfo of a path whose NAR is in the bucket.
     ///
     /// # Errors
-    /// When the session is over, when an object that the narinfo relies on has vanished, and when the bucket fails.
+    /// When the session is over, when the NAR or the narinfo of a reference has vanished, or when the bucket fails.
     pub async fn publish(&self, info: &PathInfo, nar: &Uploaded) -> Result<Outcome> {
         let (object, sent) = (&nar.object, nar.sent);
         self.check_references(info).await?;
@@ -50,7 +50,7 @@ impl Publisher<'_> {
         }
         match self.bucket().put(&key, bytes.into(), ContentType::NarInfo, Condition::IfAbsent).await? {
             Put::Written => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
-            // Another writer was first, or the answer to our own first attempt was lost: the narinfo tells.
+            // Another writer was first, or the answer to our first attempt was lost. The narinfo tells which.
             Put::Refused => match self.sign(info).await? {
                 Outcome::Present => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
                 other => Ok(other),
@@ -61,7 +61,7 @@ impl Publisher<'_> {
     /// Adds our signatures to the narinfo in the bucket.
     ///
     /// # Errors
-    /// As for [`Publisher::publish`]; and when other writers change the narinfo at each attempt.
+    /// As for [`Publisher::publish`], and when other writers change the narinfo at each attempt.
     pub async fn sign(&self, info: &PathInfo) -> Result<Outcome> {
         self.check_references(info).await?;
         self.session.check()?;

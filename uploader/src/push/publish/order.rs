@@ -1,29 +1,35 @@
-//! The order of publication, as a state machine without I/O: a narinfo may be published when its NAR is there and the
-//! narinfos of all its references are published.
+//! The order of publication, as a state machine without I/O. A narinfo may be published when its NAR is in the bucket
+//! and the narinfos of all its references are published.
 
-/// What has to happen before a node may be published, and what became of it.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Waits for its own NAR (`nar`) and for so many references.
-    Waiting { nar: bool, references: usize },
-    /// Handed out for publication.
+    /// The node waits.
+    Waiting {
+        /// Whether its NAR is not in the bucket yet.
+        nar: bool,
+        /// The number of references that are not published yet.
+        references: usize,
+    },
+    /// The caller may publish the node.
     Ready,
-    /// Published.
+    /// The node is published.
     Done,
-    /// Cannot be published.
+    /// The node cannot be published.
     Failed,
 }
 
-/// A graph of paths on their way into the bucket. Nodes are numbered from 0.
+/// The order in which the paths of a push are published. Each path is a node; nodes are numbered from 0.
 #[derive(Clone, Debug)]
 pub struct Order {
     states: Vec<State>,
+    /// For each node, the nodes that refer to it.
     dependents: Vec<Vec<usize>>,
 }
 
 impl Order {
-    /// `references[i]` are the nodes that must be published before node `i`; a node is never among its own, and the
-    /// graph of a Nix store has no cycles.
+    /// An order in which no node is published. `references[i]` holds the nodes that must be published before node `i`.
+    /// The graph must have no cycle, and no node that refers to itself.
     pub fn new(references: &[Vec<usize>]) -> Self {
         let mut dependents = vec![Vec::new(); references.len()];
         for (node, targets) in references.iter().enumerate() {
@@ -38,7 +44,7 @@ impl Order {
         Self { states, dependents }
     }
 
-    /// The NAR of `node` is in the bucket. Whether the node may be published now.
+    /// Records that the NAR of `node` is in the bucket. The result says whether the node may be published now.
     #[must_use]
     pub fn uploaded(&mut self, node: usize) -> bool {
         if let State::Waiting { nar, .. } = &mut self.states[node] {
@@ -47,7 +53,7 @@ impl Order {
         self.release(node)
     }
 
-    /// The narinfo of `node` is in the bucket. The nodes that may be published now.
+    /// Records that the narinfo of `node` is in the bucket. The result holds the nodes that may be published now.
     #[must_use]
     pub fn published(&mut self, node: usize) -> Vec<usize> {
         self.states[node] = State::Done;
@@ -63,7 +69,8 @@ impl Order {
             .collect()
     }
 
-    /// `node` cannot be published. The nodes that cannot be published because of it, nearest first, each once.
+    /// Records that `node` cannot be published. The result holds each waiting node that refers to it, directly or not:
+    /// these nodes cannot be published either.
     #[must_use]
     pub fn failed(&mut self, node: usize) -> Vec<usize> {
         self.states[node] = State::Failed;
@@ -80,6 +87,7 @@ impl Order {
         blocked
     }
 
+    /// Marks a waiting node as ready when nothing is left to wait for.
     fn release(&mut self, node: usize) -> bool {
         let ready = self.states[node] == State::Waiting { nar: false, references: 0 };
         if ready {
@@ -94,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_first() {
+    fn a_node_is_released_after_its_references() {
         // 0 ← 1 ← 2, 0 ← 2
         let mut order = Order::new(&[vec![], vec![0], vec![0, 1]]);
         assert!(!order.uploaded(2));
@@ -106,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_blocks_what_refers_to_it_and_nothing_else() {
+    fn a_failure_blocks_its_referrers_and_no_other_node() {
         // 0 ← 1 ← 2, 3 alone, 4 refers to 3 and 1
         let mut order = Order::new(&[vec![], vec![0], vec![1], vec![], vec![3, 1]]);
         let mut blocked = order.failed(0);
@@ -118,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_order_of_uploads_each_is_released_once_and_after_its_references() {
+    fn in_any_order_of_uploads_each_node_is_released_once_and_after_its_references() {
         let references: Vec<Vec<usize>> =
             (0..40).map(|i: usize| (0..i).filter(|j| (i * 7 + j * 3).is_multiple_of(5)).collect()).collect();
         for seed in 0..50_usize {

@@ -1,4 +1,4 @@
-//! The memory that compressed parts may take up, and how much of it waits for the wire.
+//! Limits the memory for compressed parts, and measures how much of it waits to be sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,35 +6,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// The unit in which memory is budgeted.
+/// The unit of the budget, in bytes.
 const UNIT: u64 = 64 << 10;
 
-/// The memory that compressed parts may take up, over all uploads.
+/// The limit of the memory for compressed parts, over all uploads.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
+    /// The free units.
     semaphore: Arc<Semaphore>,
+    /// All units.
     total: u32,
-    /// How much of it is for parts that are complete.
+    /// Bytes for parts that are complete.
     sending: u64,
     /// Bytes of parts that are complete and not sent yet.
     pending: Arc<AtomicU64>,
 }
 
 impl Budget {
-    /// A budget of so many bytes for parts that are being filled, and for parts that are being sent.
+    /// A budget of `filling` bytes for parts that are being filled, and `sending` bytes for parts that are being sent.
     pub(super) fn new(filling: u64, sending: u64) -> Self {
         let total = units(filling + sending);
         let semaphore = Arc::new(Semaphore::new(total as usize));
         Self { semaphore, total, sending, pending: Arc::default() }
     }
 
-    /// Waits for the memory of one part. One that is larger than the whole budget gets all of it.
+    /// Waits for the memory of a part of `bytes` bytes. A part that is larger than the budget gets the whole budget.
     pub(super) async fn take(&self, bytes: u64) -> Result<Share, AcquireError> {
         let permit = self.semaphore.clone().acquire_many_owned(units(bytes).min(self.total)).await?;
         Ok(Share { permit, pending: self.pending.clone() })
     }
 
-    /// The share of the memory for sending that is in use: about 1 where parts are made faster than they are sent.
+    /// The share of the memory for sending that is in use: about 1 when parts are produced faster than they are sent.
     pub(super) fn backlog(&self) -> f64 {
         self.pending.load(Ordering::Relaxed) as f64 / self.sending.max(1) as f64
     }
@@ -51,15 +53,16 @@ pub(super) struct Share {
     pending: Arc<AtomicU64>,
 }
 
-/// A piece of the compressed stream, to be sent. It holds its share of the budget until it is dropped.
+/// A part of the compressed stream. It holds its share of the budget until it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Part {
+    /// The bytes of the part.
     pub(super) bytes: Bytes,
     share: Option<Share>,
 }
 
 impl Part {
-    /// With no more of the budget than it needs.
+    /// A complete part, which waits to be sent. The memory of `share` that it does not need becomes free.
     pub(super) fn new(bytes: Bytes, mut share: Share) -> Self {
         let needed = units(bytes.len() as u64) as usize;
         drop(share.permit.split(share.permit.num_permits().saturating_sub(needed)));
@@ -81,19 +84,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_part_counts_until_it_is_sent() {
+    async fn a_part_counts_as_backlog_until_it_is_dropped() {
         let budget = Budget::new(UNIT, 3 * UNIT);
         let share = budget.take(4 * UNIT).await.unwrap();
         assert_eq!((budget.backlog(), budget.semaphore.available_permits()), (0.0, 0));
         let part = Part::new(vec![0; 3 * UNIT as usize - 5].into(), share);
         assert!(budget.backlog() > 0.99);
-        assert_eq!(budget.semaphore.available_permits(), 1, "what it does not need is given back");
+        assert_eq!(budget.semaphore.available_permits(), 1, "the memory that the part does not need is free");
         drop(part);
         assert_eq!((budget.backlog(), budget.semaphore.available_permits()), (0.0, 4));
     }
 
     #[tokio::test]
-    async fn a_part_larger_than_the_budget_gets_all_of_it() {
+    async fn a_part_larger_than_the_budget_gets_the_whole_budget() {
         let budget = Budget::new(UNIT, UNIT);
         let share = budget.take(u64::MAX >> 20).await.unwrap();
         assert_eq!(share.permit.num_permits(), 2);

@@ -1,15 +1,16 @@
-//! Memory for compressed parts.
+//! A buffer of fixed capacity for a compressed part.
 
 use std::io;
 
 use bytes::Bytes;
 use memmap2::MmapMut;
 
-/// From this size on, a buffer is mapped by itself. The allocator would keep such blocks when they are freed, in each
-/// thread's own heap: a push then holds several times what it uses. What is unmapped is gone at once.
+/// The capacity in bytes from which a buffer is a memory mapping of its own. The allocator keeps freed blocks of this
+/// size in the heap of each thread, so that a push would hold several times the memory that it uses. An unmapped buffer
+/// frees its memory at once.
 const MAPPED_FROM: usize = 256 << 10;
 
-/// A buffer of fixed capacity. Memory is taken as it fills.
+/// A buffer of fixed capacity. A mapped buffer takes memory only as it is filled.
 #[derive(Debug)]
 pub(super) struct Buffer {
     memory: Memory,
@@ -23,10 +24,10 @@ enum Memory {
 }
 
 impl Buffer {
-    /// An empty one.
+    /// An empty buffer for `capacity` bytes.
     ///
     /// # Errors
-    /// The system has no memory.
+    /// When the system has no memory.
     pub(super) fn new(capacity: usize) -> io::Result<Self> {
         let memory = if capacity < MAPPED_FROM {
             Memory::Heap(vec![0; capacity])
@@ -36,7 +37,7 @@ impl Buffer {
         Ok(Self { memory, filled: 0 })
     }
 
-    /// Takes as much as there is room for, and tells how much that was.
+    /// Copies as many of `bytes` as the buffer has room for. The result is the number of bytes copied.
     pub(super) fn fill(&mut self, bytes: &[u8]) -> usize {
         let memory = match &mut self.memory {
             Memory::Heap(memory) => memory.as_mut_slice(),
@@ -49,7 +50,7 @@ impl Buffer {
         count
     }
 
-    /// Whether there is no room left.
+    /// Whether the buffer has no room left.
     pub(super) fn is_full(&self) -> bool {
         let capacity = match &self.memory {
             Memory::Heap(memory) => memory.len(),
@@ -58,7 +59,7 @@ impl Buffer {
         self.filled == capacity
     }
 
-    /// What was filled in, to be sent; the memory goes when the last of it does.
+    /// The bytes in the buffer. The memory is freed when the last clone of the result is dropped.
     pub(super) fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
     }
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_holds_what_fits() {
+    fn a_buffer_is_filled_up_to_its_capacity() {
         for capacity in [1, 1000, MAPPED_FROM, MAPPED_FROM + 1] {
             let mut buffer = Buffer::new(capacity).unwrap();
             assert!(!buffer.is_full());

@@ -1,4 +1,4 @@
-//! Compression of a NAR while it streams.
+//! Compresses a NAR as a stream.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,38 +10,41 @@ use crate::base::lock::lock;
 use crate::format::object_keys::Compression;
 use crate::push::progress::Effort;
 
-/// How NARs are compressed.
+/// The settings for the compression of NARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The format.
     pub compression: Compression,
     /// The level.
     pub level: Level,
-    /// How many threads may work on one large NAR.
+    /// The largest number of threads for one large NAR.
     pub threads: u32,
 }
 
-/// How the level is found.
+/// The level of compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// zstd: by what limits the push, see `pace.rs`; xz has its usual one.
+    /// For zstd, the level follows the bottleneck of the push (see `effort_control.rs`). For xz, it is [`XZ_LEVEL`].
     Adaptive,
-    /// This one.
+    /// This level.
     Fixed(i32),
 }
 
+/// The default level of xz.
 const XZ_LEVEL: u32 = 6;
-/// Level 1 with a table twice as large as its own: 4 % smaller for 5 % more time.
-const FAST_TABLE: u32 = 15;
-/// What one of several threads compresses at a time. Each holds this much as it was and as it became.
-const JOB: u32 = 2 << 20;
+/// The hash log of zstd at level 1. The table is twice as large as the default of the level: objects are 4 % smaller
+/// for 5 % more time.
+const LEVEL_1_HASH_LOG: u32 = 15;
+/// The number of bytes that a thread compresses at a time, when several threads share a NAR. Each thread keeps this
+/// number of bytes, and their compressed form, in memory.
+const JOB_SIZE: u32 = 2 << 20;
 
 /// A writer that compresses into `W`.
 pub struct Compressor<W: Write> {
     /// `None` only after a failure.
     encoder: Option<Encoder<W>>,
     effort: Effort,
-    /// Whether the one frame has promised its size.
+    /// Whether the frame header holds the size of the NAR, so that the frame must hold the whole NAR.
     sized: bool,
 }
 
@@ -52,12 +55,16 @@ enum Encoder<W: Write> {
 }
 
 impl<W: Write> Compressor<W> {
-    /// Starts compressing into `out`. With `size`, exactly so many bytes will come, and the effort stays.
+    /// Begins to compress into `out`. With `size`, the caller must write exactly this number of bytes, and the effort
+    /// does not change.
+    ///
+    /// # Errors
+    /// When the compression library has no memory, or does not accept a parameter.
     pub fn new(
         settings: Settings,
         effort: Effort,
         size: Option<u64>,
-        contexts: &Arc<Contexts>,
+        contexts: &Arc<ContextPool>,
         out: W,
     ) -> io::Result<Self> {
         let encoder = match settings.compression {
@@ -68,8 +75,11 @@ impl<W: Write> Compressor<W> {
         Ok(Self { encoder: Some(encoder), effort, sized: size.is_some() })
     }
 
-    /// Goes on with another effort. zstd ends its frame and begins another: a file is any number of them. Other formats
-    /// do not change.
+    /// Changes the effort. zstd ends the frame and begins another: a file consists of any number of frames. For other
+    /// formats, and for a frame of known size, the effort stays.
+    ///
+    /// # Errors
+    /// When `W` fails, or the compression library.
     pub fn change(&mut self, effort: Effort) -> io::Result<()> {
         if self.effort == effort || self.sized || !matches!(self.encoder, Some(Encoder::Zstd(_))) {
             return Ok(());
@@ -82,12 +92,12 @@ impl<W: Write> Compressor<W> {
         Ok(())
     }
 
-    /// What is being spent.
+    /// The current effort.
     pub fn effort(&self) -> Effort {
         self.effort
     }
 
-    /// Where it goes.
+    /// The writer that receives the compressed bytes; `None` after a failure.
     pub fn get_mut(&mut self) -> Option<&mut W> {
         Some(match self.encoder.as_mut()? {
             Encoder::Zstd(frame) => frame.writer.writer_mut(),
@@ -96,7 +106,10 @@ impl<W: Write> Compressor<W> {
         })
     }
 
-    /// Ends the stream and hands the sink back.
+    /// Ends the stream. The result is the writer that received the compressed bytes.
+    ///
+    /// # Errors
+    /// When `W` fails, or the compressor has failed before.
     pub fn finish(self) -> io::Result<W> {
         match self.encoder.ok_or_else(failed)? {
             Encoder::Zstd(frame) => frame.finish(),
@@ -106,12 +119,13 @@ impl<W: Write> Compressor<W> {
     }
 }
 
-/// A frame of zstd that is being written.
+/// A zstd frame that is being written.
 struct Frame<W: Write> {
     writer: zio::Writer<W, raw::Encoder<'static>>,
     threads: u32,
+    /// Whether the context returns to the pool when the frame ends.
     large: bool,
-    contexts: Arc<Contexts>,
+    contexts: Arc<ContextPool>,
 }
 
 impl<W: Write> Frame<W> {
@@ -119,40 +133,41 @@ impl<W: Write> Frame<W> {
         self.writer.finish()?;
         let (out, context) = self.writer.into_inner();
         if self.large {
-            self.contexts.kept().push((self.threads, context));
+            self.contexts.lock().push((self.threads, context));
         }
         Ok(out)
     }
 }
 
-/// What compressors of large NARs have worked in, to be used again: tens of megabytes each, which the allocator would
-/// keep in each thread's own heap when they are freed.
+/// A pool of zstd contexts for large NARs. A context takes tens of megabytes. When a context is freed, the allocator
+/// keeps its memory in the heap of the thread, so contexts are used again instead. Each context stands beside the
+/// number of threads that it was used with.
 #[derive(Default)]
-pub struct Contexts(Mutex<Vec<(u32, raw::Encoder<'static>)>>);
+pub struct ContextPool(Mutex<Vec<(u32, raw::Encoder<'static>)>>);
 
-impl Contexts {
-    fn kept(&self) -> MutexGuard<'_, Vec<(u32, raw::Encoder<'static>)>> {
+impl ContextPool {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u32, raw::Encoder<'static>)>> {
         lock(&self.0)
     }
 
-    /// Begins a frame. With the size known, small inputs get small windows, and the frame tells it to readers.
+    /// Begins a frame. With `size`, a small input gets a small window, and the frame header holds the size.
     fn frame<W: Write>(self: &Arc<Self>, effort: Effort, size: Option<u64>, out: W) -> io::Result<Frame<W>> {
         let large = size.is_none();
-        // One that has worked with other numbers of threads holds memory for those, too.
-        let kept = if large { self.kept().pop() } else { None };
+        // A context that was used with another number of threads also holds the memory for these threads.
+        let kept = if large { self.lock().pop() } else { None };
         let mut context = match kept.filter(|(threads, _)| *threads == effort.threads) {
             Some((_, context)) => context,
             None => raw::Encoder::new(effort.level)?,
         };
         context.reinit()?;
         context.set_parameter(CParameter::CompressionLevel(effort.level))?;
-        // 0 is the level's own.
-        context.set_parameter(CParameter::HashLog(if effort.level == 1 { FAST_TABLE } else { 0 }))?;
-        context.set_parameter(CParameter::EnableLongDistanceMatching(effort.reach.is_some()))?;
-        context.set_parameter(CParameter::WindowLog(effort.reach.unwrap_or(0)))?;
+        // 0 stands for the default of the level.
+        context.set_parameter(CParameter::HashLog(if effort.level == 1 { LEVEL_1_HASH_LOG } else { 0 }))?;
+        context.set_parameter(CParameter::EnableLongDistanceMatching(effort.window_log.is_some()))?;
+        context.set_parameter(CParameter::WindowLog(effort.window_log.unwrap_or(0)))?;
         if effort.threads > 1 {
             context.set_parameter(CParameter::NbWorkers(effort.threads))?;
-            context.set_parameter(CParameter::JobSize(JOB))?;
+            context.set_parameter(CParameter::JobSize(JOB_SIZE))?;
         }
         context.set_pledged_src_size(size)?;
         let writer = zio::Writer::new(out, context);
@@ -160,9 +175,9 @@ impl Contexts {
     }
 }
 
-impl std::fmt::Debug for Contexts {
+impl std::fmt::Debug for ContextPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Contexts").field("kept", &self.kept().len()).finish()
+        f.debug_struct("ContextPool").field("kept", &self.lock().len()).finish()
     }
 }
 
@@ -181,7 +196,7 @@ fn xz<W: Write>(settings: Settings, threads: u32, out: W) -> io::Result<liblzma:
 }
 
 fn failed() -> io::Error {
-    io::Error::other("compression has failed already")
+    io::Error::other("the compressor has failed before")
 }
 
 impl<W: Write> std::fmt::Debug for Compressor<W> {
@@ -215,11 +230,11 @@ mod tests {
     const SETTINGS: Settings =
         Settings { compression: Compression::Zstd, level: Level::Adaptive, threads: 2 };
 
-    fn effort(level: i32, threads: u32, reach: Option<u32>) -> Effort {
-        Effort { level, threads, reach }
+    fn effort(level: i32, threads: u32, window_log: Option<u32>) -> Effort {
+        Effort { level, threads, window_log }
     }
 
-    /// Bytes that repeat themselves at a distance of a megabyte.
+    /// 6 MiB of bytes that repeat themselves after each MiB.
     fn sample() -> Vec<u8> {
         let mut state = 1_u32;
         let mut noise = || {
@@ -231,8 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn an_effort_that_changes_makes_one_file() {
-        let (bytes, contexts) = (sample(), Arc::new(Contexts::default()));
+    fn a_file_with_several_efforts_decompresses_to_the_nar() {
+        let (bytes, contexts) = (sample(), Arc::new(ContextPool::default()));
         let efforts =
             [effort(1, 1, None), effort(3, 1, Some(22)), effort(3, 2, Some(22)), effort(1, 1, None)];
         for _ in 0..3 {
@@ -244,26 +259,26 @@ mod tests {
             }
             let file = out.finish().unwrap();
             assert!(zstd::decode_all(&*file).unwrap() == bytes);
-            assert_eq!(contexts.kept().len(), 1, "one context does for one NAR at a time");
+            assert_eq!(contexts.lock().len(), 1, "one NAR at a time needs one context");
         }
     }
 
     #[test]
-    fn a_context_keeps_nothing_of_the_effort_before() {
-        let (bytes, contexts) = (sample(), Arc::new(Contexts::default()));
+    fn a_context_that_is_used_again_keeps_no_parameter() {
+        let (bytes, contexts) = (sample(), Arc::new(ContextPool::default()));
         let size = |effort| {
             let mut out = Compressor::new(SETTINGS, effort, None, &contexts, Vec::new()).unwrap();
             out.write_all(&bytes).unwrap();
             out.finish().unwrap().len()
         };
-        let near = size(effort(1, 1, None));
-        let far = size(effort(1, 1, Some(22)));
-        assert!(far * 3 < near, "{far} {near}: what repeats itself far away is found");
-        assert_eq!(size(effort(1, 1, None)), near);
+        let without = size(effort(1, 1, None));
+        let with = size(effort(1, 1, Some(22)));
+        assert!(with * 3 < without, "{with} bytes with long-distance matching, {without} without");
+        assert_eq!(size(effort(1, 1, None)), without);
     }
 
     #[test]
-    fn a_frame_of_known_size_tells_it_and_stays() {
+    fn the_header_of_a_frame_holds_a_known_size_and_the_effort_stays() {
         let bytes = b"some bytes".repeat(1000);
         let (contexts, size) = (Arc::default(), Some(bytes.len() as u64));
         let mut out = Compressor::new(SETTINGS, effort(1, 1, None), size, &contexts, Vec::new()).unwrap();
@@ -273,6 +288,6 @@ mod tests {
         let file = out.finish().unwrap();
         assert_eq!(zstd::zstd_safe::get_frame_content_size(&file).unwrap(), size);
         assert_eq!(zstd::decode_all(&*file).unwrap(), bytes);
-        assert!(contexts.kept().is_empty());
+        assert!(contexts.lock().is_empty());
     }
 }

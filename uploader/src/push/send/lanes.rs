@@ -1,4 +1,4 @@
-//! The number of NARs that are worked on at the same time: large NARs are limited by processors, small NARs by readers.
+//! Limits the number of NARs that are processed at the same time: large NARs by processors, small NARs by readers.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::base::error::{Area, Error, Result};
 const LARGE: u64 = 1 << 20;
 /// The number of small NARs that are read at the same time. Each reader has a thread, and waits for the disk.
 const READERS: usize = 16;
-/// The limit of large NARs. Each large NAR that is read has a thread; the runtime has 512 of them, for other work, too.
+/// The largest number of large NARs that are compressed at the same time. Each has a thread. The runtime has 512
+/// threads for all blocking work.
 const MOST_LARGE: usize = 64;
 /// The number of large NARs that ask the bucket while others are compressed, so that no processor waits for the answer.
 const AHEAD: usize = 2;
@@ -20,12 +21,12 @@ pub fn is_small(nar_size: u64) -> bool {
     nar_size < LARGE
 }
 
-/// The limits.
+/// The places for NARs.
 #[derive(Debug)]
 pub(super) struct Lanes {
     /// The number of large NARs that are compressed at the same time.
     pub(super) jobs: usize,
-    /// Places for the next large NARs.
+    /// Places for large NARs that ask the bucket.
     next: Arc<Semaphore>,
     /// Places for large NARs that are compressed.
     compressors: Arc<Semaphore>,

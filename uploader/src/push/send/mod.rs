@@ -1,12 +1,13 @@
 //! Sending: the NAR of a path is read, hashed, compressed, and uploaded.
 
+mod adaptive_compressor;
 mod budget;
 mod buffer;
 pub mod compress;
+mod effort_control;
+mod idle_meter;
 mod lanes;
 mod nar;
-mod pace;
-mod paced;
 mod part_sink;
 mod produce;
 mod request_limit;

@@ -1,5 +1,5 @@
-//! Brings the NAR of a path into the bucket: by sharing an object of equal contents, by waiting for another writer that is
-//! sending it, or by sending it.
+//! Brings the NAR of a path into the bucket: by sharing an object of equal contents, by waiting for another writer that
+//! is sending it, or by sending it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -8,8 +8,8 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use super::budget::Budget;
 use super::compress::Settings;
+use super::effort_control::EffortControl;
 use super::lanes::{Lanes, is_small};
-use super::pace::Pace;
 use super::part_sink::PART;
 use super::produce::Producer;
 use super::request_limit::RequestLimit;
@@ -24,11 +24,12 @@ use crate::session::{FACT_AGE, Patience, Session};
 use crate::store::StoreLocation;
 use crate::survey::{NarScan, find_nar};
 
-/// Memory for compressed parts that are being sent, over all uploads, in bytes. In addition, each job fills a part. A line
-/// of 1 Gbit/s carries this in a quarter of a second, so requests may take as long as that.
+/// Memory for the compressed parts that are being sent, over all uploads, in bytes. In addition, each job fills a part.
+/// A network of 1 Gbit/s carries this amount in a quarter of a second. Requests up to this duration do not slow an
+/// upload.
 const SENDING: u64 = 32 << 20;
 
-/// A NAR that this session is sending or has sent, and since when.
+/// A NAR that this session is sending or has sent, and the time since which its object is known to be in the bucket.
 type Remembered = (Moment, Arc<OnceCell<Uploaded>>);
 
 /// Sends the NARs of a session.
@@ -41,8 +42,8 @@ pub struct NarSender {
 }
 
 impl NarSender {
-    /// A sender for a session. `jobs` is the number of large NARs that are compressed at the same time; with `listings`, a
-    /// listing is made of each NAR that is sent.
+    /// A sender for a session. `jobs` is the number of large NARs that are compressed at the same time; with
+    /// `listings`, a listing is made of each NAR that is sent.
     pub fn new(
         session: &Session,
         store: Arc<StoreLocation>,
@@ -52,19 +53,24 @@ impl NarSender {
     ) -> Self {
         let lanes = Lanes::new(jobs);
         let budget = Budget::new(PART * lanes.jobs as u64, SENDING);
-        let pace = Pace::new(compression, lanes.compressors(), lanes.jobs, budget.clone());
-        let producer =
-            Producer { store, pace: Arc::new(pace), contexts: Arc::default(), budget, listing: listings };
+        let effort_control = EffortControl::new(compression, lanes.compressors(), lanes.jobs, budget.clone());
+        let producer = Producer {
+            store,
+            effort_control: Arc::new(effort_control),
+            contexts: Arc::default(),
+            budget,
+            listing: listings,
+        };
         let (bucket, writer) = (session.bucket().clone(), session.id().to_owned());
         Self { uploader: Uploader { bucket, writer, producer }, lanes, remembered: Mutex::default() }
     }
 
-    /// Forgets the NARs of which the bucket was asked too long ago.
+    /// Forgets the NARs whose objects were last known to be in the bucket too long ago.
     pub fn forget_outdated(&self) {
         lock(&self.remembered).retain(|_, (since, _)| since.elapsed() < FACT_AGE);
     }
 
-    /// Brings the NAR of a path into the bucket. `scan` holds NARs that a scan has found there.
+    /// Brings the NAR of a path into the bucket. `scan` holds the NARs that a scan has found in the bucket.
     ///
     /// # Errors
     /// Of the store, when the path cannot be read or is corrupt; of the bucket.
@@ -94,7 +100,7 @@ impl NarSender {
             .await;
         let mut uploaded = uploaded?.clone();
         if own {
-            // A listing is not worth the memory.
+            // The listing is not kept: larder can read it from the store again, and it would take memory.
             let remembered = Uploaded { listing: None, ..uploaded.clone() };
             let cell = OnceCell::new_with(Some(remembered));
             lock(&self.remembered).insert(hash, (uploaded.at, Arc::new(cell)));
@@ -104,8 +110,8 @@ impl NarSender {
         Ok(uploaded)
     }
 
-    /// Sends a small NAR without asking whether the bucket has an equal one. The question would cost as much as the upload,
-    /// and far more on a server that looks through all NARs to answer.
+    /// Sends a small NAR without asking whether the bucket has an equal one. The question would cost as much as the
+    /// upload, and far more on a server that looks through all NARs to answer.
     async fn send_small(
         &self,
         requests: &RequestLimit,
@@ -119,7 +125,7 @@ impl NarSender {
         Ok(uploaded)
     }
 
-    /// Sends a large NAR unless another writer has sent it, or sends it in time.
+    /// Sends a large NAR, unless another writer has sent it or sends it in time.
     async fn send_large(
         &self,
         session: &Session,

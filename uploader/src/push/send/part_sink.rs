@@ -7,17 +7,19 @@ use tokio::sync::mpsc;
 use super::budget::{Budget, Part, Share};
 use super::buffer::Buffer;
 
-/// The usual size of a part in bytes: the least that S3 takes, so that the memory for pending parts is shared finely.
+/// The usual size of a part in bytes: the minimum that S3 accepts. Small parts divide the budget evenly among the
+/// uploads.
 pub(super) const PART: u64 = 5 << 20;
-/// The number of parts of the largest NAR. S3 takes 10,000; the rest is for streams that compression makes longer.
+/// The largest number of parts for the bytes of a NAR. S3 accepts 10,000 parts. The difference is for a stream that
+/// compression makes longer than the NAR.
 const PARTS: u64 = 9_500;
 
-/// The size of the parts of a NAR's object, in bytes.
+/// The size in bytes of the parts of a NAR with `nar_size` bytes.
 fn part_size(nar_size: u64) -> u64 {
     (nar_size / PARTS).max(PART).next_multiple_of(1 << 20)
 }
 
-/// A writer that cuts the stream.
+/// A writer that cuts a stream into parts. A write blocks while the budget is used up or the receiver is busy.
 pub(super) struct PartSink<'a> {
     part_size: u64,
     /// The part that is being filled, with its share of the budget.
@@ -35,7 +37,7 @@ impl<'a> PartSink<'a> {
         runtime: &'a tokio::runtime::Handle,
         budget: &'a Budget,
     ) -> Self {
-        // Incompressible data grows a little.
+        // A NAR smaller than a part needs less memory. Compression makes incompressible data a little longer.
         let part_size = part_size(nar_size).min(nar_size + nar_size / 128 + 4096);
         Self { part_size, filling: None, sender, runtime, budget }
     }
@@ -53,12 +55,12 @@ impl<'a> PartSink<'a> {
         Ok(&mut self.filling.insert(part).0)
     }
 
-    /// Hands over a full part.
+    /// Hands the full part to the async side.
     fn send(&mut self) -> io::Result<()> {
         self.sender.blocking_send(self.rest()).map_err(|_| io::Error::other("the upload was given up"))
     }
 
-    /// The part that is not full; empty where there is none.
+    /// Takes out the part that is being filled. The result is empty when no part has been begun.
     pub(super) fn rest(&mut self) -> Part {
         match self.filling.take() {
             Some((buffer, share)) => Part::new(buffer.into_bytes(), share),

@@ -1,4 +1,5 @@
-//! Makes the object of a NAR: reads, hashes, compresses, hashes again, and cuts into parts. Runs in a thread of its own.
+//! Produces the object of a NAR: reads and hashes the NAR, compresses it, hashes the object, and cuts it into parts.
+//! Each NAR is produced in its own thread.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -6,10 +7,10 @@ use std::sync::Arc;
 use nix_derivation::nixbase32;
 use tokio::sync::mpsc;
 
+use super::adaptive_compressor::AdaptiveCompressor;
 use super::budget::{Budget, Part};
-use super::compress::{Compressor, Contexts};
-use super::pace::{MANY_THREADS_FROM, Pace};
-use super::paced::Paced;
+use super::compress::{Compressor, ContextPool};
+use super::effort_control::{EffortControl, MANY_THREADS_FROM};
 use super::part_sink::PartSink;
 use crate::base::error::{Area, Error, Result, Retry};
 use crate::format::listing::ListingWriter;
@@ -19,25 +20,25 @@ use crate::store::{Digested, HashingWriter, NarError, StoreLocation, dump};
 
 /// The result of reading a NAR.
 pub(super) struct Produced {
-    /// Hash and size of the NAR.
+    /// Hash and size of the NAR that was read.
     pub(super) nar: Digested,
     /// Hash and size of the object.
     pub(super) file: Digested,
-    /// The listing, where one was wanted and could be made.
+    /// The listing; `None` when listings are off, and when the NAR has a form that no listing can show.
     pub(super) listing: Option<String>,
     /// The last part, which is not full.
     pub(super) rest: Part,
 }
 
-/// What the production of NARs takes.
+/// Produces the objects of NARs.
 #[derive(Clone, Debug)]
 pub(super) struct Producer {
     /// The store that is read.
     pub(super) store: Arc<StoreLocation>,
-    /// The format of compression, and its effort.
-    pub(super) pace: Arc<Pace>,
-    /// The memory of compressors.
-    pub(super) contexts: Arc<Contexts>,
+    /// The settings of compression, and the effort for each NAR.
+    pub(super) effort_control: Arc<EffortControl>,
+    /// The zstd contexts that large NARs use again.
+    pub(super) contexts: Arc<ContextPool>,
     /// The memory for parts.
     pub(super) budget: Budget,
     /// Whether a listing is made of each NAR.
@@ -45,10 +46,10 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    /// Reads, hashes and compresses a NAR, and hands the full parts to `sender`. It blocks.
+    /// Reads, hashes and compresses a NAR, and hands the full parts to `sender`. The call blocks.
     ///
     /// # Errors
-    /// Of the store, when the files cannot be read or are not the NAR that the store promises.
+    /// Errors of the store: the files cannot be read, or are not the NAR that the store promises.
     pub(super) fn produce(
         &self,
         info: &PathInfo,
@@ -61,14 +62,8 @@ impl Producer {
             Error::new(Area::Store, Retry::Unknown, format!("cannot compress `{}`", info.path.to_basename()))
                 .because(error)
         };
-        // A small NAR is one frame of known size. The effort for a larger NAR follows the pace.
-        let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
-        let effort = self.pace.effort(info.nar_size);
-        let out =
-            Compressor::new(self.pace.settings(), effort, size, &self.contexts, HashingWriter::new(sink))
-                .map_err(cannot)?;
         let mut tee = HashingWriter::new(Tee {
-            out: Paced::new(out, &self.pace, progress, info.nar_size),
+            out: self.compressor(info, sink, progress).map_err(cannot)?,
             listing: self.listing.then(ListingWriter::new),
             left: info.nar_size,
             too_long: false,
@@ -76,7 +71,7 @@ impl Producer {
         });
         match dump(&self.store, &info.path, &mut tee) {
             Ok(()) => {}
-            // The NAR is longer than promised, so reading stopped.
+            // The NAR is longer than the store promises, so `Tee` has stopped the reader.
             Err(NarError::Sink(_)) if tee.get_mut().too_long => {
                 let (_, nar) = tee.finish();
                 return Err(corrupt(info, &nar));
@@ -90,9 +85,23 @@ impl Producer {
         }
         let (mut sink, file) = tee.out.finish().map_err(cannot)?.finish();
         let rest = sink.rest();
-        // A listing is optional: the path is pushed without it, too.
+        // A listing is optional: larder also pushes a path without it.
         let listing = tee.listing.and_then(|listing| listing.finish().ok());
         Ok(Produced { nar, file, listing, rest })
+    }
+
+    /// A compressor for a NAR, which writes the object into `sink`.
+    fn compressor<'a>(
+        &'a self,
+        info: &PathInfo,
+        sink: PartSink<'a>,
+        progress: &'a dyn Progress,
+    ) -> io::Result<AdaptiveCompressor<'a, 'a>> {
+        // A small NAR is one frame of known size. For a larger NAR, the effort changes while it is compressed.
+        let size = (info.nar_size < MANY_THREADS_FROM).then_some(info.nar_size);
+        let (settings, effort) = (self.effort_control.settings(), self.effort_control.effort(info.nar_size));
+        let out = Compressor::new(settings, effort, size, &self.contexts, HashingWriter::new(sink))?;
+        Ok(AdaptiveCompressor::new(out, &self.effort_control, progress, info.nar_size))
     }
 }
 
@@ -113,14 +122,17 @@ pub(super) fn corrupt(info: &PathInfo, found: &Digested) -> Error {
             found.size,
             nixbase32::encode(&found.sha256)
         ))
-        .hint("`nix-store --repair-path` or `nix store repair` mends it, then `larder retry` pushes it")
+        .hint("`nix-store --repair-path` or `nix store repair` repairs it, then `larder retry` pushes it")
 }
 
-/// Passes a NAR to the compressor and, where wanted, to the listing. It fails when the NAR is longer than promised.
+/// Passes a NAR to the compressor and, when listings are on, to the listing writer. A write fails when the NAR is
+/// longer than the store promises.
 struct Tee<'a, W> {
     out: W,
     listing: Option<ListingWriter>,
+    /// The bytes of the NAR that are still to come.
     left: u64,
+    /// Whether the NAR is longer than the store promises.
     too_long: bool,
     progress: &'a dyn Progress,
 }

@@ -1,8 +1,8 @@
 //! Adapts the number of concurrent small requests to the round-trip time.
 //!
-//! A few requests keep the processors of a near server busy; more requests only wait there, each on a connection of its own.
-//! A distant server needs many concurrent requests to be busy. The shortest time that a request has taken so far is about
-//! the round-trip time, and tells which kind of server it is.
+//! A few requests keep the processors of a near server busy. More requests only wait there, each on its own connection.
+//! A distant server needs many concurrent requests to be busy. The shortest time of a request so far is about the
+//! round-trip time, and tells which kind of server it is.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,34 +10,35 @@ use std::time::{Duration, Instant};
 use crate::base::lock::lock;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The smallest limit.
+/// The smallest limit. It suits every server.
 const LEAST: usize = 16;
 /// The largest limit: a server has other clients, too.
 const MOST: usize = 128;
 /// The approximate time that a server with all its processors works on a small request.
 const WORK: Duration = Duration::from_micros(500);
-/// The number of requests after which the shortest of them counts.
+/// The number of requests after which the shortest time counts as the round-trip time.
 const SAMPLE: u32 = 24;
 
 /// A limit on concurrent small requests.
 #[derive(Debug)]
 pub struct RequestLimit {
     slots: Semaphore,
-    seen: Mutex<Seen>,
+    measured: Mutex<Measured>,
 }
 
+/// The times of the requests so far, and the limit that follows.
 #[derive(Debug)]
-struct Seen {
+struct Measured {
     requests: u32,
     shortest: Duration,
     limit: usize,
 }
 
 impl Default for RequestLimit {
-    /// The smallest limit, which suits every server.
+    /// A limit without measurements: the smallest limit.
     fn default() -> Self {
-        let seen = Seen { requests: 0, shortest: Duration::MAX, limit: LEAST };
-        Self { slots: Semaphore::new(LEAST), seen: Mutex::new(seen) }
+        let measured = Measured { requests: 0, shortest: Duration::MAX, limit: LEAST };
+        Self { slots: Semaphore::new(LEAST), measured: Mutex::new(measured) }
     }
 }
 
@@ -49,15 +50,16 @@ impl RequestLimit {
         RequestSlot { limit: self, begun: Instant::now(), _permit: permit }
     }
 
+    /// Records the time of a request, and raises the limit when the round-trip time is long.
     fn record(&self, time: Duration) {
-        let mut seen = lock(&self.seen);
-        seen.requests = seen.requests.saturating_add(1);
-        seen.shortest = seen.shortest.min(time);
-        if seen.requests >= SAMPLE {
-            let limit = limit_for(seen.shortest);
-            if limit > seen.limit {
-                self.slots.add_permits(limit - seen.limit);
-                seen.limit = limit;
+        let mut measured = lock(&self.measured);
+        measured.requests = measured.requests.saturating_add(1);
+        measured.shortest = measured.shortest.min(time);
+        if measured.requests >= SAMPLE {
+            let limit = limit_for(measured.shortest);
+            if limit > measured.limit {
+                self.slots.add_permits(limit - measured.limit);
+                measured.limit = limit;
             }
         }
     }
@@ -78,8 +80,8 @@ pub struct RequestSlot<'a> {
 }
 
 impl RequestSlot<'_> {
-    /// Gives the slot back after a request was sent and answered, and records its time. A slot that is only dropped records
-    /// nothing: perhaps no request was sent.
+    /// Gives the slot back after a request was sent and answered, and records its time. A slot that is dropped without
+    /// this call records nothing, because perhaps no request was sent.
     pub fn answered(self) {
         self.limit.record(self.begun.elapsed());
     }
@@ -123,8 +125,8 @@ mod tests {
         let slot = limit.slot().await;
         assert_eq!(limit.slots.available_permits(), LEAST - 1);
         slot.answered();
-        assert_eq!((limit.slots.available_permits(), limit.seen.lock().unwrap().requests), (LEAST, 1));
+        assert_eq!((limit.slots.available_permits(), limit.measured.lock().unwrap().requests), (LEAST, 1));
         drop(limit.slot().await);
-        assert_eq!((limit.slots.available_permits(), limit.seen.lock().unwrap().requests), (LEAST, 1));
+        assert_eq!((limit.slots.available_permits(), limit.measured.lock().unwrap().requests), (LEAST, 1));
     }
 }

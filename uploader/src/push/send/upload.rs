@@ -1,9 +1,9 @@
-//! Uploads one NAR: a thread produces the compressed stream in parts (see [`produce`](super::produce)), and the async side
-//! sends them.
+//! Uploads one NAR: a thread produces the compressed stream in parts (see [`produce`](super::produce)), and the async
+//! side sends them.
 //!
-//! An object of one part is one PUT from memory; a larger object is a multipart upload. Nothing becomes visible before hash
-//! and size of the NAR equal those that the store promises: the PUT, or the completion of the multipart upload, comes after
-//! the comparison.
+//! An object of one part is one PUT from memory; a larger object is a multipart upload. The object becomes visible only
+//! when hash and size of the NAR equal those that the store promises: the PUT, or the completion of the multipart
+//! upload, comes after the comparison.
 
 use std::sync::Arc;
 
@@ -25,14 +25,14 @@ use crate::store::Digested;
 /// The number of parts of one NAR that are sent at the same time.
 const IN_FLIGHT: usize = 6;
 
-/// What the upload of a NAR takes.
+/// Uploads NARs into a bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Uploader {
     /// The bucket.
     pub(super) bucket: Arc<dyn Bucket>,
     /// The id of the session, which becomes a part of each key.
     pub(super) writer: String,
-    /// Makes the objects.
+    /// Produces the objects.
     pub(super) producer: Producer,
 }
 
@@ -43,15 +43,15 @@ pub struct Uploaded {
     pub object: NarObject,
     /// The number of bytes sent for the object; 0 for a shared object.
     pub sent: u64,
-    /// The listing of the NAR, where one was made.
+    /// The listing of the NAR, in case this push made it.
     pub listing: Option<String>,
-    /// When the object was in the bucket.
+    /// The time at which the object was last known to be in the bucket.
     pub at: Moment,
 }
 
 impl Uploader {
-    /// Uploads the NAR of a path under a new key. `place` is given back as soon as the last byte is compressed: the rest
-    /// needs the network and memory, but no processor.
+    /// Uploads the NAR of a path under a new key. `place` is given back as soon as the last byte is compressed: the
+    /// rest needs the network and memory, but no processor.
     ///
     /// # Errors
     /// A path whose files are not the NAR that the store promises is a permanent error of the store.
@@ -61,7 +61,7 @@ impl Uploader {
         place: OwnedSemaphorePermit,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
-        let compression = self.producer.pace.settings().compression;
+        let compression = self.producer.effort_control.settings().compression;
         let key = object_keys::new_nar(&info.nar_hash, compression, &self.writer);
         let (sender, mut parts) = mpsc::channel::<Part>(1);
         let producer = {
@@ -76,7 +76,7 @@ impl Uploader {
         // A producer that still works stops when the receiver is gone.
         drop(parts);
         let produced = producer.await.unwrap_or_else(|error| {
-            Err(Error::permanent(Area::General, "the thread that reads a NAR died").because(error))
+            Err(Error::permanent(Area::General, "the thread that reads a NAR ended early").because(error))
         });
         let upload = match (sent, produced) {
             (Ok(upload), Ok(produced)) => self.finish(&key, upload, produced, info).await,
@@ -89,7 +89,7 @@ impl Uploader {
         Ok(Uploaded { object, sent: file.size, listing, at: Moment::now() })
     }
 
-    /// Sends full parts as they come. The result is `None` when there was no full part.
+    /// Sends each full part as soon as it is produced. The result is `None` when there was no full part.
     async fn send_parts(&self, key: &str, parts: &mut mpsc::Receiver<Part>) -> Result<Option<Sending>> {
         let mut sending: Option<Sending> = None;
         while let Some(part) = parts.recv().await {
@@ -118,7 +118,8 @@ impl Uploader {
         }
         match upload {
             None => {
-                // The rest is the whole object. Its key is used once, so a condition would only cost the server a look.
+                // The rest is the whole object. Its key is used once, so a condition would only make the server search
+                // for an object.
                 let body = Body { bytes: rest.bytes.clone(), sha256: Some(file.sha256) };
                 self.bucket.put(key, body, ContentType::Nar, Condition::None).await?;
             }
