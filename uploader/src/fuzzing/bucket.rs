@@ -1,8 +1,8 @@
-//! Addresses of buckets, and what servers answer.
+//! Addresses of buckets, and the answers of servers.
 
 use crate::bucket::{Address, read_answer};
 
-/// An address: what is shown of it means the same, and shows no secret.
+/// An address: its displayed form means the same address.
 pub(super) fn address(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(address) = text.parse::<Address>() else { return };
@@ -15,7 +15,7 @@ pub(super) fn address(bytes: &[u8]) {
     }
 }
 
-/// The body of a listing, of a list of unfinished uploads, or of a refusal.
+/// The body of any answer that larder reads.
 pub(super) fn answer(bytes: &[u8]) {
     read_answer(bytes);
 }

@@ -110,25 +110,11 @@ fn refused(
     let cause = cause(status, code, message);
     let error = |area, retry| Error::new(area, retry, what.clone()).because(cause.as_str());
     let permanent = || error(Area::Bucket, Retry::Permanent);
-    // Garage has one code for everything that it forbids.
-    let code = match code {
-        "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
-        "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",
-        code => code,
-    };
+    let code = precise(code, message);
+    if let Some((retry, hint)) = of_credentials(code) {
+        return error(Area::Credentials, retry).hint(hint);
+    }
     match (code, status) {
-        ("RequestTimeTooSkewed" | "RequestExpired", _) => error(Area::Credentials, Retry::Transient)
-            .hint("the clocks of this machine and of the server differ too much: check both, and NTP"),
-        ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => {
-            error(Area::Credentials, Retry::Transient)
-                .hint("the session of the credentials has ended: renew the credentials")
-        }
-        ("InvalidAccessKeyId", _) => error(Area::Credentials, Retry::Permanent)
-            .hint("this server does not know the access key: check the credentials and the endpoint"),
-        ("SignatureDoesNotMatch" | "InvalidToken" | "InvalidSecurity", _) => {
-            error(Area::Credentials, Retry::Permanent)
-                .hint("the secret key does not belong to the access key: check that it was copied completely")
-        }
         ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect", _)
         | (_, 301 | 307 | 308) => wrong_region(permanent(), region.or_else(|| expected_region(message))),
         (_, 400) if region.is_some() => wrong_region(permanent(), region),
@@ -155,6 +141,37 @@ fn refused(
             .hint("an S3 server does not answer like this for a missing object: check the endpoint"),
         (_, 200..=299) => error(Area::Bucket, Retry::Unknown),
         _ => permanent(),
+    }
+}
+
+/// The code of AWS for a code of Garage, which has one code for everything that it forbids.
+fn precise<'a>(code: &'a str, message: &str) -> &'a str {
+    match code {
+        "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
+        "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",
+        code => code,
+    }
+}
+
+/// The class and the hint of a code that refuses the credentials or their signature.
+fn of_credentials(code: &str) -> Option<(Retry, &'static str)> {
+    match code {
+        "RequestTimeTooSkewed" | "RequestExpired" => Some((
+            Retry::Transient,
+            "the clocks of this machine and of the server differ too much: check both, and NTP",
+        )),
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => {
+            Some((Retry::Transient, "the session of the credentials has ended: renew the credentials"))
+        }
+        "InvalidAccessKeyId" => Some((
+            Retry::Permanent,
+            "this server does not know the access key: check the credentials and the endpoint",
+        )),
+        "SignatureDoesNotMatch" | "InvalidToken" | "InvalidSecurity" => Some((
+            Retry::Permanent,
+            "the secret key does not belong to the access key: check that it was copied completely",
+        )),
+        _ => None,
     }
 }
 

@@ -112,6 +112,92 @@ async fn a_completed_upload_is_found_after_a_lost_answer() {
 }
 
 #[tokio::test]
+async fn a_multipart_upload_survives_a_busy_server() {
+    let busy = fault("503 Slow Down", "SlowDown");
+    let started = reply(
+        "200 OK",
+        "",
+        "<InitiateMultipartUploadResult><UploadId>u&amp;1</UploadId></InitiateMultipartUploadResult>",
+    );
+    let part = reply("200 OK", "ETag: \"e\"\r\n", "");
+    let done = "\n<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>";
+    let answers = vec![busy.clone(), started, part, busy, reply("200 OK", "", done)];
+    let (_dir, server, bucket) = scripted(answers).await;
+    let upload = bucket.start_multipart("nar/x", ContentType::Nar).await.expect("start");
+    upload.part(1, body("x")).await.expect("part");
+    upload.complete().await.expect("complete");
+    let seen: Vec<String> = server.seen().iter().map(|head| head.to_lowercase()).collect();
+    for begin in [&seen[0], &seen[1]] {
+        assert!(begin.starts_with("post /cache/pre%20fix%2b/nar/x?uploads= "), "{begin}");
+        assert!(begin.contains("content-length: 0"), "{begin}");
+        assert!(begin.contains("content-type: application/x-nix-nar"), "{begin}");
+    }
+    assert!(seen[2].starts_with("put /cache/pre%20fix%2b/nar/x?partnumber=1&uploadid=u%261 "), "{seen:?}");
+    for end in [&seen[3], &seen[4]] {
+        assert!(end.starts_with("post /cache/pre%20fix%2b/nar/x?uploadid=u%261 "), "{end}");
+        assert!(end.contains("content-type: application/xml"), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_an_upload_id_is_an_error() {
+    for answer in ["", "<InitiateMultipartUploadResult/>", "<html>"] {
+        let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", answer)]).await;
+        let error = bucket.start_multipart("a", ContentType::Nar).await.err().expect(answer);
+        assert_eq!(error.retry(), Retry::Unknown, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_is_created_unless_it_exists() {
+    let done = || reply("200 OK", "", "");
+    let (_dir, server, bucket) = scripted(vec![done()]).await;
+    bucket.create().await.expect("create");
+    assert!(server.seen()[0].starts_with("PUT /cache/ "), "{:?}", server.seen());
+
+    let (_dir, _server, bucket) = scripted(vec![fault("409 Conflict", "BucketAlreadyOwnedByYou")]).await;
+    bucket.create().await.expect("larder's own bucket");
+
+    let taken = fault("409 Conflict", "BucketAlreadyExists");
+    let head = |status| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let (_dir, _server, bucket) = scripted(vec![taken.clone(), head("200 OK")]).await;
+    bucket.create().await.expect("larder's own bucket, too");
+    let forbidden = fault("403 Forbidden", "AccessDenied");
+    let (_dir, _server, bucket) = scripted(vec![taken, head("403 Forbidden"), forbidden]).await;
+    let error = bucket.create().await.expect_err("the bucket of another account");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("another name")), "{error:?}");
+
+    let address = |port| format!("s3://cache?endpoint=127.0.0.1:{port}&scheme=http&region=garage");
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = dir.path().join("keys");
+    std::fs::write(&file, KEYS).expect("write");
+    let server = Scripted::start(vec![fault("400 Bad Request", "InvalidLocationConstraint"), done()]).await;
+    let options = Options { credentials_file: Some(file), ..Options::default() };
+    let bucket = crate::bucket::open(&address(server.port), &options).await.expect("open");
+    bucket.create().await.expect("create without a region");
+    let seen: Vec<String> = server.seen().iter().map(|head| head.to_lowercase()).collect();
+    assert!(seen[0].contains("content-type: application/xml"), "{seen:?}");
+    assert!(!seen[1].contains("content-type"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_listing_gives_the_reason_why_a_bucket_cannot_be_looked_up() {
+    let head = |status| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let (_dir, _server, bucket) = scripted(vec![head("404 Not Found")]).await;
+    assert!(!bucket.exists().await.expect("absent"));
+
+    let expired = fault("400 Bad Request", "ExpiredToken");
+    let (_dir, server, bucket) = scripted(vec![head("400 Bad Request"), expired]).await;
+    assert_eq!(bucket.exists().await.expect_err("expired").area(), Area::Credentials);
+    assert!(server.seen()[1].starts_with("GET /cache/?list-type=2&max-keys=1 "), "{:?}", server.seen());
+
+    let moved = head("301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1");
+    let (_dir, _server, bucket) = scripted(vec![moved]).await;
+    let error = bucket.exists().await.expect_err("region");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("region=eu-west-1")), "{error:?}");
+}
+
+#[tokio::test]
 async fn requests_to_a_busy_server_are_repeated() {
     let (_dir, server, bucket) = scripted(vec![
         fault("503 Slow Down", "SlowDown"),
@@ -275,7 +361,8 @@ async fn a_policy_is_extended_if_the_server_has_policies() {
     let none = fault("404 Not Found", "NoSuchBucketPolicy");
     let (_dir, server, bucket) = scripted(vec![none.clone(), reply("204 No Content", "", "")]).await;
     assert_eq!(bucket.allow_anonymous_read().await.expect("policy"), AnonymousRead::Granted);
-    assert!(server.seen()[1].starts_with("PUT /cache"), "{:?}", server.seen());
+    assert!(server.seen()[1].starts_with("PUT /cache/?policy= "), "{:?}", server.seen());
+    assert!(server.seen()[1].to_lowercase().contains("x-amz-checksum-sha256: "), "{:?}", server.seen());
 
     for refusal in [fault("501 Not Implemented", "NotImplemented"), reply("405 Method Not Allowed", "", "")] {
         for answers in [vec![refusal.clone()], vec![none.clone(), refusal.clone()]] {
