@@ -113,7 +113,7 @@ fn many_paths_that_nix_copy_wrote_are_signed() -> Result<()> {
 fn secret(dir: &std::path::Path) -> Result<(larder_tests::nix::KeyPair, Vec<SecretKey>)> {
     let key = SecretKey::generate("test-1")?;
     let file = dir.join("key.sec");
-    key.write(&file)?;
+    larder::config::key_files::write_secret_key(&key, &file)?;
     Ok((larder_tests::nix::KeyPair { secret_file: file, public: key.public_text() }, vec![key]))
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
     let mut larder = store.larder()?;
     let key = SecretKey::generate("bench-1")?;
     let secret_file = larder.dir().join("bench.sec");
-    key.write(&secret_file)?;
+    larder::config::key_files::write_secret_key(&key, &secret_file)?;
     larder.use_keys(&[&KeyPair { secret_file, public: key.public_text() }])?;
     larder.use_server(&*server, "cache")?;
     larder.run(&["init", "--private"])?;
