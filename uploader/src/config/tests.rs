@@ -43,7 +43,7 @@ fn an_unknown_key_names_the_nearest() {
 }
 
 #[test]
-fn wrong_values_say_what_is_right() {
+fn errors_about_values_show_an_example() {
     for file in
         ["jobs = 'many'", "bucket = 3", "exclude = 'x'", "push-upstream = 'yes'", "jobs = -1", "jobs = 0"]
     {
@@ -63,7 +63,7 @@ fn every_default_is_of_its_kind() {
 }
 
 #[test]
-fn the_table_names_each_key_once_and_the_hook_reads_those_that_it_says() {
+fn the_table_has_each_key_once_and_marks_the_keys_of_the_hook() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");
     let variable = |name: &str| (name == "LARDER_CONFIG").then(|| file.display().to_string());

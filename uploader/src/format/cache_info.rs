@@ -60,14 +60,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_it_writes() {
+    fn parsing_the_written_text_gives_the_same_value() {
         let info = CacheInfo::new(&StoreDir::default(), 30);
         assert_eq!(info.to_text(), "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n");
         assert_eq!(CacheInfo::parse(&info.to_text()), Ok(info));
     }
 
     #[test]
-    fn reads_what_nix_copy_writes_and_refuses_what_breaks_clients() {
+    fn the_text_of_nix_copy_is_accepted_and_text_that_breaks_clients_is_refused() {
         assert_eq!(CacheInfo::parse("StoreDir: /gnu/store\n").unwrap().store_dir, "/gnu/store");
         assert!(CacheInfo::parse("StoreDir: /nix/store\nPriority: high\n").is_err());
         assert!(CacheInfo::parse("StoreDir: /nix/store\r\nPriority: 3\r\n").is_err());

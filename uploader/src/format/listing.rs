@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_goes_on_is_refused() {
+    fn incomplete_nars_and_bytes_after_a_nar_are_refused() {
         let nar = sample();
         for end in 0..nar.len() {
             assert!(listing(&nar[..end], 64).is_err(), "{end}");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scanner_accepts_what_the_decoder_accepts() {
+    fn the_scanner_and_the_decoder_accept_the_same_nars() {
         let nar = sample();
         for at in 0..nar.len() {
             for flip in [1, 8, 0x80, 0xff] {

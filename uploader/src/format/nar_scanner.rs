@@ -260,16 +260,7 @@ impl Scanner {
             (Next::EntryOrEnd, b"entry") => Next::EntryOpen,
             (Next::EntryOpen, b"(") => Next::NameKey,
             (Next::NameKey, b"name") => Next::Name,
-            (Next::Name, name) => {
-                if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
-                    return Err(format!("`{}` is not a file name", String::from_utf8_lossy(name)));
-                }
-                match self.names.last_mut() {
-                    Some(last) if name > last.as_slice() => std::mem::swap(last, &mut self.token),
-                    _ => return Err(format!("`{}` is out of order", String::from_utf8_lossy(name))),
-                }
-                Next::NodeKey
-            }
+            (Next::Name, _) => self.name()?,
             (Next::NodeKey, b"node") if self.names.len() >= MAX_DEPTH => {
                 return Err(format!("directories deeper than {MAX_DEPTH}"));
             }
@@ -278,6 +269,19 @@ impl Scanner {
             (_, token) => return Err(format!("`{}` is not expected here", String::from_utf8_lossy(token))),
         };
         Ok(follows)
+    }
+
+    /// Handles the name of an entry. Names must be valid file names in ascending order.
+    fn name(&mut self) -> Result<Next, String> {
+        let name = self.token.as_slice();
+        if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
+            return Err(format!("`{}` is not a file name", String::from_utf8_lossy(name)));
+        }
+        match self.names.last_mut() {
+            Some(last) if name > last.as_slice() => std::mem::swap(last, &mut self.token),
+            _ => return Err(format!("`{}` is out of order", String::from_utf8_lossy(name))),
+        }
+        Ok(Next::NodeKey)
     }
 
     fn after_node(&self) -> Next {

@@ -154,6 +154,17 @@ pub fn standing(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8], keys: &[Sec
     if lacking.is_empty() {
         return Ok(Standing::Complete);
     }
+    add_signatures(store_dir, info, &present, &lacking).map(Standing::LacksSignatures)
+}
+
+/// Rewrites the narinfo `present` with the signatures of the keys `lacking`.
+fn add_signatures(
+    store_dir: &StoreDir,
+    info: &PathInfo,
+    present: &NarInfo,
+    lacking: &[&SecretKey],
+) -> Result<Vec<u8>> {
+    let fingerprint = present.fingerprint(store_dir);
     // A malformed signature makes clients refuse the whole narinfo. An invalid signature of ours is replaced.
     let kept = present
         .signatures()
@@ -177,7 +188,7 @@ pub fn standing(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8], keys: &[Sec
     .signatures(signatures)
     .build()
     .map_err(|error| unfit(info, error))?;
-    Ok(Standing::LacksSignatures(render(&rewritten)))
+    Ok(render(&rewritten))
 }
 
 fn parse(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8]) -> Result<NarInfo> {

@@ -48,7 +48,7 @@ fn has_the_fields_and_order_of_nix() {
 }
 
 #[test]
-fn no_references_keep_their_blank() {
+fn empty_references_keep_their_space() {
     let bytes = compose(&StoreDir::default(), &info(&[]), &nar(), &[]).unwrap();
     assert!(text(&bytes).contains("\nReferences: \n"));
 }
@@ -143,7 +143,7 @@ fn assorted() -> impl Iterator<Item = (PathInfo, NarObject, Vec<SecretKey>)> {
 }
 
 #[test]
-fn what_we_write_is_as_long_as_it_can_be() {
+fn a_composed_narinfo_has_a_possible_size() {
     for (info, nar, keys) in assorted() {
         let bytes = compose(&StoreDir::default(), &info, &nar, &keys).unwrap();
         assert!(fits(&StoreDir::default(), &info, &keys, bytes.len() as u64), "{}", text(&bytes));
@@ -151,7 +151,7 @@ fn what_we_write_is_as_long_as_it_can_be() {
 }
 
 #[test]
-fn what_lacks_signatures_of_ours_is_never_as_long() {
+fn a_narinfo_without_a_signature_of_ours_never_has_a_possible_size() {
     for (mut info, nar, keys) in assorted().filter(|(_, _, keys)| !keys.is_empty()) {
         // `compose` replaces the signatures of our own keys in the store.
         info.signatures = Box::default();
@@ -163,7 +163,7 @@ fn what_lacks_signatures_of_ours_is_never_as_long() {
 }
 
 #[test]
-fn what_nix_copy_writes_without_our_key_does_not_fit() {
+fn a_narinfo_of_nix_copy_without_our_signature_never_has_a_possible_size() {
     let key = SecretKey::generate("cache.example.org-1").unwrap();
     for (mut info, mut nar, _) in assorted() {
         info.signatures = Box::default();

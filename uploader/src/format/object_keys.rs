@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nar_keys_tell_what_they_hold_and_are_never_the_same_twice() {
+    fn nar_keys_hold_hash_compression_and_writer_and_are_unique() {
         for compression in Compression::ALL {
             let id = new_writer();
             let (one, other) = (new_nar(&[7; 32], compression, &id), new_nar(&[7; 32], compression, &id));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_other_tools_are_not_ours() {
+    fn object_keys_of_other_tools_are_not_ours() {
         for key in [
             "nar/1w1fff338fvdw53sqgamddn1b2xgds473pv6y13gizdbqjv4i5p3.nar.xz",
             "nar/",

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_keys_are_refused_without_being_shown() {
+    fn errors_about_malformed_keys_do_not_show_the_key() {
         let public = SecretKey::generate("k-1").unwrap().public_text();
         for (text, expected) in [
             ("", "no colon"),

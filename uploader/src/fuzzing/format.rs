@@ -61,7 +61,7 @@ pub(super) fn marker(bytes: &[u8]) {
 }
 
 /// Secret keys, lists of public keys, and object keys.
-pub(super) fn keys(bytes: &[u8]) {
+pub(super) fn signing_and_object_keys(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(key) = SecretKey::parse(&text) {
         let public = key.public_text();

@@ -21,7 +21,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("derivation", queue::derivation),
     ("environment", queue::environment),
     ("job", queue::job),
-    ("keys", format::keys),
+    ("keys", format::signing_and_object_keys),
     ("listing", format::listing),
     ("marker", format::marker),
     ("narinfo", format::narinfo),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_corpus_and_mutations_of_it_hold() {
+    fn the_properties_hold_for_the_corpora_and_mutations() {
         for (name, target) in TARGETS {
             let mut files: Vec<_> =
                 fs::read_dir(corpus(name)).expect(name).map(|entry| entry.unwrap().path()).collect();

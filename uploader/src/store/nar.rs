@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_counted_and_hashed() {
+    fn bytes_are_counted_and_hashed() {
         let dir = tree();
         let mut writer = HashingWriter::new(Vec::new());
         dump_path(dir.path(), &mut writer).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_sink_is_told_from_a_failing_read() {
+    fn errors_of_the_sink_differ_from_errors_of_reading() {
         let dir = tree();
         for limit in [0, 1000, 1 << 20, (2 << 20) + 500] {
             let mut calls = 0;
@@ -250,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_there_is_gone() {
+    fn an_absent_path_is_gone() {
         let dir = tree();
         let absent = dir.path().join("absent");
         assert!(matches!(dump_path(&absent, &mut io::sink()), Err(NarError::Gone(path)) if path == absent));
     }
 
     #[test]
-    fn a_path_that_vanishes_on_the_way_is_gone() {
+    fn a_path_deleted_during_reading_is_gone() {
         let dir = tree();
         let path = dir.path().join("path");
         fs::create_dir(&path).unwrap();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_shrinks_or_vanishes_has_changed() {
+    fn a_file_that_shrinks_or_is_deleted_has_changed() {
         for shrink in [true, false] {
             let dir = tree();
             let mut sink = Limited(0, || {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_nar_can_hold_is_permanent() {
+    fn a_file_that_a_nar_cannot_hold_is_a_permanent_error() {
         let dir = tree();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         let error = dump_path(dir.path(), &mut io::sink()).unwrap_err();

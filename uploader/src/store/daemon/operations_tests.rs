@@ -126,7 +126,7 @@ fn a_nar_is_read_exactly_to_its_end() {
 }
 
 #[test]
-fn an_error_inside_a_nar_is_the_daemons() {
+fn an_error_inside_a_nar_is_reported_as_the_daemons_error() {
     let mut nar = Vec::new();
     encode_regular(&mut nar, b"x", false).unwrap();
     for end in [0, 24, 40] {
@@ -151,7 +151,7 @@ fn a_sink_that_fails_is_named_as_the_cause() {
 }
 
 #[test]
-fn why_there_is_no_connection_is_said() {
+fn errors_say_why_the_connection_failed() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("socket");
     let told = |daemon: DaemonAddress| {
@@ -172,7 +172,7 @@ fn why_there_is_no_connection_is_said() {
 }
 
 #[test]
-fn what_a_program_complains_of_is_said() {
+fn errors_contain_the_output_of_the_program() {
     let run = |script: &str| {
         let args = vec!["-c".to_owned(), script.to_owned()];
         let env = vec![("WORD".to_owned(), "database".to_owned())];

@@ -157,7 +157,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_truncation_and_every_broken_byte_is_survived() {
+    fn every_truncation_and_every_changed_byte_is_an_error() {
         let wire = [chatter(), error("message", &["trace"])].concat();
         for end in 0..wire.len() {
             assert!(matches!(drain(&mut &wire[..end]), Err(ProtocolError::Closed)), "{end}");

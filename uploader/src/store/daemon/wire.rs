@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn reading_returns_the_written_values() {
         for length in 0..40 {
             let bytes = vec![b'x'; length];
             let mut wire = Vec::new();
