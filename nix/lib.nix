@@ -1,5 +1,6 @@
-# What the modules share, without nixpkgs: checks of public keys and of caches' addresses, and the configuration file.
-# `nix/tests/keys.json` and `urls.json` are the cases; larder's own checks pass the same.
+# Functions that the modules share: checks of public keys and of caches' URLs, and the configuration file. They do not
+# need nixpkgs.
+# `nix/tests/keys.json` and `urls.json` are the test cases for these checks and for larder's own.
 let
   inherit (builtins)
     attrNames
@@ -13,7 +14,7 @@ let
     toJSON
     ;
 
-  # `null`, or why a text is no public key. The text itself is not repeated: it may be a secret key.
+  # The reason why a text is not a public key, or `null`. The reason does not repeat the text: it may be a secret key.
   keyFault =
     text:
     let
@@ -34,7 +35,7 @@ let
       "is a secret key, which belongs into a file that nobody else reads: give its public half (`larder key public FILE`), and replace the key if it has been published by this"
     else if size != 44 then
       "has not 32 bytes behind the colon (44 characters of base64)"
-    # 32 bytes leave two bits of the last digit unused.
+    # 32 bytes do not use two bits of the last digit.
     else if match ".{42}[AEIMQUYcgkosw048]=" encoded == null then
       "is not base64 of 32 bytes behind the colon"
     else
@@ -47,11 +48,11 @@ let
     in
     if parts == null then "" else builtins.head parts;
 
-  # Its name, or else its beginning: enough to find it by.
+  # The name of a key, or the beginning of the text. That is enough to find the key.
   keyLabel =
     text: if keyName text == "" then builtins.substring 0 8 text else "${keyName text}:";
 
-  # What is wrong with a list of public keys, one message for each fault.
+  # The faults of a list of public keys, one message for each fault.
   keyFaults =
     keys:
     let
@@ -86,7 +87,7 @@ let
       "two different public keys are named `${name}`: Nix uses the first and ignores the other; give a new key a new name"
     ) twice;
 
-  # `null`, or why an address cannot be a substituter.
+  # The reason why a URL cannot be a substituter, or `null`.
   urlFault =
     text:
     let
@@ -125,14 +126,14 @@ let
       ) urls
     );
 
-  # Secrets in the store can be read by everybody.
+  # Everybody can read the store, so no secret may be in it.
   inStore = path: match "${builtins.storeDir}/.*" (toString path) != null;
 
-  # An address with a parameter more.
+  # A URL with an additional parameter.
   withParameter = url: parameter: url + (if match ".*[?].*" url == null then "?" else "&") + parameter;
 
-  # A file of larder's configuration. Its values are strings, numbers, switches and lists of strings, which TOML writes
-  # as JSON does; keys that are null are left out.
+  # The text of a configuration file of larder. TOML writes the values as JSON does: strings, numbers, booleans and
+  # lists of strings. Keys with the value `null` are left out.
   toToml =
     settings:
     concatStringsSep "" (
@@ -141,7 +142,7 @@ let
       )
     );
 
-  # The file of a machine that pushes.
+  # The configuration file of a machine that pushes.
   configuration =
     stateDir: cfg:
     toToml (
@@ -153,7 +154,7 @@ let
       }
     );
 
-  # The units of units.json: those of a machine that pushes, or its `client-units`, with the places of the programs.
+  # The units in units.json with the paths of the programs: those of a machine that pushes, or its `client-units`.
   unit =
     {
       bin,
@@ -172,7 +173,7 @@ let
         else
           value;
       file = builtins.fromJSON (builtins.readFile ./units.json);
-      # The sandbox is the same for all; a unit's own lines win over it.
+      # All units have the same sandbox. A unit's own lines take precedence.
       whole =
         body: body // (if body ? Service then { Service = file.sandbox // body.Service; } else { });
     in

@@ -9,7 +9,7 @@ rustPlatform.buildRustPackage {
 
   src = lib.fileset.toSource {
     root = ../.;
-    # The workspace names `tests` as a member, so cargo wants its manifest and sources even where they are not built.
+    # The workspace names `tests` as a member, so cargo needs its manifest and sources even if it does not build them.
     fileset = lib.fileset.unions [
       ../Cargo.toml
       ../Cargo.lock
@@ -26,24 +26,24 @@ rustPlatform.buildRustPackage {
 
   cargoLock.lockFile = ../Cargo.lock;
 
-  # The hook is linked as everything else here. A static one starts a millisecond sooner, but wants a Rust tool chain for
-  # musl, which is not built for everybody; and on NixOS nothing else speaks for it, since the system keeps its
-  # libraries. `larder setup` keeps them from garbage collection where it copies this one.
+  # The hook is linked dynamically. A static hook starts a millisecond sooner, but needs a Rust tool chain for
+  # musl, which is not prebuilt everywhere. On NixOS a static hook has no other advantage, because the system keeps its
+  # libraries. `larder setup` protects the libraries from garbage collection when it copies the hook.
 
-  # Both binaries, `larder` and `larder-hook`; nothing of the integration crate.
+  # Builds both programs, `larder` and `larder-hook`, without the integration tests.
   cargoBuildFlags = [
     "--package=larder"
     "--package=larder-hook"
   ];
 
-  # Unit tests only: the integration tests run Nix daemons and S3 servers.
+  # Runs only the unit tests: the integration tests need Nix daemons and S3 servers.
   cargoTestFlags = [
     "--package=larder"
     "--package=larder-hook"
     "--lib"
   ];
 
-  # They talk to scripted servers on the loopback device.
+  # The tests connect to scripted servers on the loopback interface.
   __darwinAllowLocalNetworking = true;
 
   meta = {

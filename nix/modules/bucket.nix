@@ -1,5 +1,5 @@
-# services.larder.bucket: an S3 server for the cache's bucket. docs/buckets.md tells how the bucket is made and what
-# other servers want.
+# services.larder.bucket: an S3 server for the cache's bucket. docs/buckets.md describes how to create the bucket and
+# how to use other servers.
 {
   config,
   lib,
@@ -83,7 +83,7 @@ in
         after = [ "network.target" ];
         wantedBy = [ "multi-user.target" ];
         serviceConfig = {
-          # Only S3 is for others; its parts talk to each other on the loopback.
+          # Other machines need only S3. The server's own parts use the loopback interface.
           ExecStart = "${pkgs.seaweedfs}/bin/weed server -dir=${dataDir} -ip=127.0.0.1 -ip.bind=127.0.0.1 -volume.max=0 -filer -s3 -s3.ip.bind=${cfg.address} -s3.port=${toString cfg.port} -s3.config=%d/s3.json";
           LoadCredential = [ "s3.json:${cfg.credentialsFile}" ];
           DynamicUser = true;
@@ -109,7 +109,7 @@ in
             api_bind_addr = "${cfg.address}:${toString cfg.port}";
             s3_region = "garage";
           };
-          # Garage lets nobody read without a key but through this.
+          # Garage has this as the only way to read without a key.
           s3_web = {
             bind_addr = "${cfg.address}:${toString (cfg.port + 1)}";
             root_domain = ".cache.internal";

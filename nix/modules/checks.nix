@@ -1,7 +1,7 @@
-# Assertions that more than one module makes: each with its remedy.
+# Assertions of more than one module. Each message names a remedy.
 { larder }:
 {
-  # Of a machine that pushes. `at` is where its options are.
+  # The assertions for a machine that pushes. `at` is the path of its options.
   pusher =
     at: cfg:
     let

@@ -1,4 +1,4 @@
-# services.larder.client: a machine that takes paths from caches, and works on when they are away.
+# services.larder.client: a machine that substitutes paths from caches, and works while they are unavailable.
 {
   config,
   lib,
@@ -18,7 +18,7 @@ let
   cfg = config.services.larder.client;
   caches = builtins.attrValues cfg.caches;
   keys = lib.concatMap (cache: cache.publicKeys) caches;
-  # Where Nix reads a cache: through the relay, or there.
+  # The URL at which Nix reads a cache: that of the relay, or the cache's own.
   address =
     name: cache:
     let
@@ -33,7 +33,7 @@ let
     bin = "${cfg.package}/bin";
     of = "client-units";
     caches = builtins.concatStringsSep " " (
-      # A per cent sign stands for something else in units.
+      # In units, a per cent sign begins a specifier.
       lib.mapAttrsToList (
         name: cache: builtins.replaceStrings [ "%" ] [ "%%" ] (lib.escapeShellArg "${name}=${cache.url}")
       ) cfg.caches
@@ -46,7 +46,7 @@ in
   options.services.larder.client = {
     enable = mkEnableOption "substituting from caches that may be away";
 
-    # For the relay and the guard.
+    # Settings of the units of the relay and of the guard.
     inherit (import ./settings.nix { inherit lib pkgs; }) package;
 
     caches = mkOption {
@@ -130,7 +130,7 @@ in
           message = "services.larder.client needs Nix on this machine: set nix.enable, or remove services.larder.client.enable.";
         }
         {
-          # One malformed key makes every operation fail that checks a signature, and with it the next rebuild.
+          # A malformed key makes every operation fail that checks a signature, such as the next rebuild.
           assertion = faults == [ ];
           message = "services.larder.client.caches: ${builtins.concatStringsSep "; " faults}.";
         }
@@ -157,7 +157,7 @@ in
       ];
       nix.settings = {
         trusted-public-keys = keys;
-        # A cache that is away makes builds slower, and fails none.
+        # An unavailable cache makes builds slower, but no build fails.
         fallback = mkDefault true;
         connect-timeout = mkDefault cfg.connectTimeout;
         stalled-download-timeout = mkDefault cfg.stalledTimeout;
@@ -182,13 +182,13 @@ in
       };
     })
     (mkIf cfg.guard.enable {
-      # Absent until the first look; then it names the caches that answer.
+      # The guard writes this file for the first time after it has probed the caches. It names the caches that answer.
       nix.extraOptions = "!include ${fragment}\n";
       systemd.services.larder-guard = {
         description = "Take caches that cannot be reached out of Nix's configuration";
         after = [ "network.target" ];
         wantedBy = [ "multi-user.target" ];
-        # Where Nix's daemon is run from, its restart included.
+        # The service runs and restarts Nix's daemon from this package.
         path = [ config.systemd.package ];
         serviceConfig = {
           Type = "oneshot";

@@ -46,12 +46,12 @@ in
       ];
       environment.systemPackages = [ cfg.package ];
       environment.etc."larder/config.toml".source = file;
-      # As root: the agent's sandbox is systemd's affair, and root's own queue needs no other owner.
+      # The agent runs as root. launchd has no sandbox such as systemd's, and root's queue needs no other owner.
       launchd.daemons.larder-agent.serviceConfig = daemon [
         "agent"
         "--exit-when-idle"
       ] // {
-        # Started when something comes. It ends when nothing is left, and is started again when it fails before.
+        # launchd starts the agent when a job is queued, and after a failure. The agent ends when the queue is empty.
         QueueDirectories = [ "${stateDir}/incoming" ];
         RunAtLoad = true;
         KeepAlive.SuccessfulExit = false;

@@ -1,5 +1,5 @@
-# services.larder for home-manager: without root, and so without a hook. What the user's builds add to the store is
-# found by `larder catch-up`, and pushed by an agent of the user's own.
+# services.larder for home-manager. Without root it cannot set the hook. `larder catch-up` finds the paths that the
+# user's builds add to the store, and an agent of the user pushes them.
 {
   config,
   lib,

@@ -1,4 +1,4 @@
-# Nix's post-build-hook, on machines where the module may set it: its options, and the program.
+# Nix's post-build-hook, on machines whose modules may set it: the options and the program.
 {
   lib,
   pkgs,
@@ -23,7 +23,7 @@ in
     };
   };
 
-  # One that queues, and then becomes the other hook. Nix passes its hook no arguments.
+  # A script that runs larder's hook, which then executes the other hook. Nix passes no arguments to its hook.
   program =
     if cfg.chainedHook == null then
       "${cfg.package}/bin/larder-hook"

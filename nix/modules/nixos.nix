@@ -1,4 +1,4 @@
-# services.larder: a machine that pushes what it builds.
+# services.larder: a machine that pushes its builds.
 {
   config,
   lib,
@@ -16,11 +16,11 @@ let
   cfg = config.services.larder;
   shared = import ./settings.nix { inherit lib pkgs; };
   checks = import ./checks.nix { inherit larder; };
-  # The units are made for this one.
+  # The units need this state directory.
   stateDir = "/var/lib/larder";
 
   units = larder.unit { bin = "${cfg.package}/bin"; };
-  # As NixOS wants them: sections by other names.
+  # The same units in the form of NixOS, which has other names for the sections.
   systemdUnit =
     name: extra:
     let
@@ -42,7 +42,7 @@ let
     ]);
 
   file = pkgs.writeText "larder-config.toml" (larder.configuration stateDir cfg);
-  # Where the builder cannot run the program, the machine itself checks it when the agent starts.
+  # If the builder cannot run the program, the agent checks the configuration at its start.
   canRun = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
   checked =
     if canRun then
@@ -55,7 +55,7 @@ let
 
   nixHook = import ./hook.nix { inherit lib pkgs cfg; };
   hook = nixHook.program;
-  # What other modules say about the one slot that Nix has.
+  # The definitions of the hook by other modules. Nix has only one hook.
   otherHooks = builtins.filter (value: value != hook) (
     builtins.concatMap (
       definition:
@@ -66,7 +66,7 @@ let
     ) options.nix.settings.definitions
   );
 
-  # Credentials of the unit: systemd hands them over, so that the files may stay root's.
+  # The credentials of the unit. systemd passes them to the agent, so only root needs to read the files.
   keys = lib.imap0 (index: file: {
     inherit file;
     name = "key-${toString index}";
@@ -112,7 +112,7 @@ in
         description = "larder's agent";
       };
       users.groups.larder = { };
-      # Added to whatever stands there: a plain definition would replace the default, which is everybody.
+      # This extends the list: a plain definition would replace the default, which allows everybody.
       nix.settings.extra-allowed-users = [ "larder" ];
 
       systemd.services.larder-queue = service "larder-queue.service" { };

@@ -1,4 +1,4 @@
-# Options that are the same for every kind of machine: the package, and larder's configuration.
+# The options that all kinds of machines share: the package and larder's configuration.
 { lib, pkgs }:
 let
   inherit (lib) mkOption types;
@@ -24,7 +24,7 @@ in
     description = "The package with `larder` and `larder-hook`.";
   };
 
-  # Free-form: what `larder config check` knows. The keys that every set-up has are typed.
+  # The option takes all keys that `larder config check` accepts. The keys that every set-up has are typed.
   settings = mkOption {
     default = { };
     description = "larder's configuration; `larder config check` lists all keys. It is checked when the system is built.";

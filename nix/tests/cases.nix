@@ -1,4 +1,4 @@
-# Machines to evaluate. What the tests expect of each stands in `tests/tests/machines/modules.rs`, under the same name.
+# Machines to evaluate. `tests/tests/machines/modules.rs` has the expectations for each machine under the same name.
 { lib }:
 let
   key = "cache.lan-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";

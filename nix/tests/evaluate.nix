@@ -1,8 +1,8 @@
-# Evaluates the modules against strict stubs of the options that they set: one machine for each case, as data. `lib` is
-# nixpkgs' own where there is one (its path), else a small one of these tests.
+# Evaluates the modules with strict stubs of the options that they set. The result is data: one machine for each case.
+# `lib` is that of nixpkgs if its path is given, otherwise the small one of these tests.
 {
   nixpkgsLib ? null,
-  # A file with a module for a NixOS machine, to be evaluated as well.
+  # A file with another module for a NixOS machine.
   document ? null,
 }:
 let
@@ -14,7 +14,7 @@ let
       inherit type default;
       description = "a stub";
     };
-  # Values that units and settings take; lists of several definitions are joined.
+  # The type of values in units and settings. Several definitions of a list are joined.
   value = types.oneOf [
     types.str
     types.int
@@ -36,7 +36,7 @@ let
   settings = option (types.submodule {
     freeformType = section;
     options = {
-      # As NixOS declares them.
+      # The same declarations as in NixOS.
       substituters = option (types.listOf types.str) [ ];
       trusted-public-keys = option (types.listOf types.str) [ ];
       allowed-users = option (types.listOf types.str) [ "*" ];
@@ -93,7 +93,7 @@ let
     };
   };
 
-  # Files keep their text, so that the test can give it to the real programs.
+  # Files keep their text, so that the test can pass it to the real programs.
   pkgs = {
     larder = {
       type = "derivation";

@@ -1,15 +1,15 @@
-# Virtual machines, for who has nixpkgs: one builds and pushes into a bucket on a second, a third substitutes. The
-# bucket goes away and comes back; at last the modules are removed.
+# Virtual machines, which need nixpkgs. The first builds and pushes into a bucket on the second, and the third
+# substitutes. The bucket stops and starts again. At the end the modules are removed.
 { pkgs, self }:
 let
-  # Made for this test; they guard nothing.
+  # Keys for this test only. They protect nothing.
   secretKey = pkgs.writeText "test.sec" "test-1:OnQmsI6S5QYCI9rbsFngS7CS21l47gWRsFr8nR5iM+Na4Yw4Zgbjma5U1Kz5U8uC9qO9LDQ18iTT4LRFfl7nLg==";
   publicKey = "test-1:WuGMOGYG45muVNSs+VPLgvajvSw0NfIk0+C0RX5e5y4=";
   access = {
     key = "TESTACCESSKEY";
     secret = "testsecretkey0000";
   };
-  # A build that needs nothing from elsewhere, so that it can be asked for by its expression on each machine.
+  # A build without dependencies, so that each machine can evaluate the same expression.
   expression = pkgs.writeText "greeting.nix" ''
     text: derivation {
       name = "greeting";
@@ -83,7 +83,7 @@ pkgs.testers.runNixOSTest {
         credentialsFile = "/etc/larder/credentials";
       };
       specialisation.removed.configuration.services.larder.enable = pkgs.lib.mkForce false;
-      # A machine of its own would make them outside of its configuration.
+      # Outside of a test, the keys are made outside of the configuration.
       systemd.tmpfiles.rules = [
         "C /etc/larder/key.sec 0600 root root - ${secretKey}"
         "f /etc/larder/credentials 0600 root root - AWS_ACCESS_KEY_ID=${access.key}\\nAWS_SECRET_ACCESS_KEY=${access.secret}\\n"
@@ -95,7 +95,7 @@ pkgs.testers.runNixOSTest {
         base
         self.nixosModules.client
       ];
-      # `base` forces the list empty for the builder's sake.
+      # `base` forces an empty list for the builder.
       nix.settings.extra-substituters = [ "http://bucket:8333/nix-cache" ];
       services.larder.client = client.services.larder.client;
       specialisation.removed.configuration.services.larder.client.enable = pkgs.lib.mkForce false;

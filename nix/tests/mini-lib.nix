@@ -1,6 +1,6 @@
-# A small stand-in for nixpkgs' lib, of what the modules use: options and their types, definitions with priorities, a
-# module system without imports of paths. Strict: an option that nobody declared is an error. For machines without
-# nixpkgs; with one, the tests evaluate with the real lib.
+# A small replacement for nixpkgs' lib, on machines without nixpkgs. It has the functions that the modules use: options
+# and their types, definitions with priorities, and a module system without imports of paths. It is strict: a definition
+# of an undeclared option is an error.
 let
   inherit (builtins)
     attrNames
@@ -25,7 +25,7 @@ let
   unique = foldl' (seen: name: if elem name seen then seen else seen ++ [ name ]) [ ];
   show = path: concatStringsSep "." path;
 
-  # Definitions are values, or these around them.
+  # Definitions are values, or values in these wrappers.
   mkOverride = priority: content: {
     _type = "override";
     inherit priority content;
@@ -48,8 +48,8 @@ let
           inherit value;
         }
       ];
-  # A set of definitions as plain sets: what stands around it goes to its members, so that their names are known before
-  # any condition is.
+  # Moves the wrappers around a set of definitions to its members, so that the names of the members are known before any
+  # condition.
   spread =
     value:
     if kind value == "if" then
@@ -143,7 +143,7 @@ let
     else
       inner.merge path values;
 
-  # Options of several modules in one tree.
+  # Merges the options of several modules into one tree.
   mergeOptions = foldl' (
     a: b:
     a
@@ -183,7 +183,7 @@ let
       freeform = filter (one: one != null) (map (part: part.freeformType) parts);
       definitions = concatMap (part: spread part.config) parts;
 
-      # The values below a path: of options where there are some, of anything where the module is free-form.
+      # The values below a path: those of options, and all values where the module is free-form.
       walk =
         path: tree: sets:
         let
@@ -213,7 +213,7 @@ let
               checked at node.type all
           ) tree;
       config = walk prefix declared definitions;
-      # What is asked of options: their definitions.
+      # The definitions of options.
       annotate =
         tree: sets:
         mapAttrs (
@@ -261,7 +261,7 @@ let
     genAttrs =
       names: f:
       listToAttrs (map (name: nameValue name (f name)) names);
-    # Always quoted; the real one leaves plain words alone.
+    # Quotes every word. The real function does not quote plain words.
     escapeShellArg =
       text:
       if builtins.match "[[:alnum:],._+:@%/-]+" (toString text) != null then

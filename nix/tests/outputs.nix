@@ -1,4 +1,4 @@
-# flake.nix, package.nix, default.nix and the virtual machines, evaluated with stubs in place of nixpkgs.
+# Evaluates flake.nix, package.nix, default.nix and the virtual machines with stubs in place of nixpkgs.
 let
   mini = import ./mini-lib.nix;
   lib = mini // {

@@ -78,7 +78,7 @@ impl<'a> PlanBuilder<'a> {
         let same = before.as_ref() == Some(&after);
         if before.is_some() && !ours && !same {
             let text = format!("`{path}` exists, and `larder setup` did not create it");
-            return Err(Error::permanent(Area::Config, text).hint("move or remove the file, and try again"));
+            return Err(Error::permanent(Area::Config, text).hint("move it away or remove it, and try again"));
         }
         if before.is_none() || ours {
             self.plan.manifest.files.insert(path.to_owned(), digest);
