@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use crate::base::error::{Area, Error, Result};
+use crate::config::config_keys::{BUCKET, STATE_DIR};
 
 /// Flags that every subcommand takes.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Flags of every command")]
 pub(super) struct Global {
     /// Read this configuration file instead of /etc/larder/config.toml and the user's own file
     #[arg(long, global = true, value_name = "FILE", env = "LARDER_CONFIG")]
@@ -32,8 +34,8 @@ impl Global {
             })?;
             values.push((key, value.to_owned()));
         }
-        values.extend(self.bucket.iter().map(|bucket| ("bucket", bucket.clone())));
-        values.extend(self.state_dir.iter().map(|dir| ("state-dir", dir.display().to_string())));
+        values.extend(self.bucket.iter().map(|bucket| BUCKET.flag(bucket)));
+        values.extend(self.state_dir.iter().map(|dir| STATE_DIR.flag(dir.display().to_string())));
         Ok(values)
     }
 }

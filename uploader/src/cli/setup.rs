@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// For a new configuration: the file of the bucket's credentials
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<String>,
-    /// Set up the machine with this root: only files, without a user and units
+    /// Set up the machine with this root: write its files, but create no user and start no unit
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }

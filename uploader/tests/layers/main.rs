@@ -90,6 +90,25 @@ fn the_picture_in_the_architecture_is_that_of_the_code() {
     }
 }
 
+/// Each stop of the walk names a file and a function in it; there are twelve at most.
+#[test]
+fn the_walk_in_the_architecture_names_functions_of_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, walk) = text.split_once("### The walk").expect("ARCHITECTURE.md has a walk");
+    let walk = walk.split("\n## ").next().unwrap_or_default();
+    let stops: Vec<_> = walk.lines().filter(|line| line.contains(". `")).collect();
+    assert!((8..=12).contains(&stops.len()), "{stops:?}");
+    for stop in stops {
+        let mut names = stop.split('`').skip(1).step_by(2);
+        let (file, function) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+        let text = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{stop}: {error}"));
+        let (source, _) = parse(file, &text, &Module::new());
+        let name = function.rsplit("::").next().unwrap_or_default();
+        assert!(source.functions.iter().any(|(known, _)| known == name), "`{file}` has no function `{name}`");
+    }
+}
+
 /// A flow chart in the language of Mermaid. An arrow goes from a room to a room that it imports; arrows that follow from
 /// others are left out.
 fn picture(rooms: &Graph) -> String {
