@@ -8,5 +8,6 @@ mod daemon;
 mod kill;
 mod matrix;
 mod polite;
+mod silent_daemon;
 mod store;
 mod writers;
