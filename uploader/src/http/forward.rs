@@ -57,7 +57,8 @@ impl Forwarder {
         })?;
         // A relative location is relative to the server's URL, which the client does not know.
         let absolute = |location: &HeaderValue| {
-            let location = Url::parse(&target).ok()?.join(location.to_str().ok()?).ok()?;
+            let location =
+                Url::parse(&target).ok()?.join(std::str::from_utf8(location.as_bytes()).ok()?).ok()?;
             HeaderValue::try_from(String::from(location)).ok()
         };
         if let Some(location) = response.headers().get(LOCATION).and_then(absolute) {

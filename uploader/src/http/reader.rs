@@ -100,7 +100,9 @@ impl PublicReader {
                 return answer(response, method, url, what).await;
             };
             let refused = |why: &str| Err(Error::permanent(Area::Bucket, &what).because(why));
-            let Some(next) = location.to_str().ok().and_then(|location| url.join(location).ok()) else {
+            let Some(next) =
+                std::str::from_utf8(location.as_bytes()).ok().and_then(|location| url.join(location).ok())
+            else {
                 return refused("the server redirects to an invalid URL");
             };
             match (url.scheme(), next.scheme()) {

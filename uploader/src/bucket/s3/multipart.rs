@@ -72,6 +72,8 @@ impl S3Multipart {
             .query("uploadId", &self.id)
             .header("content-type", "application/xml")
             .document(parts)
+            // All parts are sent: giving up now would send them again.
+            .in_any_case()
             .patience(ASSEMBLY);
         point("multipart: before its end");
         let reply = self.connection.send(request, what).await;
@@ -148,7 +150,9 @@ impl Multipart for S3Multipart {
 pub(super) async fn abort(connection: &Connection, key: &str, id: &str) -> Result<()> {
     let what = || connection.what("abort the upload of", key);
     let reply = connection.send(connection.request(Method::DELETE, key).query("uploadId", id), what).await?;
-    if reply.is_success() || reply.status == 404 {
+    let gone =
+        reply.fault.code == "NoSuchUpload" || (reply.status == 404 && reply.fault.code != "NoSuchBucket");
+    if reply.is_success() || gone {
         return Ok(());
     }
     Err(refusal(what(), Access::Write, &reply))

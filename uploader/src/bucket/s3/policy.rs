@@ -6,7 +6,7 @@ use http::Method;
 
 use super::connection::Connection;
 use super::error::{Access, refusal};
-use super::policy_document::merge;
+use super::policy_document::{merge, not_understood};
 use super::reply::Reply;
 use super::request::Request;
 use crate::base::error::{Area, Error, Result};
@@ -18,14 +18,14 @@ pub(super) async fn allow_anonymous_read(connection: &Connection) -> Result<Anon
     let request = || Request::new(Method::GET, "").query("policy", "");
     let reply = connection.send(request(), what).await?;
     let standing = match reply.answer() {
-        (200..=299, "") => String::from_utf8_lossy(&reply.body),
-        (_, "NoSuchBucketPolicy") => "".into(),
+        (200..=299, "") => std::str::from_utf8(&reply.body).map_err(|_| not_understood()),
+        (_, "NoSuchBucketPolicy") => Ok(""),
         _ => return unsupported(&reply).ok_or_else(|| refusal(what(), Access::Policy, &reply)),
     };
     let (bucket, objects) = resources(connection);
-    let Some(policy) = merge(&standing, &bucket, &objects)
-        .map_err(|cause| Error::permanent(Area::Bucket, what()).because(cause))?
-    else {
+    let policy = standing.and_then(|standing| merge(standing, &bucket, &objects));
+    let policy = policy.map_err(|cause| Error::permanent(Area::Bucket, what()).because(cause))?;
+    let Some(policy) = policy else {
         return Ok(AnonymousRead::Granted);
     };
     let reply = connection.send(replacement(policy), what).await?;

@@ -6,6 +6,11 @@ use serde_json::{Map, Value, json};
 const READ: &str = "LarderPublicRead";
 const LIST: &str = "LarderPublicList";
 
+/// The reason why a policy stays as it is.
+pub(super) fn not_understood() -> String {
+    "the existing policy is not understood, and larder does not change it".into()
+}
+
 /// The policy `standing` with larder's statements, or `None` if it has them already.
 ///
 /// `bucket` and `objects` are the resources that everybody may list and read. Fails if the policy is not understood.
@@ -14,14 +19,14 @@ pub(super) fn merge(standing: &str, bucket: &str, objects: &str) -> Result<Optio
         "" => Map::new(),
         text => match serde_json::from_str::<Value>(text) {
             Ok(Value::Object(policy)) => policy,
-            _ => return Err("the existing policy is not understood, and larder does not change it".into()),
+            _ => return Err(not_understood()),
         },
     };
     let mut statements = match policy.remove("Statement") {
         Some(Value::Array(statements)) => statements,
         Some(statement @ Value::Object(_)) => vec![statement],
         None | Some(Value::Null) => Vec::new(),
-        Some(_) => return Err("the existing policy is not understood, and larder does not change it".into()),
+        Some(_) => return Err(not_understood()),
     };
     let changed = [
         extend(&mut statements, READ, "s3:GetObject", objects),

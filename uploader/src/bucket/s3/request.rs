@@ -28,16 +28,19 @@ pub(super) struct Request<'a> {
     pub(super) body: Option<Body>,
     /// The longest body of an answer that is read, in bytes.
     pub(super) limit: u64,
-    /// The time until the head of the answer, without the time that the request's body takes, and the time for the body
-    /// of the answer.
+    /// The time limit of an attempt, without the time that the request's body takes. The body of the answer to a GET has
+    /// this time once more.
     pub(super) patience: Duration,
+    /// Whether the request waits for the throttle in any case. Others are given up when the server goes on refusing.
+    pub(super) must_be_sent: bool,
 }
 
 impl<'a> Request<'a> {
     /// `key` is the full key on the server.
     pub(super) fn new(method: Method, key: impl Into<Cow<'a, str>>) -> Self {
         let (query, headers) = (Vec::new(), Vec::new());
-        Self { method, key: key.into(), query, headers, body: None, limit: MAX_SMALL, patience: PATIENCE }
+        let (body, limit, patience, must_be_sent) = (None, MAX_SMALL, PATIENCE, false);
+        Self { method, key: key.into(), query, headers, body, limit, patience, must_be_sent }
     }
 
     pub(super) fn query(mut self, name: &'static str, value: impl Into<Cow<'a, str>>) -> Self {
@@ -69,6 +72,17 @@ impl<'a> Request<'a> {
     pub(super) fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// Lets the request wait for the throttle in any case.
+    pub(super) fn in_any_case(mut self) -> Self {
+        self.must_be_sent = true;
+        self
+    }
+
+    /// Whether the request is about the bucket and not about an object.
+    pub(super) fn is_about_the_bucket(&self) -> bool {
+        self.key.is_empty()
     }
 
     /// The URL below the URL of the bucket.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use larder_hook::fault::point;
+use tokio::time::Instant;
 
 use super::reply::{Failure, Reply};
 use super::request::Request;
@@ -27,6 +28,8 @@ const STALL: Duration = Duration::from_secs(30);
 const SLOWEST: u64 = 32 << 10;
 /// The longest body of a refusal that is read, in bytes.
 const MAX_FAULT: u64 = 256 << 10;
+/// The time limit for the body of a refusal.
+const REFUSAL: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
 /// Signs requests, sends them, and repeats them if that may help.
@@ -67,7 +70,10 @@ impl Sender {
 
     /// Makes one attempt as soon as the throttle allows it.
     async fn throttled(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
-        let turn = self.throttle.turn().await.map_err(|GivenUp| Failure::SlowedDown)?;
+        let turn = match request.must_be_sent {
+            true => self.throttle.turn_in_any_case().await,
+            false => self.throttle.turn().await.map_err(|GivenUp| Failure::SlowedDown)?,
+        };
         point("request: before");
         let outcome = self.attempt(request, url).await;
         point("request: answered");
@@ -93,8 +99,9 @@ impl Sender {
         self.signer.sign(&mut message, payload, &identity, SystemTime::now()).map_err(unsendable)?;
         let bytes = u64::try_from(request.size()).unwrap_or(u64::MAX);
         let limit = request.patience + Duration::from_secs(bytes / SLOWEST);
+        let end = Instant::now() + limit;
         let response = tokio::select! {
-            answered = tokio::time::timeout(limit, self.transport.send(message)) => match answered {
+            answered = tokio::time::timeout_at(end, self.transport.send(message)) => match answered {
                 Ok(answered) => answered.map_err(no_answer)?,
                 Err(_) => return Err(late(format!("no answer within {} seconds", limit.as_secs()))),
             },
@@ -102,7 +109,7 @@ impl Sender {
                 return Err(late("the transfer of the request made no progress".into()));
             }
         };
-        reply(response, request).await
+        reply(response, request, end).await
     }
 }
 
@@ -113,8 +120,8 @@ fn compose(request: &Request<'_>, url: &str, body: transport::Body) -> Result<tr
         headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value)?);
     }
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    if request.method == Method::POST && request.body.is_none() {
-        // The HTTP stack leaves the length of an empty body out. Some servers refuse a POST without a length.
+    if matches!(request.method, Method::POST | Method::PUT) && request.size() == 0 {
+        // The HTTP stack leaves the length of an empty body out. Some servers refuse such a request without a length.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     Ok(message)
@@ -131,7 +138,8 @@ fn late(text: String) -> Failure {
     Failure::NoAnswer(io::Error::new(io::ErrorKind::TimedOut, text).into())
 }
 
-async fn reply(response: transport::Response, request: &Request<'_>) -> Result<Reply, Failure> {
+/// Reads the body of an answer until `end`. The bytes of an object may take the time limit of the request once more.
+async fn reply(response: transport::Response, request: &Request<'_>, end: Instant) -> Result<Reply, Failure> {
     let (head, body) = response.into_parts();
     let mut reply = Reply {
         status: head.status.as_u16(),
@@ -143,11 +151,15 @@ async fn reply(response: transport::Response, request: &Request<'_>) -> Result<R
         return Ok(reply);
     }
     if reply.is_success() {
-        reply.body = read(body, reply.size(), request.limit, request.patience).await?;
-        if request.method != Method::GET && !reply.body.is_empty() {
+        let end = if request.method == Method::GET { Instant::now() + request.patience } else { end };
+        reply.body = read(body, reply.size(), request.limit, end).await?;
+        // The bytes of an object may look like an error. Other answers may hold an error in spite of their status.
+        if (request.method != Method::GET || request.is_about_the_bucket())
+            && xml::may_be_a_fault(&reply.body)
+        {
             reply.fault = xml::fault(&reply.body);
         }
-    } else if let Ok(body) = read(body, None, MAX_FAULT, request.patience).await {
+    } else if let Ok(body) = read(body, None, MAX_FAULT, Instant::now() + REFUSAL).await {
         // If the body of a refusal breaks off, its status still counts.
         reply.fault = xml::fault(&body);
     }
@@ -158,12 +170,12 @@ async fn read(
     body: transport::Body,
     announced: Option<u64>,
     limit: u64,
-    patience: Duration,
+    end: Instant,
 ) -> Result<Bytes, Failure> {
     if announced.is_some_and(|size| size > limit) {
         return Err(Failure::TooLarge);
     }
-    let whole = match tokio::time::timeout(patience, body.read(limit)).await {
+    let whole = match tokio::time::timeout_at(end, body.read(limit)).await {
         Ok(Ok(whole)) => whole,
         Ok(Err(ReadError::TooLarge)) => return Err(Failure::TooLarge),
         Ok(Err(ReadError::Broken(cause))) => {

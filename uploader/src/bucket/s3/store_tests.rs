@@ -154,6 +154,7 @@ async fn a_bucket_is_created_unless_it_exists() {
     let (_dir, server, bucket) = scripted(vec![done()]).await;
     bucket.create().await.expect("create");
     assert!(server.seen()[0].starts_with("PUT /cache/ "), "{:?}", server.seen());
+    assert!(server.seen()[0].to_lowercase().contains("content-length: 0"), "{:?}", server.seen());
 
     let (_dir, _server, bucket) = scripted(vec![fault("409 Conflict", "BucketAlreadyOwnedByYou")]).await;
     bucket.create().await.expect("larder's own bucket");
@@ -177,7 +178,7 @@ async fn a_bucket_is_created_unless_it_exists() {
     bucket.create().await.expect("create without a region");
     let seen: Vec<String> = server.seen().iter().map(|head| head.to_lowercase()).collect();
     assert!(seen[0].contains("content-type: application/xml"), "{seen:?}");
-    assert!(!seen[1].contains("content-type"), "{seen:?}");
+    assert!(!seen[1].contains("content-type") && seen[1].contains("content-length: 0"), "{seen:?}");
 }
 
 #[tokio::test]
@@ -190,6 +191,11 @@ async fn a_listing_gives_the_reason_why_a_bucket_cannot_be_looked_up() {
     let (_dir, server, bucket) = scripted(vec![head("400 Bad Request"), expired]).await;
     assert_eq!(bucket.exists().await.expect_err("expired").area(), Area::Credentials);
     assert!(server.seen()[1].starts_with("GET /cache/?list-type=2&max-keys=1 "), "{:?}", server.seen());
+
+    // A status of 200 does not hide an error.
+    let error = fault("200 OK", "AccessDenied");
+    let (_dir, _server, bucket) = scripted(vec![head("403 Forbidden"), error]).await;
+    assert!(bucket.exists().await.is_err());
 
     let moved = head("301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1");
     let (_dir, _server, bucket) = scripted(vec![moved]).await;
@@ -373,6 +379,11 @@ async fn a_policy_is_extended_if_the_server_has_policies() {
     }
     let (_dir, _server, bucket) = scripted(vec![fault("403 Forbidden", "AccessDenied")]).await;
     assert!(bucket.allow_anonymous_read().await.is_err());
+    // A status of 200 does not hide an error.
+    let none = fault("200 OK", "NoSuchBucketPolicy");
+    let (_dir, server, bucket) = scripted(vec![none, reply("204 No Content", "", "")]).await;
+    assert_eq!(bucket.allow_anonymous_read().await.expect("policy"), AnonymousRead::Granted);
+    assert_eq!(server.seen().len(), 2);
 }
 
 #[tokio::test]

@@ -91,6 +91,18 @@ impl Throttle {
             }
         }
     }
+
+    /// Waits until a request may be sent, however long the server goes on refusing requests.
+    pub(super) async fn turn_in_any_case(&self) -> Turn<'_> {
+        loop {
+            match self.turn().await {
+                Ok(turn) => return turn,
+                Err(GivenUp) => {
+                    let _ = tokio::time::timeout(LOOK, self.freed.notified()).await;
+                }
+            }
+        }
+    }
 }
 
 impl State {

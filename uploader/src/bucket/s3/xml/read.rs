@@ -31,6 +31,11 @@ pub(in super::super) struct Listed {
     pub(in super::super) etag: Option<String>,
 }
 
+/// Whether the body of an answer may hold an error in spite of its status. A long listing is not parsed for this.
+pub(in super::super) fn may_be_a_fault(body: &[u8]) -> bool {
+    body[..body.len().min(512)].windows(6).any(|window| window == b"<Error")
+}
+
 /// Reads the body of a refusal. The result is empty if the body is not understood.
 pub(in super::super) fn fault(body: &[u8]) -> Fault {
     let mut fault = Fault::default();
