@@ -106,7 +106,7 @@ fn a_relay_passes_on_what_a_cache_has() -> Result<()> {
         assert_eq!(get(&relay.url("other/x.narinfo"))?.status(), 404);
         let summary = get(&format!("{}/", relay.endpoint))?.text();
         assert!(
-            summary.contains(&format!("lan\t{base}\tanswers")) && summary.contains("\taway"),
+            summary.contains(&format!("lan\t{base}\tanswers")) && summary.contains("\tunavailable"),
             "{summary}"
         );
     }
@@ -358,7 +358,7 @@ fn a_relay_that_cannot_serve_says_why() -> Result<()> {
     for (args, code, says) in [
         (&["lan=http://c/b"][..], 2, "--listen 127.0.0.1:8390"),
         (&["--listen", "127.0.0.1:0", "http://c/b"], 2, "NAME=http"),
-        (&["--listen", "127.0.0.1:0", "lan=s3://b"], 2, "neither an `http`"),
+        (&["--listen", "127.0.0.1:0", "lan=s3://b"], 2, "neither `http` nor `https`"),
         (&["--listen", "here", "lan=http://c"], 2, "--listen"),
         (&["--listen", "192.0.2.1:8390", "lan=http://c"], 1, "cannot listen at `192.0.2.1:8390`"),
         (&[], 2, "NAME=URL"),

@@ -183,7 +183,7 @@ fn keys_that_larder_generates_are_nix_keys_and_are_never_replaced() -> Result<()
     assert_said(
         &world.larder.try_run(&["key", "generate", "made-1", "--output", &name])?,
         1,
-        &["there is a file", "hint:"],
+        &["the file exists already", "hint:"],
     );
     let mut convert = world.nix.command("nix", &["key", "convert-secret-to-public"]);
     let by_nix = larder_tests::process::run_with_input(
