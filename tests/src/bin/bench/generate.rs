@@ -30,7 +30,7 @@ pub(crate) fn one_file(nix: &NixHome, store: &BigStore, bytes: u64) -> Result<Ve
     ))
 }
 
-/// Adds `count` files of about 200 bytes to the store by evaluation alone. Every eighth file refers to the two files before
+/// Adds `count` files of less than 300 bytes to the store by evaluation alone. Every eighth file refers to the two files before
 /// it.
 pub(crate) fn tiny_files(nix: &NixHome, count: u32) -> Result<Vec<String>> {
     let expression = format!(
