@@ -1,6 +1,6 @@
-# Functions that the modules share: checks of public keys and of caches' URLs, and the configuration file. They do not
-# need nixpkgs.
-# `nix/tests/keys.json` and `urls.json` are the test cases for these checks and for larder's own.
+# The functions that the modules share: checks of public keys and of the URLs of caches, the configuration file, and the
+# units. They do not need nixpkgs. `nix/tests/keys.json` and `urls.json` are the test cases for these checks and for the
+# checks of larder.
 let
   inherit (builtins)
     attrNames

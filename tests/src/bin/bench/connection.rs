@@ -1,4 +1,4 @@
-//! A connection to an S3 server that is kept for many requests.
+//! A keep-alive connection to an S3 server.
 
 use std::io::{BufReader, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use larder_tests::http::{Head, encode_path, read_body, split_url};
 use larder_tests::s3::{Client, Signer};
 
-/// Bodies up to this size leave in one write with their heads.
-const SMALL: usize = 64 << 10;
+/// Bodies up to this size are sent in one write with the head of the request.
+const SMALL_BODY: usize = 64 << 10;
 
-/// One connection, one request at a time.
+/// A connection. It transmits one request at a time.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
@@ -19,14 +19,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to the endpoint of the client.
     pub(crate) fn open(client: &Client) -> Result<Self> {
         let (host, _) = split_url(&client.endpoint)?;
         Ok(Self { stream: connect(host)?, host: host.to_owned(), signer: client.signer() })
     }
 
-    /// Sends a request and reads the answer's body. `path` is not encoded, `query` is; `hash` is the SHA-256 of `body`
-    /// in hex. An answer other than 2xx is an error.
+    /// Sends a request and returns the body of the response. `path` is not encoded, `query` is encoded; `hash` is the
+    /// SHA-256 of `body` in hexadecimal. A status other than 2xx is an error.
     pub(crate) fn send(
         &mut self,
         method: &str,
@@ -36,34 +36,36 @@ impl Connection {
         body: &[u8],
     ) -> Result<Vec<u8>> {
         let path = encode_path(path);
-        let mark = if query.is_empty() { "" } else { "?" };
-        let mut head = format!("{method} {path}{mark}{query} HTTP/1.1\r\nHost: {}\r\n", self.host);
+        let separator = if query.is_empty() { "" } else { "?" };
+        let mut head = format!("{method} {path}{separator}{query} HTTP/1.1\r\nHost: {}\r\n", self.host);
         for (name, value) in self.signer.sign(method, &self.host, &path, query, hash)? {
             head += &format!("{name}: {value}\r\n");
         }
         let mut bytes = format!("{head}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
         let stream = self.stream.get_mut();
-        if body.len() <= SMALL {
+        if body.len() <= SMALL_BODY {
             bytes.extend_from_slice(body);
             stream.write_all(&bytes)?;
         } else {
             stream.write_all(&bytes)?;
             stream.write_all(body)?;
         }
-        let head = Head::read(&mut self.stream)?.with_context(|| format!("{method} {path}: no answer"))?;
-        let mut answer = Vec::new();
-        let mut take = |block: &[u8]| answer.extend_from_slice(block);
+        let head = Head::read(&mut self.stream)?.with_context(|| {
+            format!("{method} {path}: the server closed the connection without a response")
+        })?;
+        let mut response = Vec::new();
+        let mut take = |block: &[u8]| response.extend_from_slice(block);
         read_body(&mut self.stream, head.response_framing(method), &mut |_| Ok(()), &mut take)?;
         let status = head.status();
         ensure!(
             (200..300).contains(&status),
             "{method} {path}: {status} {}",
-            String::from_utf8_lossy(&answer)
+            String::from_utf8_lossy(&response)
         );
         if head.closes() {
             self.stream = connect(&self.host)?;
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 

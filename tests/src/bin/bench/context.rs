@@ -1,48 +1,38 @@
-//! What a case is given.
-
-use std::path::PathBuf;
+//! The context of a case: the number of rounds, the store, and messages.
 
 use anyhow::{Context as _, Result};
 use larder_tests::bigstore::BigStore;
 use larder_tests::larder::binary;
 use larder_tests::nix::NixVersion;
 
-/// What every case is given.
+/// The context that every case gets.
 #[derive(Debug)]
 pub(crate) struct Context {
     rounds: Option<usize>,
 }
 
 impl Context {
-    /// With the rounds that `--rounds` asks for, if it does.
-    ///
-    /// Fails where a binary is missing.
+    /// A context with the argument of `--rounds`. Fails if a program under test is missing.
     pub(crate) fn new(rounds: Option<usize>) -> Result<Self> {
-        let context = Self { rounds };
         for name in ["larder", "larder-hook"] {
-            context.binary(name)?;
+            binary(name)?;
         }
-        Ok(context)
+        Ok(Self { rounds })
     }
 
-    /// How many rounds count: as many as `--rounds` says, else as many as the case thinks right.
-    pub(crate) fn rounds(&self, usual: usize) -> usize {
-        self.rounds.unwrap_or(usual)
+    /// The number of counted rounds: the argument of `--rounds`, or the default of the case.
+    pub(crate) fn rounds(&self, default: usize) -> usize {
+        self.rounds.unwrap_or(default)
     }
 
-    /// A release binary, `larder` or `larder-hook`.
-    pub(crate) fn binary(&self, name: &str) -> Result<PathBuf> {
-        binary(name)
-    }
-
-    /// The realistic store of a version, built if need be.
+    /// The realistic store of a version of Nix. It is built if it does not exist.
     pub(crate) fn store(&self, version: NixVersion) -> Result<BigStore> {
         BigStore::get(version)?
-            .context("the realistic store is not here (`tests/provision usual store` brings it)")
+            .context("the packages of the realistic store are missing: run `tests/provision usual store`")
     }
 
-    /// Says on stderr what is going on; figures go into rows.
-    pub(crate) fn say(&self, what: &str) {
-        eprintln!("bench: {what}");
+    /// Prints a message about the progress on stderr.
+    pub(crate) fn say(&self, message: &str) {
+        eprintln!("bench: {message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Measuring: what a child costs, and contestants that take turns.
+//! Measures the cost of child processes, and interleaves the runs of the compared programs.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -10,26 +10,26 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 use wait4::Wait4;
 
-/// What one run took. What was not measured, or means nothing, is `None`.
+/// The cost of one run. A value that was not measured or has no meaning is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Cost {
     /// Seconds from start to end.
     pub(crate) wall: f64,
-    /// Seconds of processor time, user's and system's, of the child and the children that it waited for.
+    /// Seconds of processor time in user and system mode, of the child and of its own children that it waited for.
     pub(crate) cpu: Option<f64>,
-    /// Bytes of memory at the highest, of the child alone.
+    /// The highest resident set of the child alone, in bytes.
     pub(crate) peak: Option<f64>,
-    /// Bytes that lie in the bucket below `nar/` afterwards.
+    /// The bytes below `nar/` in the bucket after the run.
     pub(crate) sent: Option<f64>,
 }
 
 impl Cost {
-    /// A cost of which only the time is known.
+    /// A cost with only a time.
     pub(crate) fn wall(seconds: f64) -> Self {
         Self { wall: seconds, ..Self::default() }
     }
 
-    /// Of children that ran at the same time: processor time and bytes added up, the highest of their peaks.
+    /// The cost of children that ran at the same time: the sums of processor time and bytes, and the highest peak.
     pub(crate) fn together(wall: f64, costs: &[Self]) -> Self {
         let sum = |of: fn(&Self) -> Option<f64>| costs.iter().map(of).sum();
         let peaks = costs.iter().map(|cost| cost.peak).collect::<Option<Vec<_>>>();
@@ -41,18 +41,18 @@ impl Cost {
         }
     }
 
-    /// The same, with nothing said of bytes.
+    /// The same cost without the bytes sent.
     pub(crate) fn nothing_sent(self) -> Self {
         Self { sent: None, ..self }
     }
 
-    /// The same, with the bytes sent.
+    /// The same cost with the bytes sent.
     pub(crate) fn sent(self, bytes: u64) -> Self {
         Self { sent: Some(bytes as f64), ..self }
     }
 }
 
-/// A started child that is being measured.
+/// A running child whose cost is measured.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -62,32 +62,32 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a command. Its output goes to a file, which is shown if it fails.
+    /// Starts a command. The error of [`Running::finish`] includes the output of the command.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let log = NamedTempFile::new()?;
         command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?);
         let begun = Instant::now();
         let child = command.spawn()?;
-        // Not the whole command: its environment may hold credentials.
+        // The environment is left out, because it may contain credentials.
         let mut text = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
         text.truncate(text.floor_char_boundary(1000));
         Ok(Self { child, command: text, log, begun })
     }
 
-    /// A way to ask it to end, from another thread.
-    pub(crate) fn ender(&self) -> Ender {
-        Ender(Pid::from_child(&self.child))
+    /// A signal with which another thread can end the child.
+    pub(crate) fn end_signal(&self) -> EndSignal {
+        EndSignal(Pid::from_child(&self.child))
     }
 
-    /// Waits for its end. A failure is an error that shows what it printed.
+    /// Waits until the child ends. Fails if the child fails; the error includes the output of the child.
     pub(crate) fn finish(mut self) -> Result<Cost> {
         let (peak, ended) = (AtomicU64::new(0), AtomicBool::new(false));
         let pid = self.child.id();
         let (usage, wall) = std::thread::scope(|scope| {
-            // The kernel's own account of a child's highest memory begins with that of the process that started it.
+            // `ru_maxrss` of the kernel includes the memory of the parent before `exec`, so it is not used.
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
-                    peak.fetch_max(high_water(pid).unwrap_or(0), Ordering::Relaxed);
+                    peak.fetch_max(peak_memory(pid).unwrap_or(0), Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(5));
                 }
             });
@@ -111,35 +111,35 @@ impl Running {
     }
 }
 
-/// Asks a child to end. To be used while it is being waited for, and once.
+/// A signal that ends a child. Send it while [`Running::finish`] waits: later, another process may have the same id.
 #[derive(Debug)]
-pub(crate) struct Ender(Pid);
+pub(crate) struct EndSignal(Pid);
 
-impl Ender {
-    /// As a service manager does.
-    pub(crate) fn end(self) -> Result<()> {
+impl EndSignal {
+    /// Sends SIGTERM, as a service manager does.
+    pub(crate) fn send(self) -> Result<()> {
         Ok(kill_process(self.0, Signal::TERM)?)
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command and measures its cost.
 pub(crate) fn measure(command: &mut Command) -> Result<Cost> {
     Running::start(command)?.finish()
 }
 
-/// Lets contestants take turns, A B A B …, so that a machine that becomes slower or faster does so for all. The first
-/// round warms caches up and is not counted; `run` is given a number that differs in each round, and the contestant.
+/// Interleaves the runs of the compared programs: A B A B …. So a change in the speed of the machine affects all programs.
+/// `run` gets the number of the round and the index of the program. Round 0 warms the caches up and does not count.
 ///
-/// Returns the counted costs of each contestant.
-pub(crate) fn in_turns(
+/// Returns the costs of the counted rounds for each program.
+pub(crate) fn interleave(
     rounds: usize,
-    contestants: usize,
+    programs: usize,
     mut run: impl FnMut(usize, usize) -> Result<Cost>,
 ) -> Result<Vec<Vec<Cost>>> {
-    let mut costs = vec![Vec::new(); contestants];
+    let mut costs = vec![Vec::new(); programs];
     for round in 0..=rounds {
-        for (who, costs) in costs.iter_mut().enumerate() {
-            let cost = run(round, who)?;
+        for (which, costs) in costs.iter_mut().enumerate() {
+            let cost = run(round, which)?;
             if round > 0 {
                 costs.push(cost);
             }
@@ -148,8 +148,8 @@ pub(crate) fn in_turns(
     Ok(costs)
 }
 
-/// The highest memory of a process so far, in bytes.
-fn high_water(pid: u32) -> Option<u64> {
+/// The highest resident set of a process so far, in bytes.
+fn peak_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_measured() -> Result<()> {
+    fn the_time_and_memory_of_a_child_are_measured() -> Result<()> {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; sleep 0.2"]);
         let cost = measure(&mut shell)?;
@@ -171,17 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn failures_show_the_output() {
+    fn the_error_of_a_failed_command_includes_its_output() {
         let error = measure(Command::new("/bin/sh").args(["-c", "echo why; exit 3"])).unwrap_err();
         assert!(error.to_string().contains("why"), "{error}");
     }
 
     #[test]
-    fn turns_are_taken() -> Result<()> {
+    fn runs_are_interleaved_and_the_first_round_does_not_count() -> Result<()> {
         let mut order = Vec::new();
-        let costs = in_turns(2, 2, |round, who| {
-            order.push((round, who));
-            Ok(Cost::wall((10 * round + who) as f64))
+        let costs = interleave(2, 2, |round, which| {
+            order.push((round, which));
+            Ok(Cost::wall((10 * round + which) as f64))
         })?;
         assert_eq!(order, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]);
         assert_eq!(costs[1], [Cost::wall(11.0), Cost::wall(21.0)]);

@@ -1,5 +1,5 @@
-//! How cost grows with bytes, with paths and with latency. `tests/plots` draws the rows that this case leaves in a
-//! table's JSON: of each it takes the case, up to the first colon, and the figure `at`.
+//! Measures how the cost grows with bytes, with paths and with the round-trip time. `tests/plots` draws the rows of this
+//! case from the JSON of the table. It reads the name of each row up to the first colon, and the figure `at`.
 
 use std::time::Duration;
 
@@ -8,85 +8,86 @@ use larder_tests::nix::{NixHome, NixVersion};
 use larder_tests::servers::Kind;
 use larder_tests::wire::Wire;
 
-use crate::arena::Arena;
 use crate::context::Context;
 use crate::cost::Cost;
-use crate::row::{MOST_MEMORY, Row, Side};
-use crate::wire;
+use crate::generate;
+use crate::network;
+use crate::row::{MEMORY_LIMIT, Row, Side};
+use crate::testbed::Testbed;
 
-/// What takes longer than this is not measured at the next size.
-const TOO_LONG: f64 = 30.0;
+/// `nix copy` is not measured at a longer round-trip time after a run that took more than this number of seconds.
+const COPY_TIME_LIMIT: f64 = 30.0;
 
-/// All three.
+/// Measures the growth with bytes, with paths and with the round-trip time.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
-    let mut rows = bytes(context)?;
-    rows.extend(paths(context)?);
-    rows.extend(latency(context)?);
+    let mut rows = grow_bytes(context)?;
+    rows.extend(grow_paths(context)?);
+    rows.extend(grow_latency(context)?);
     Ok(rows)
 }
 
-/// One NAR of so many bytes.
-fn bytes(context: &Context) -> Result<Vec<Row>> {
+/// Pushes one NAR of each size.
+fn grow_bytes(context: &Context) -> Result<Vec<Row>> {
     let store = context.store(NixVersion::V2_34)?;
-    let trees: Vec<_> = store.large.iter().map(|path| store.nix.real(path).display().to_string()).collect();
     [64_u64, 256, 1024, 4096]
         .into_iter()
         .map(|mib| {
             context.say(&format!("growth: one NAR of {mib} MiB"));
             let mut nix = NixHome::new(NixVersion::V2_34)?;
             nix.set_timeout(Duration::from_secs(600));
-            let built = nix.build(&one_file(&trees.join(" "), mib << 20))?;
-            let arena = Arena::new(Kind::MinIo, &nix)?;
-            let costs = times(context, |_| {
-                let bucket = arena.bucket("larder")?;
-                let cost = arena.push(&bucket, &built)?;
-                arena.empty(&bucket)?;
+            let built = generate::one_file(&nix, &store, mib << 20)?;
+            let testbed = Testbed::new(Kind::MinIo, &nix)?;
+            let costs = repeat(context, || {
+                let bucket = testbed.bucket("larder")?;
+                let cost = testbed.push(&bucket, &built)?;
+                testbed.empty(&bucket)?;
                 Ok(cost)
             })?;
             let row =
                 Row::new(format!("growth with bytes: one NAR of {mib} MiB"), Side::new("larder", costs));
-            Ok(row.figure("at", (mib << 20) as f64, "bytes", None).peak(MOST_MEMORY))
+            Ok(row.figure("at", (mib << 20) as f64, "bytes", None).peak(MEMORY_LIMIT))
         })
         .collect()
 }
 
-/// So many tiny paths, new and then all there.
-fn paths(context: &Context) -> Result<Vec<Row>> {
+/// Pushes each number of tiny paths into an empty bucket, and then again into the same bucket.
+fn grow_paths(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for count in [100_u32, 1000, 5000] {
         context.say(&format!("growth: {count} paths"));
         let nix = NixHome::new(NixVersion::V2_34)?;
-        let paths: Vec<_> = nix.evaluate(&tiny(count))?.split_whitespace().map(str::to_owned).collect();
-        let arena = Arena::new(Kind::MinIo, &nix)?;
+        let paths = generate::tiny_files(&nix, count)?;
+        let testbed = Testbed::new(Kind::MinIo, &nix)?;
         let mut bucket = String::new();
-        let new = times(context, |_| {
-            bucket = arena.bucket("larder")?;
-            arena.push(&bucket, &paths)
+        let new = repeat(context, || {
+            bucket = testbed.bucket("larder")?;
+            testbed.push(&bucket, &paths)
         })?;
-        let present = times(context, |_| Ok(arena.push(&bucket, &paths)?.nothing_sent()))?;
-        for (what, costs) in [("new", new), ("present", present)] {
-            let row = Row::new(format!("growth with {what} paths: {count} tiny"), Side::new("larder", costs));
-            rows.push(row.figure("at", f64::from(count), "paths", None).peak(MOST_MEMORY));
+        let present = repeat(context, || Ok(testbed.push(&bucket, &paths)?.nothing_sent()))?;
+        for (kind, costs) in [("new", new), ("present", present)] {
+            let row = Row::new(format!("growth with {kind} paths: {count} tiny"), Side::new("larder", costs));
+            rows.push(row.figure("at", f64::from(count), "paths", None).peak(MEMORY_LIMIT));
         }
     }
     Ok(rows)
 }
 
-/// So many milliseconds added to each round trip.
-fn latency(context: &Context) -> Result<Vec<Row>> {
+/// Pushes 1,000 tiny paths with each number of milliseconds added to each round trip.
+fn grow_latency(context: &Context) -> Result<Vec<Row>> {
     let store = context.store(NixVersion::V2_34)?;
-    let arena = Arena::new(Kind::MinIo, &store.nix)?;
-    let (mut rows, mut longest) = (Vec::new(), 0.0);
+    let testbed = Testbed::new(Kind::MinIo, &store.nix)?;
+    let (mut rows, mut copy_time) = (Vec::new(), 0.0);
     for ms in [0_u32, 10, 25, 50, 100] {
         context.say(&format!("growth: {ms} ms"));
-        let wire = Wire::start(&arena.server.endpoint(), None, Duration::from_millis(ms.into()))?;
-        let costs = times(context, |_| wire::push(&arena, &wire, &arena.bucket("larder")?, &store.tiny))?;
+        let wire = Wire::start(&testbed.server.endpoint(), None, Duration::from_millis(ms.into()))?;
+        let costs =
+            repeat(context, || network::push(&testbed, &wire, &testbed.bucket("larder")?, &store.tiny))?;
         let row = Row::new(format!("growth with latency: {ms} ms"), Side::new("larder", costs));
         let row = row.figure("at", f64::from(ms), "ms", None);
-        rows.push(if longest < TOO_LONG {
-            let cost = wire::copy(&arena, &store, &wire, &arena.bucket("nix")?, &store.tiny)?;
-            longest = cost.wall;
-            row.against(Side::new(arena.nix_name("zstd"), vec![cost])).speed(None)
+        rows.push(if copy_time < COPY_TIME_LIMIT {
+            let cost = network::copy(&testbed, &wire, &testbed.bucket("nix")?, &store.tiny)?;
+            copy_time = cost.wall;
+            row.against(Side::new(testbed.nix_name("zstd"), vec![cost])).speed(None)
         } else {
             row
         });
@@ -94,32 +95,7 @@ fn latency(context: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// As often as the case is to be run.
-fn times(context: &Context, run: impl FnMut(usize) -> Result<Cost>) -> Result<Vec<Cost>> {
-    (0..context.rounds(2)).map(run).collect()
-}
-
-/// The files of trees, over and over, so many bytes of them.
-fn one_file(trees: &str, bytes: u64) -> String {
-    format!(
-        r#"derivation {{
-  name = "huge"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
-  args = [ "-c" "while find {trees} -type f -exec cat {{}} + 2> /dev/null; do :; done | head -c {bytes} > $out" ];
-}}"#
-    )
-}
-
-/// Files that evaluation alone makes; every eighth refers to the two before it.
-fn tiny(count: u32) -> String {
-    format!(
-        r#"
-let
-  tiny = i: builtins.toFile "tiny-${{toString i}}" ''
-    ${{if i > 1 && builtins.bitAnd i 7 == 0 then "${{builtins.elemAt all (i - 1)}} ${{builtins.elemAt all (i - 2)}}" else ""}}
-    tiny ${{toString i}} ${{builtins.hashString "sha256" (toString i)}}
-  '';
-  all = builtins.genList tiny {count};
-in builtins.concatStringsSep " " all
-"#
-    )
+/// Runs a measurement as often as the case has rounds.
+fn repeat(context: &Context, mut run: impl FnMut() -> Result<Cost>) -> Result<Vec<Cost>> {
+    (0..context.rounds(2)).map(|_| run()).collect()
 }

@@ -1,4 +1,4 @@
-//! Where a run took place: the machine and the versions of what was compared.
+//! Describes the machine of a run, and the versions of the compared programs.
 
 use std::fs;
 use std::process::Command;
@@ -8,14 +8,14 @@ use larder_tests::cache;
 use larder_tests::nix::{NixVersion, versions};
 use serde_json::{Value, json};
 
-/// The machine and the versions.
+/// A machine and the versions of programs.
 #[derive(Debug)]
 pub(crate) struct Machine {
     cpu: String,
     cores: usize,
     memory_mib: u64,
     kernel: String,
-    /// Load average over the last minute when the run began: above some 0.5, others are at work.
+    /// The load average of the last minute at the start of the run. Above 0.5, other programs disturb the run.
     load: f64,
     larder: String,
     nix: Vec<String>,
@@ -24,12 +24,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Looks around.
-    pub(crate) fn look() -> Result<Self> {
+    /// Reads the properties of this machine.
+    pub(crate) fn detect() -> Result<Self> {
         let field = |file: &str, name: &str| -> Option<String> {
             let text = fs::read_to_string(file).ok()?;
             let (_, value) =
-                text.lines().filter_map(|line| line.split_once(':')).find(|(n, _)| n.trim() == name)?;
+                text.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == name)?;
             Some(value.trim().to_owned())
         };
         let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
@@ -47,7 +47,7 @@ impl Machine {
         })
     }
 
-    /// In two lines.
+    /// The machine and the versions in two lines.
     pub(crate) fn text(&self) -> String {
         let or_none = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
         format!(
@@ -64,7 +64,7 @@ impl Machine {
         )
     }
 
-    /// The same for programs.
+    /// The machine and the versions as JSON.
     pub(crate) fn json(&self) -> Value {
         json!({
             "cpu": self.cpu, "cores": self.cores, "memory_mib": self.memory_mib, "kernel": self.kernel,
@@ -74,7 +74,7 @@ impl Machine {
     }
 }
 
-/// The commit that was built, with a `+` where the tree has changes.
+/// The commit of the source, with a `+` if the working tree has changes.
 fn commit() -> String {
     let git = |args: &[&str]| {
         let output =

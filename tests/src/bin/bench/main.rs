@@ -1,37 +1,41 @@
-//! Compares larder with its peers and with what the machine can do at most, and prints one table of measured figures.
+//! Compares larder with similar programs and with the limits of the machine, and prints a table of figures.
 //!
-//! A benchmark, not a timed test: it judges by printing, never by its exit code; only a run whose commands fail is an
-//! error. Run by `tests/bench`, which tells how.
+//! The exit code does not depend on the figures; a run fails only if a command fails. `tests/bench` runs this program and
+//! describes its arguments.
 //!
-//! | file | what |
+//! | files | contents |
 //! |---|---|
-//! | `main.rs`, `arguments.rs`, `context.rs` | the table of cases; the command line; what a case is given |
-//! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | measuring a child; what is compared; text and JSON; where it ran |
-//! | `arena.rs` | a server, a store, and the contestants in it: larder, `nix copy`, the raw client |
-//! | `raw.rs`, `connection.rs` | the yardsticks: a bare S3 client, a bare compressor |
+//! | `main.rs`, `arguments.rs`, `context.rs` | the list of cases; the arguments; the context of a case |
+//! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | the cost of a child; a comparison; text and JSON; the machine |
+//! | `testbed.rs`, `generate.rs` | a server, a store, and the compared programs; generated store paths |
+//! | `raw.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
-//! | `before.rs` | against an earlier build of larder |
-//! | `wire.rs`, `hook.rs`, `growth.rs` | more cases: a slow and a far network, the hook, how cost grows |
+//! | `before.rs` | the comparison with an earlier build of larder |
+//! | `network.rs`, `growth.rs` | cases with a simulated network; the growth of the cost |
+//! | `hook.rs`, `hook_runs.rs`, `yardstick.rs` | the cases of the hook; its runs without Nix; the same work in C |
 
 mod agents;
-mod arena;
 mod arguments;
 mod before;
 mod connection;
 mod context;
 mod cost;
+mod generate;
 mod growth;
 mod hook;
+mod hook_runs;
 mod large;
 mod machine;
 mod nar;
+mod network;
 mod planning;
 mod present;
 mod raw;
 mod row;
 mod table;
+mod testbed;
 mod tiny;
-mod wire;
+mod yardstick;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -43,15 +47,15 @@ use machine::Machine;
 use row::Row;
 use table::Table;
 
-/// A case: one comparison, or several that share their setting.
+/// A case: one or several comparisons with the same setup.
 struct Case {
-    /// What it is called on the command line.
+    /// The name of the case as an argument.
     name: &'static str,
-    /// What it compares, in one line.
+    /// The description of the case, in one line.
     about: &'static str,
-    /// Whether a run without named cases has it: all of those together take some 15 minutes on two cores.
+    /// Whether the case runs without being named. All usual cases together take about 15 minutes on two cores.
     usual: bool,
-    /// Measures.
+    /// Runs the measurements and returns the rows.
     run: fn(&Context) -> Result<Vec<Row>>,
 }
 
@@ -63,31 +67,43 @@ const fn by_name(name: &'static str, run: fn(&Context) -> Result<Vec<Row>>, abou
     Case { name, about, usual: false, run }
 }
 
-/// All cases, in the order in which they run.
+/// All cases in the order of a run.
 const CASES: &[Case] = &[
     usual("large", large::run, "73 packages, 1.7 GB of NAR, against `nix copy`"),
     usual("large-2.8", large::run_old, "the same against the `nix copy` of Nix 2.8.0"),
-    by_name("large-limits", large::run_limits, "the same against the raw client and a compressor alone"),
+    by_name(
+        "large-limits",
+        large::run_limits,
+        "the same against the raw client and against a compressor alone",
+    ),
     usual("xz", large::run_xz, "at most 120 MB against `nix copy` with its default, xz"),
     usual("tiny", tiny::run, "1,000 tiny new paths on MinIO against `nix copy` and the raw client"),
     usual("tiny-seaweedfs", tiny::run_seaweedfs, "the same on SeaweedFS"),
-    usual("present", present::run, "1,000 paths that are all there, nothing remembered, against `nix copy`"),
-    by_name("present-10000", present::run_many, "the same with 10,000"),
-    by_name("planning", planning::run, "planning a backfill of 100,000 paths, 90,000 of them there"),
-    usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone over the same bytes"),
-    by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB: memory must not grow"),
+    usual(
+        "present",
+        present::run,
+        "1,000 paths that the bucket has, with empty caches of the client, against `nix copy`",
+    ),
+    by_name("present-10000", present::run_many, "the same with 10,000 paths"),
+    by_name("planning", planning::run, "planning a push of 100,000 paths, of which the bucket has 90,000"),
+    usual("nar", nar::run, "one NAR of 1 GiB against a compressor alone with the same bytes"),
+    by_name("nar-8", nar::run_8, "the same with 1, 4 and 8 GiB; the memory must not grow"),
     by_name("agents", agents::run, "1, 2 and 4 agents that push overlapping closures into one bucket"),
-    usual("latency", wire::run_latency, "1,000 tiny with 50 ms added to each round trip"),
-    by_name("slow-wire", wire::run_slow, "the large set through 200 Mbit/s and 10 ms against `nix copy`"),
+    usual("latency", network::run_latency, "1,000 tiny paths with 50 ms added to each round trip"),
+    by_name("slow-wire", network::run_slow, "the large set over 200 Mbit/s with 10 ms against `nix copy`"),
     usual("builds", hook::run_builds, "100 builds with each hook"),
-    usual("hook", hook::run_alone, "the hook by itself, idle and beside a push, against the least in C"),
-    usual("hook-10", hook::run_10, "the hook with 10 outputs against the bare system calls"),
+    usual(
+        "hook",
+        hook::run_alone,
+        "the hook without Nix, on an idle machine and during a push, against a C program",
+    ),
+    usual("hook-10", hook::run_10, "the hook with 10 outputs against the same system calls in C"),
     by_name(
         "before",
         before::run,
         "large, tiny, the hook and planning against the build in `$LARDER_BEFORE_DIR`",
     ),
-    by_name("growth", growth::run, "how time and memory grow with bytes, paths and latency"),
+    by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];
 
 fn main() -> ExitCode {
@@ -112,18 +128,19 @@ fn run() -> Result<()> {
         return Ok(());
     }
     if arguments.list {
-        CASES.iter().for_each(|case| println!("{:<16} {}{}", case.name, case.about, mark(case)));
+        CASES.iter().for_each(|case| println!("{:<16} {}{}", case.name, case.about, suffix(case)));
         return Ok(());
     }
+    measure(&arguments)
+}
+
+/// Runs the selected cases and prints their rows. Fails if a case fails, after the other cases.
+fn measure(arguments: &Arguments) -> Result<()> {
     let context = Context::new(arguments.rounds)?;
-    let mut table = Table::new(Machine::look()?);
+    let mut table = Table::new(Machine::detect()?);
     print!("{}", table.head());
-    let wanted = |case: &&Case| match arguments.cases.is_empty() {
-        true => case.usual,
-        false => arguments.cases.iter().any(|name| name == case.name),
-    };
     let mut failed = Vec::new();
-    for case in CASES.iter().filter(wanted) {
+    for case in CASES.iter().filter(|case| is_selected(case, arguments)) {
         context.say(&format!("{}: {}", case.name, case.about));
         let begun = Instant::now();
         let rows = match (case.run)(&context) {
@@ -138,15 +155,23 @@ fn run() -> Result<()> {
         for row in rows {
             print!("{}", table.add(row));
         }
-        // After each case, so that a run that is broken off has left what it measured.
+        // The file is written after each case, so an interrupted run leaves its results.
         if let Some(file) = &arguments.json {
             table.write_json(file)?;
         }
     }
-    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
+    ensure!(failed.is_empty(), "these cases failed: {}", failed.join(", "));
     Ok(())
 }
 
-fn mark(case: &Case) -> &'static str {
+/// Whether a case runs: a named case, or a usual case if no case is named.
+fn is_selected(case: &Case, arguments: &Arguments) -> bool {
+    match arguments.cases.is_empty() {
+        true => case.usual,
+        false => arguments.cases.iter().any(|name| name == case.name),
+    }
+}
+
+fn suffix(case: &Case) -> &'static str {
     if case.usual { "" } else { " (by name only)" }
 }

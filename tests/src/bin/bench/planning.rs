@@ -1,5 +1,5 @@
-//! Planning a backfill of 100,000 paths, 90,000 of which are in the bucket: a generated store behind a daemon of our
-//! own, on the same processors as everything else.
+//! Plans a push of 100,000 paths, of which the bucket has 90,000. The store is generated, and a simulated daemon answers
+//! for it. Both share the processors with larder.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,13 +15,15 @@ use larder_tests::synthetic::SyntheticStore;
 
 use crate::context::Context;
 use crate::cost::measure;
-use crate::row::Reach::AtMost;
-use crate::row::{MOST_MEMORY, Row, Side};
+use crate::row::Target::AtMost;
+use crate::row::{MEMORY_LIMIT, Row, Side};
 
+/// The number of paths in the store.
 const PATHS: usize = 100_000;
-const THERE: usize = 90_000;
+/// The number of paths in the bucket.
+const PRESENT: usize = 90_000;
 
-/// From the start of the process to the plan.
+/// Measures the time from the start of the process to the plan.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
     let mut planning = Planning::prepare(context)?;
     let costs =
@@ -31,15 +33,17 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
     measure(&mut planning.plan(None)?)?;
     let log = proxy.log();
     let pages = log.iter().filter(|record| record.query.contains("list-type")).count();
-    let row =
-        Row::new(format!("planning {PATHS} paths, {THERE} of them there, MinIO"), Side::new("larder", costs));
-    let wall = row.ours.wall().map_or(f64::NAN, |wall| wall.median);
-    let row = row.figure("time", wall, "s", Some(AtMost(10.0))).peak(MOST_MEMORY);
+    let row = Row::new(
+        format!("planning {PATHS} paths, {PRESENT} of them there, MinIO"),
+        Side::new("larder", costs),
+    );
+    let wall = row.ours.median_wall();
+    let row = row.figure("time", wall, "s", Some(AtMost(10.0))).peak(MEMORY_LIMIT);
     let row = row.figure("pages of listings", pages as f64, "", None);
     Ok(vec![row.figure("other requests", (log.len() - pages) as f64, "", Some(AtMost(20.0)))])
 }
 
-/// A store of 100,000 paths, and a bucket with 90,000 of them.
+/// A store of 100,000 paths, and a bucket that has 90,000 of them.
 pub(crate) struct Planning {
     larder: LarderHome,
     server: Box<dyn S3Server>,
@@ -47,7 +51,7 @@ pub(crate) struct Planning {
 }
 
 impl Planning {
-    /// Generates the store and fills the bucket, which takes minutes.
+    /// Generates the store and fills the bucket. This takes minutes.
     pub(crate) fn prepare(context: &Context) -> Result<Self> {
         let server = Kind::MinIo.start(&[])?;
         server.client().create_bucket("cache")?;
@@ -64,11 +68,11 @@ impl Planning {
         let address = format!("s3://cache?endpoint={}&region={}", server.endpoint(), server.region());
         let credentials_file = Some(larder.dir().join("credentials"));
         let bucket = runtime.block_on(open(&address, &Options { credentials_file, ..Options::default() }))?;
-        runtime.block_on(store.fill(&*bucket, &[key], THERE, false))?;
+        runtime.block_on(store.fill(&*bucket, &[key], PRESENT, false))?;
         Ok(Self { larder, server, _store: store })
     }
 
-    /// The command that plans, of this build or of another.
+    /// The command that plans, with this build of larder or with the build `program`.
     pub(crate) fn plan(&self, program: Option<&Path>) -> Result<Command> {
         let plan = ["push", "--all", "--dry-run", "--json"];
         match program {

@@ -1,5 +1,6 @@
-//! The yardsticks: what no push can avoid, done in the barest way, by a program that knows neither queue nor closure
-//! nor order, and checks nothing. They run as children of the benchmark, so that they are measured as larder is.
+//! The raw client and the compressor: they do only the work that every push has to do. They have no queue, no closures and
+//! no order, and check nothing. They run as children of the benchmark, so their cost is measured in the same way as that of
+//! larder.
 
 use std::fs;
 use std::io::{BufWriter, sink};
@@ -17,93 +18,94 @@ use zstd::Encoder;
 
 use crate::connection::Connection;
 
-/// The first word of the command line that makes this program a yardstick.
+/// The first argument that makes the benchmark run the raw client or the compressor.
 pub(crate) const COMMAND: &str = "raw";
 
-/// Connections that put small objects: as many as larder uses at a server that is near.
+/// The number of connections for small objects. larder uses the same number for a server with a short round-trip time.
 const CONNECTIONS: usize = 16;
 
-/// The variables that tell where to put to.
+/// The variables of the server, the bucket and the credentials.
 const ENDPOINT: &str = "RAW_ENDPOINT";
 const REGION: &str = "RAW_REGION";
 const BUCKET: &str = "RAW_BUCKET";
 const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 
-/// One LIST, then a PUT for each line of the file `parcels`, `KEY SIZE`.
-pub(crate) fn put(server: &dyn S3Server, bucket: &str, parcels: &Path) -> Result<Command> {
-    let mut command = networked(server, bucket)?;
-    command.arg("put").arg(parcels);
+/// The command that sends one LIST, then a PUT for each line `KEY SIZE` of the file `objects`.
+pub(crate) fn put(server: &dyn S3Server, bucket: &str, objects: &Path) -> Result<Command> {
+    let mut command = with_bucket(server, bucket)?;
+    command.arg("put").arg(objects);
     Ok(command)
 }
 
-/// One LIST, then for each path: its NAR, read, hashed, compressed at `level`, hashed again, and put; and its narinfo.
-/// Paths are taken in their order, twice as many at a time as the machine has cores.
+/// The command that sends one LIST, then puts the NAR and the narinfo of each path. It reads, hashes and compresses the NAR
+/// at `level`, and hashes the compressed NAR. It keeps the order of the paths, and works at two paths for each core at the
+/// same time.
 pub(crate) fn push(
     server: &dyn S3Server,
     bucket: &str,
     level: i32,
     paths: impl IntoIterator<Item = impl AsRef<Path>>,
 ) -> Result<Command> {
-    let mut command = networked(server, bucket)?;
+    let mut command = with_bucket(server, bucket)?;
     command.arg("push").arg(level.to_string());
     command.args(paths.into_iter().map(|path| path.as_ref().to_owned()));
     Ok(command)
 }
 
-/// The NARs of the paths, one after the other, through one compressor of so many threads; the result is thrown away.
-/// No network, no hashes.
+/// The command that compresses the NARs of the paths as one stream with `threads` threads. It discards the result, and uses
+/// no network and no hashes.
 pub(crate) fn compress(
     level: i32,
     threads: usize,
     paths: impl IntoIterator<Item = impl AsRef<Path>>,
 ) -> Result<Command> {
-    let mut command = this()?;
+    let mut command = this_program()?;
     command.args(["compress", &level.to_string(), &threads.to_string()]);
     command.args(paths.into_iter().map(|path| path.as_ref().to_owned()));
     Ok(command)
 }
 
-fn this() -> Result<Command> {
+fn this_program() -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(COMMAND);
     Ok(command)
 }
 
-fn networked(server: &dyn S3Server, bucket: &str) -> Result<Command> {
-    let mut command = this()?;
+fn with_bucket(server: &dyn S3Server, bucket: &str) -> Result<Command> {
+    let mut command = this_program()?;
     command.env(ENDPOINT, server.endpoint()).env(REGION, server.region()).env(BUCKET, bucket);
     command.env(ACCESS_KEY, server.access_key()).env(SECRET_KEY, server.secret_key());
     Ok(command)
 }
 
-/// The yardstick itself, given the words after [`COMMAND`].
+/// Runs the raw client or the compressor. `words` are the arguments after [`COMMAND`].
 pub(crate) fn main(words: &[String]) -> Result<()> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["put", parcels] => put_all(&fs::read_to_string(parcels)?),
+        ["put", objects] => put_all(&fs::read_to_string(objects)?),
         ["push", level, ref paths @ ..] => push_all(level.parse()?, paths),
         ["compress", level, threads, ref paths @ ..] => compress_all(level.parse()?, threads.parse()?, paths),
-        _ => bail!("the words after `{COMMAND}` are for the benchmark alone"),
+        _ => bail!("`{COMMAND}` is an internal command of the benchmark"),
     }
 }
 
-fn put_all(parcels: &str) -> Result<()> {
-    let parcels: Vec<(&str, usize)> = parcels
+fn put_all(objects: &str) -> Result<()> {
+    let objects: Vec<(&str, usize)> = objects
         .lines()
         .map(|line| {
-            let (key, size) = line.rsplit_once(' ').context("a parcel without size")?;
+            let (key, size) = line.rsplit_once(' ').context("an object without a size")?;
             Ok((key, size.parse()?))
         })
         .collect::<Result<_>>()?;
-    let most = parcels.iter().map(|(_, size)| *size).max().unwrap_or(0);
-    let body = noise(most);
-    in_parallel(CONNECTIONS, &parcels, |target, (key, size)| target.put(key, &body[..*size]))
+    let largest = objects.iter().map(|(_, size)| *size).max().unwrap_or(0);
+    let body = random_bytes(largest);
+    in_parallel(CONNECTIONS, &objects, |bucket, (key, size)| bucket.put(key, &body[..*size]))
 }
 
 fn push_all(level: i32, paths: &[&str]) -> Result<()> {
     let jobs = 2 * std::thread::available_parallelism()?.get();
-    in_parallel(jobs, paths, |target, path| {
+    in_parallel(jobs, paths, |bucket, path| {
         let nar = HashingWriter::new(Encoder::new(HashingWriter::new(Vec::new()), level)?);
         let mut out = BufWriter::with_capacity(1 << 20, nar);
         encode_path(&mut out, Path::new(path), CaseHack::native())?;
@@ -111,7 +113,7 @@ fn push_all(level: i32, paths: &[&str]) -> Result<()> {
         let (bytes, file) = encoder.finish()?.finish();
         let (nar_hash, file_hash) = (hex(&nar.sha256), hex(&file.sha256));
         let key = format!("nar/{file_hash}.nar.zst");
-        target.put_hashed(&key, &bytes, &file_hash)?;
+        bucket.put_hashed(&key, &bytes, &file_hash)?;
         let name = path.rsplit('/').next().unwrap_or_default();
         let signature = "A".repeat(86);
         let narinfo = format!(
@@ -119,7 +121,7 @@ fn push_all(level: i32, paths: &[&str]) -> Result<()> {
              NarHash: sha256:{nar_hash}\nNarSize: {}\nReferences: {name}\nSig: raw-1:{signature}==\n",
             file.size, nar.size
         );
-        target.put(&format!("{}.narinfo", name.split('-').next().unwrap_or_default()), narinfo.as_bytes())
+        bucket.put(&format!("{}.narinfo", name.split('-').next().unwrap_or_default()), narinfo.as_bytes())
     })
 }
 
@@ -134,15 +136,15 @@ fn compress_all(level: i32, threads: u32, paths: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A bucket, and a connection to it.
-struct Target {
+/// A connection to a bucket.
+struct BucketConnection {
     connection: Connection,
     bucket: String,
 }
 
-impl Target {
+impl BucketConnection {
     fn from_environment() -> Result<Self> {
-        let get = |name| std::env::var(name).with_context(|| format!("no {name}"));
+        let get = |name| std::env::var(name).with_context(|| format!("`{name}` is not set"));
         let client = Client {
             endpoint: get(ENDPOINT)?,
             access_key: get(ACCESS_KEY)?,
@@ -153,8 +155,8 @@ impl Target {
     }
 
     fn list(&mut self) -> Result<()> {
-        let (path, nothing) = (format!("/{}", self.bucket), hex(&Sha256::digest(b"")));
-        self.connection.send("GET", &path, "delimiter=%2F&list-type=2", &nothing, b"")?;
+        let (path, empty_hash) = (format!("/{}", self.bucket), hex(&Sha256::digest(b"")));
+        self.connection.send("GET", &path, "delimiter=%2F&list-type=2", &empty_hash, b"")?;
         Ok(())
     }
 
@@ -168,29 +170,29 @@ impl Target {
     }
 }
 
-/// Lists the bucket, then does the work for each item on so many threads, each with a connection of its own.
+/// Lists the bucket, then runs `work` for each item on `threads` threads. Each thread has its own connection.
 fn in_parallel<T: Sync>(
     threads: usize,
     items: &[T],
-    work: impl Fn(&mut Target, &T) -> Result<()> + Sync,
+    work: impl Fn(&mut BucketConnection, &T) -> Result<()> + Sync,
 ) -> Result<()> {
-    Target::from_environment()?.list()?;
+    BucketConnection::from_environment()?.list()?;
     let next = AtomicUsize::new(0);
-    let one = || -> Result<()> {
-        let mut target = Target::from_environment()?;
+    let work_on_items = || -> Result<()> {
+        let mut bucket = BucketConnection::from_environment()?;
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            work(&mut target, item)?;
+            work(&mut bucket, item)?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.min(items.len())).map(|_| scope.spawn(one)).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("a yardstick's thread panicked"))
+        let threads: Vec<_> = (0..threads.min(items.len())).map(|_| scope.spawn(work_on_items)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a thread of the raw client panicked"))
     })
 }
 
-/// Bytes that do not compress (xorshift).
-fn noise(size: usize) -> Vec<u8> {
+/// Bytes that do not compress, from the generator xorshift64.
+fn random_bytes(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::from_fn(|| {
         state ^= state << 13;

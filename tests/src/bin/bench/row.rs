@@ -1,54 +1,54 @@
-//! What is compared, and how it came out.
+//! The rows of the table: the compared programs, their costs, and the figures with their targets.
 
 use crate::cost::Cost;
 
-/// One comparison: larder and what it is compared with.
+/// One comparison of larder with another program.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    /// What was done: `large, loopback`.
+    /// The name of the comparison: `large, loopback`.
     pub(crate) case: String,
-    /// larder's runs.
+    /// The runs of larder.
     pub(crate) ours: Side,
-    /// The others', in the same rounds.
+    /// The runs of the other program in the same rounds.
     pub(crate) theirs: Option<Side>,
-    /// Ratios and other figures, with what they are to reach.
+    /// Ratios and other figures, with their targets.
     pub(crate) figures: Vec<Figure>,
-    /// Lines to stand below, such as a plot.
+    /// Lines below the figures.
     pub(crate) notes: Vec<String>,
 }
 
-/// One contestant's runs.
+/// The runs of one program.
 #[derive(Clone, Debug)]
 pub(crate) struct Side {
-    /// What ran: `larder`, `nix copy 2.34.8, zstd`.
+    /// The name of the program: `larder`, `nix copy 2.34.8, zstd`.
     pub(crate) name: String,
-    /// A cost for each round.
+    /// The cost of each counted round.
     pub(crate) costs: Vec<Cost>,
 }
 
-/// A figure that was worked out, and what it is to reach.
+/// A calculated figure and its target.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
-    /// What it is: `speed`, `bytes sent`.
+    /// The name of the figure: `speed`, `bytes sent`.
     pub(crate) name: String,
-    /// Its value.
+    /// The value of the figure. It is not a number if a measurement is missing.
     pub(crate) value: f64,
-    /// `x`, `MiB`, `ms`, …
+    /// The unit: `x` for a ratio, `MiB`, `ms`, …
     pub(crate) unit: &'static str,
-    /// What it is to reach, if anything.
-    pub(crate) reach: Option<Reach>,
+    /// The target. A figure without a target is for information.
+    pub(crate) target: Option<Target>,
 }
 
-/// What a figure is to reach.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Reach {
-    /// So much or more.
+pub(crate) enum Target {
+    /// This value or a higher value.
     AtLeast(f64),
-    /// So much or less.
+    /// This value or a lower value.
     AtMost(f64),
 }
 
-/// Median, least and most.
+/// The median, the lowest and the highest of several values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -56,61 +56,61 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
-/// The memory, in MiB, that no push may exceed, whatever it pushes.
-pub(crate) const MOST_MEMORY: Option<Reach> = Some(Reach::AtMost(150.0));
+/// The target for the peak memory of every push, in MiB.
+pub(crate) const MEMORY_LIMIT: Option<Target> = Some(Target::AtMost(150.0));
 
-/// A MiB.
+/// The bytes of a MiB.
 pub(crate) const MIB: f64 = 1048576.0;
 
 impl Row {
-    /// A row with one side.
+    /// A row without another program.
     pub(crate) fn new(case: impl Into<String>, ours: Side) -> Self {
         Self { case: case.into(), ours, theirs: None, figures: Vec::new(), notes: Vec::new() }
     }
 
-    /// Compares with another side.
+    /// Adds the runs of another program.
     pub(crate) fn against(mut self, theirs: Side) -> Self {
         self.theirs = Some(theirs);
         self
     }
 
-    /// How many times as fast as theirs ours is, by the medians.
-    pub(crate) fn speed(self, reach: Option<Reach>) -> Self {
+    /// Adds the speed of larder: the median time of the other program divided by the median time of larder.
+    pub(crate) fn speed(self, target: Option<Target>) -> Self {
         let value = ratio(self.theirs.as_ref().and_then(Side::wall), self.ours.wall());
-        self.figure("speed", value, "x", reach)
+        self.figure("speed", value, "x", target)
     }
 
-    /// Our processor time over theirs.
-    pub(crate) fn cpu(self, reach: Option<Reach>) -> Self {
+    /// Adds the processor time of larder divided by that of the other program.
+    pub(crate) fn cpu(self, target: Option<Target>) -> Self {
         let value = ratio(self.ours.cpu(), self.theirs.as_ref().and_then(Side::cpu));
-        self.figure("cpu", value, "x", reach)
+        self.figure("cpu", value, "x", target)
     }
 
-    /// Our bytes over theirs.
-    pub(crate) fn sent(self, reach: Option<Reach>) -> Self {
+    /// Adds the bytes that larder sent, divided by the bytes that the other program sent.
+    pub(crate) fn sent(self, target: Option<Target>) -> Self {
         let value = ratio(self.ours.sent(), self.theirs.as_ref().and_then(Side::sent));
-        self.figure("bytes", value, "x", reach)
+        self.figure("bytes", value, "x", target)
     }
 
-    /// Our highest memory of all rounds, in MiB.
-    pub(crate) fn peak(self, reach: Option<Reach>) -> Self {
+    /// Adds the highest memory of larder in all rounds, in MiB.
+    pub(crate) fn peak(self, target: Option<Target>) -> Self {
         let value = self.ours.peak().map_or(f64::NAN, |peak| peak.max / MIB);
-        self.figure("peak", value, "MiB", reach)
+        self.figure("peak", value, "MiB", target)
     }
 
-    /// Any other figure.
+    /// Adds a figure.
     pub(crate) fn figure(
         mut self,
         name: impl Into<String>,
         value: f64,
         unit: &'static str,
-        reach: Option<Reach>,
+        target: Option<Target>,
     ) -> Self {
-        self.figures.push(Figure { name: name.into(), value, unit, reach });
+        self.figures.push(Figure { name: name.into(), value, unit, target });
         self
     }
 
-    /// Adds lines to stand below.
+    /// Adds lines below the figures.
     pub(crate) fn note(mut self, text: impl Into<String>) -> Self {
         self.notes.push(text.into());
         self
@@ -118,34 +118,39 @@ impl Row {
 }
 
 impl Side {
-    /// A contestant and its costs.
+    /// The runs of a program.
     pub(crate) fn new(name: impl Into<String>, costs: Vec<Cost>) -> Self {
         Self { name: name.into(), costs }
     }
 
-    /// Seconds.
+    /// The time, in seconds.
     pub(crate) fn wall(&self) -> Option<Spread> {
         Spread::of(self.costs.iter().map(|cost| Some(cost.wall)))
     }
 
-    /// Seconds of processor time.
+    /// The median time in seconds; not a number if there are no runs.
+    pub(crate) fn median_wall(&self) -> f64 {
+        self.wall().map_or(f64::NAN, |wall| wall.median)
+    }
+
+    /// The processor time, in seconds.
     pub(crate) fn cpu(&self) -> Option<Spread> {
         Spread::of(self.costs.iter().map(|cost| cost.cpu))
     }
 
-    /// Bytes of memory.
+    /// The peak memory, in bytes.
     pub(crate) fn peak(&self) -> Option<Spread> {
         Spread::of(self.costs.iter().map(|cost| cost.peak))
     }
 
-    /// Bytes sent.
+    /// The bytes sent.
     pub(crate) fn sent(&self) -> Option<Spread> {
         Spread::of(self.costs.iter().map(|cost| cost.sent))
     }
 }
 
 impl Spread {
-    /// Of values; `None` when one is missing, or there are none.
+    /// The spread of values; `None` if a value is missing or `values` is empty.
     pub(crate) fn of(values: impl Iterator<Item = Option<f64>>) -> Option<Self> {
         let mut values = values.collect::<Option<Vec<_>>>()?;
         values.sort_by(f64::total_cmp);
@@ -159,27 +164,32 @@ impl Spread {
     }
 }
 
-/// The ratio of two medians; not a number where one is missing.
-fn ratio(one: Option<Spread>, other: Option<Spread>) -> f64 {
-    match (one, other) {
-        (Some(one), Some(other)) => one.median / other.median,
+/// The median; not a number if `values` is empty.
+pub(crate) fn median(values: Vec<f64>) -> f64 {
+    Spread::of(values.into_iter().map(Some)).map_or(f64::NAN, |spread| spread.median)
+}
+
+/// The ratio of two medians; not a number if one of them is missing.
+fn ratio(dividend: Option<Spread>, divisor: Option<Spread>) -> f64 {
+    match (dividend, divisor) {
+        (Some(dividend), Some(divisor)) => dividend.median / divisor.median,
         _ => f64::NAN,
     }
 }
 
 impl Figure {
-    /// Whether it reaches what it is to; `None` where it is for information.
+    /// Whether the figure reaches its target; `None` if it has no target.
     pub(crate) fn reached(&self) -> Option<bool> {
-        Some(match self.reach? {
-            Reach::AtLeast(least) => self.value >= least,
-            Reach::AtMost(most) => self.value <= most,
+        Some(match self.target? {
+            Target::AtLeast(least) => self.value >= least,
+            Target::AtMost(most) => self.value <= most,
         })
     }
 
-    /// The verdict in words: `reached`, `missed by 12 %`; empty where it is for information.
+    /// The result in words: `reached`, `missed by 12 %`; empty if the figure has no target.
     pub(crate) fn verdict(&self) -> String {
-        let (Some(Reach::AtLeast(wanted) | Reach::AtMost(wanted)), Some(reached)) =
-            (self.reach, self.reached())
+        let (Some(Target::AtLeast(wanted) | Target::AtMost(wanted)), Some(reached)) =
+            (self.target, self.reached())
         else {
             return String::new();
         };
@@ -202,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn medians() {
+    fn the_median_of_an_even_number_is_between_the_middle_values() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied().map(Some));
         assert_eq!(spread(&[5.0, 1.0, 3.0]), Some(Spread { median: 3.0, min: 1.0, max: 5.0 }));
         assert_eq!(spread(&[4.0, 1.0, 2.0, 9.0]).map(|spread| spread.median), Some(3.0));
@@ -211,11 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_those_of_medians() {
+    fn ratios_are_ratios_of_medians() {
         let row = Row::new("c", side(&[1.0, 2.0, 100.0]))
             .against(side(&[3.0, 5.0, 4.0]))
-            .speed(Some(Reach::AtLeast(2.0)))
-            .cpu(Some(Reach::AtMost(0.4)))
+            .speed(Some(Target::AtLeast(2.0)))
+            .cpu(Some(Target::AtMost(0.4)))
             .sent(None);
         let values: Vec<_> = row.figures.iter().map(|figure| figure.value).collect();
         assert_eq!(values[..2], [2.0, 0.5]);
@@ -225,8 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_reached() {
-        let row = Row::new("c", side(&[1.0])).peak(Some(Reach::AtMost(150.0)));
+    fn a_figure_without_a_measurement_misses_its_target() {
+        let row = Row::new("c", side(&[1.0])).peak(Some(Target::AtMost(150.0)));
         assert_eq!(row.figures[0].reached(), Some(false));
         assert_eq!(row.figures[0].verdict(), "missed");
     }

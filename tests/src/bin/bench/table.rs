@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
-use crate::row::{Figure, MIB, Reach, Row, Side, Spread};
+use crate::row::{Figure, MIB, Row, Side, Spread, Target};
 
-/// Rows under a head that tells where they were measured.
+/// Rows, and the machine on which they were measured.
 #[derive(Debug)]
 pub(crate) struct Table {
     machine: Machine,
@@ -17,7 +17,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// An empty one.
+    /// A table without rows.
     pub(crate) fn new(machine: Machine) -> Self {
         Self { machine, rows: Vec::new() }
     }
@@ -30,25 +30,26 @@ impl Table {
         format!("{}\n{:<44}{:>3}{columns}   median (least–most)\n", self.machine.text(), "", "n")
     }
 
-    /// Takes a row; returns its lines.
+    /// Adds a row and returns its lines.
     pub(crate) fn add(&mut self, row: Row) -> String {
-        let text = text(&row);
+        let text = row_text(&row);
         self.rows.push(row);
         text
     }
 
-    /// Writes all there is so far to a file.
+    /// Writes the table so far to a file as JSON.
     pub(crate) fn write_json(&self, file: &Path) -> Result<()> {
         let rows: Vec<_> = self.rows.iter().map(row_json).collect();
         let value = json!({"format": 1, "machine": self.machine.json(), "rows": rows});
-        fs::write(file, format!("{value:#}\n")).with_context(|| format!("writing {}", file.display()))
+        fs::write(file, format!("{value:#}\n"))
+            .with_context(|| format!("writing the table to {}", file.display()))
     }
 }
 
-fn text(row: &Row) -> String {
-    let mut text = format!("{}\n{}", row.case, side(&row.ours));
+fn row_text(row: &Row) -> String {
+    let mut text = format!("{}\n{}", row.case, side_text(&row.ours));
     if let Some(theirs) = &row.theirs {
-        text += &side(theirs);
+        text += &side_text(theirs);
     }
     for figure in &row.figures {
         text += &figure_text(figure);
@@ -61,7 +62,7 @@ fn text(row: &Row) -> String {
     text
 }
 
-fn side(side: &Side) -> String {
+fn side_text(side: &Side) -> String {
     let cell = |spread: Option<Spread>, unit: f64, digits: usize| match spread {
         None => "-".to_owned(),
         Some(Spread { median, min, max }) => {
@@ -69,7 +70,7 @@ fn side(side: &Side) -> String {
             format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
         }
     };
-    // Small times need more digits than large ones have room for.
+    // Small times need more digits. Large times have no space for them.
     let digits = |spread: Option<Spread>| match spread {
         Some(spread) if spread.max < 0.1 => 5,
         Some(spread) if spread.max < 10.0 => 2,
@@ -89,12 +90,12 @@ fn side(side: &Side) -> String {
 
 fn figure_text(figure: &Figure) -> String {
     let value = format!("{:.2} {:<3}", figure.value, figure.unit);
-    let reach = match figure.reach {
-        Some(Reach::AtLeast(least)) => format!(">= {least} {}", figure.unit),
-        Some(Reach::AtMost(most)) => format!("<= {most} {}", figure.unit),
+    let target = match figure.target {
+        Some(Target::AtLeast(least)) => format!(">= {least} {}", figure.unit),
+        Some(Target::AtMost(most)) => format!("<= {most} {}", figure.unit),
         None => String::new(),
     };
-    let line = format!("    {:<26}{value:>13}  {reach:<14} {}", figure.name, figure.verdict());
+    let line = format!("    {:<26}{value:>13}  {target:<14} {}", figure.name, figure.verdict());
     format!("{}\n", line.trim_end())
 }
 
@@ -119,12 +120,12 @@ fn side_json(side: &Side) -> Value {
 }
 
 fn figure_json(figure: &Figure) -> Value {
-    let reach = figure.reach.map(|reach| match reach {
-        Reach::AtLeast(least) => json!({"at_least": least}),
-        Reach::AtMost(most) => json!({"at_most": most}),
+    let target = figure.target.map(|target| match target {
+        Target::AtLeast(least) => json!({"at_least": least}),
+        Target::AtMost(most) => json!({"at_most": most}),
     });
     json!({
-        "name": figure.name, "value": figure.value, "unit": figure.unit, "reach": reach,
+        "name": figure.name, "value": figure.value, "unit": figure.unit, "reach": target,
         "reached": figure.reached(),
     })
 }
@@ -138,14 +139,14 @@ mod tests {
         let ours = Cost { wall: 2.0, cpu: Some(3.0), peak: Some(100.0 * MIB), sent: Some(50e6) };
         Row::new("large", Side::new("larder", vec![ours]))
             .against(Side::new("nix copy", vec![Cost { wall: 3.0, peak: None, ..ours }]))
-            .speed(Some(Reach::AtLeast(2.0)))
-            .peak(Some(Reach::AtMost(150.0)))
+            .speed(Some(Target::AtLeast(2.0)))
+            .peak(Some(Target::AtMost(150.0)))
             .note("one\ntwo")
     }
 
     #[test]
-    fn rows_as_text() {
-        let text = text(&row());
+    fn the_lines_of_a_row_have_all_values_and_the_same_width() {
+        let text = row_text(&row());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "large");
         assert!(lines[1].contains("larder") && lines[1].contains("2.00 (2.00–2.00)"), "{text}");
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_as_json() {
+    fn the_json_of_a_row_has_all_values() {
         let value = row_json(&row());
         assert_eq!(value["ours"]["peak_bytes"]["median"], 100.0 * MIB);
         assert_eq!(value["theirs"]["peak_bytes"], Value::Null);

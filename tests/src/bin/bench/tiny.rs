@@ -1,4 +1,4 @@
-//! 1,000 tiny new paths, where only requests count.
+//! Pushes 1,000 tiny new paths. The number of requests determines the cost.
 
 use std::fs;
 
@@ -7,55 +7,56 @@ use larder_tests::nix::NixVersion;
 use larder_tests::servers::Kind;
 use tempfile::NamedTempFile;
 
-use crate::arena::Arena;
 use crate::context::Context;
-use crate::cost::in_turns;
-use crate::row::Reach::AtLeast;
-use crate::row::{MOST_MEMORY, Row, Side};
+use crate::cost::interleave;
+use crate::row::Target::AtLeast;
+use crate::row::{MEMORY_LIMIT, Row, Side};
+use crate::testbed::Testbed;
 
-/// On MinIO.
+/// Pushes to MinIO.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
-    on(context, Kind::MinIo, "MinIO", 2.1)
+    compare(context, Kind::MinIo, "MinIO", 2.1)
 }
 
-/// On SeaweedFS.
+/// Pushes to SeaweedFS.
 pub(crate) fn run_seaweedfs(context: &Context) -> Result<Vec<Row>> {
-    on(context, Kind::SeaweedFs, "SeaweedFS", 2.4)
+    compare(context, Kind::SeaweedFs, "SeaweedFS", 2.4)
 }
 
-fn on(context: &Context, kind: Kind, server: &str, reach: f64) -> Result<Vec<Row>> {
+fn compare(context: &Context, kind: Kind, server: &str, target: f64) -> Result<Vec<Row>> {
     let store = context.store(NixVersion::V2_34)?;
-    let arena = Arena::new(kind, &store.nix)?;
-    let parcels = NamedTempFile::new()?;
-    let mut costs = in_turns(context.rounds(5), 3, |round, who| {
-        let bucket = arena.bucket(["larder", "nix", "raw"][who])?;
-        match who {
+    let testbed = Testbed::new(kind, &store.nix)?;
+    let objects = NamedTempFile::new()?;
+    let mut costs = interleave(context.rounds(5), 3, |round, which| {
+        let bucket = testbed.bucket(["larder", "nix", "raw"][which])?;
+        match which {
             0 => {
-                let cost = arena.push(&bucket, &store.tiny)?;
+                let cost = testbed.push(&bucket, &store.tiny)?;
                 if round == 0 {
-                    fs::write(parcels.path(), sizes(&arena, &bucket)?)?;
+                    fs::write(objects.path(), object_sizes(&testbed, &bucket)?)?;
                 }
                 Ok(cost)
             }
-            1 => arena.copy(&bucket, "zstd", &store.tiny),
-            _ => arena.raw_put(&bucket, parcels.path()),
+            1 => testbed.copy(&bucket, "zstd", &store.tiny),
+            _ => testbed.raw_put(&bucket, objects.path()),
         }
     })?;
-    let raw = Side::new("raw client, one LIST and 2,000 PUTs", costs.pop().context("raw")?);
-    let nix = Side::new(arena.nix_name("zstd"), costs.pop().context("nix")?);
-    let larder = Side::new("larder", costs.pop().context("larder")?);
+    let raw =
+        Side::new("raw client, one LIST and 2,000 PUTs", costs.pop().context("the raw client has no costs")?);
+    let nix = Side::new(testbed.nix_name("zstd"), costs.pop().context("`nix copy` has no costs")?);
+    let larder = Side::new("larder", costs.pop().context("larder has no costs")?);
     let case = format!("1,000 tiny, {server}");
-    let row = Row::new(&case, larder.clone()).against(nix).speed(Some(AtLeast(reach)));
+    let row = Row::new(&case, larder.clone()).against(nix).speed(Some(AtLeast(target)));
     Ok(vec![
-        row.sent(None).cpu(None).peak(MOST_MEMORY),
+        row.sent(None).cpu(None).peak(MEMORY_LIMIT),
         Row::new(format!("{case}, limit"), larder).against(raw).speed(Some(AtLeast(0.8))).cpu(None),
     ])
 }
 
-/// What a push has put, as the raw client wants to be told: NARs, then narinfos, with their sizes.
-fn sizes(arena: &Arena, bucket: &str) -> Result<String> {
-    let objects = arena.server.client().list(bucket, "")?;
-    let (nars, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(key, _)| key.starts_with("nar/"));
+/// The keys and sizes of the objects of a push in the format of the raw client: first NARs, then narinfos.
+fn object_sizes(testbed: &Testbed, bucket: &str) -> Result<String> {
+    let listed = testbed.server.client().list(bucket, "")?;
+    let (nars, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(key, _)| key.starts_with("nar/"));
     let narinfos = others.into_iter().filter(|(key, _)| key.ends_with(".narinfo"));
     Ok(nars.into_iter().chain(narinfos).map(|(key, size)| format!("{key} {size}\n")).collect())
 }

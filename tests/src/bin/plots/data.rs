@@ -1,134 +1,128 @@
-//! From tables to plots.
+//! Draws the plots of a table.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::Plot;
 use crate::bars::{Bar, bars};
 use crate::chart::{Line, Panel, Scale, chart};
 
 const MIB: f64 = 1048576.0;
 
-type Plots = Vec<(String, String)>;
-
-/// How cost grows.
-pub(crate) fn growth(table: &Value) -> Result<Plots> {
+/// Draws the growth of the cost with bytes, with paths and with the round-trip time.
+pub(crate) fn growth(table: &Value) -> Result<Vec<Plot>> {
     let rows = rows(table)?;
-    let seconds = |row: &Value, side: &str| row[side]["wall_s"]["median"].as_f64();
-    let memory = |row: &Value| row["ours"]["peak_bytes"]["max"].as_f64().map(|bytes| bytes / MIB);
-    let time = |case: &str| points(rows, case, |row| seconds(row, "ours"));
-    let bytes = Scale::log("size of the NAR", bytes_text);
-    let paths = Scale::log("paths in one push", |count| format!("{count}"));
-    let time_log = || Scale::log("seconds", |value| format!("{value}"));
-    let time_axis = "time";
-    let memory_axis = || Scale::from_zero("peak memory, MiB", |value| format!("{value}"));
-    let line = |name: &str, ours: bool, points: Result<Vec<_>>| -> Result<Line> {
-        Ok(Line { name: name.to_owned(), ours, points: points? })
-    };
     Ok(vec![
-        (
-            "bytes.svg".to_owned(),
-            chart(
-                "One NAR of growing size",
-                &[
-                    Panel::new(
-                        time_axis,
-                        &bytes,
-                        time_log(),
-                        vec![line("", true, time("growth with bytes"))?],
-                    ),
-                    Panel::new(
-                        "memory",
-                        &bytes,
-                        memory_axis(),
-                        vec![line("", true, points(rows, "growth with bytes", memory))?],
-                    ),
-                ],
-            ),
-        ),
-        (
-            "paths.svg".to_owned(),
-            chart(
-                "A push of more and more tiny paths",
-                &[
-                    Panel::new(
-                        time_axis,
-                        &paths,
-                        time_log(),
-                        vec![
-                            line("new", true, time("growth with new paths"))?,
-                            line("all there", true, time("growth with present paths"))?,
-                        ],
-                    ),
-                    Panel::new(
-                        "memory",
-                        &paths,
-                        memory_axis(),
-                        vec![
-                            line("new", true, points(rows, "growth with new paths", memory))?,
-                            line("all there", true, points(rows, "growth with present paths", memory))?,
-                        ],
-                    ),
-                ],
-            ),
-        ),
-        (
-            "latency.svg".to_owned(),
-            chart(
-                "1,000 tiny paths on a network with latency",
-                &[Panel::new(
-                    time_axis,
-                    &Scale::from_zero("milliseconds added to each round trip", |ms| format!("{ms}")),
-                    time_log(),
-                    vec![
-                        line("larder", true, time("growth with latency"))?,
-                        line(
-                            "nix copy",
-                            false,
-                            points(rows, "growth with latency", |row| seconds(row, "theirs")),
-                        )?,
-                    ],
-                )],
-            ),
-        ),
+        ("bytes.svg".to_owned(), growth_with_bytes(rows)?),
+        ("paths.svg".to_owned(), growth_with_paths(rows)?),
+        ("latency.svg".to_owned(), growth_with_latency(rows)?),
     ])
 }
 
-/// How many times as fast larder is, of each row that says so.
-pub(crate) fn comparison(table: &Value) -> Result<Plots> {
-    let figure =
-        |row: &Value| row["figures"].as_array()?.iter().find(|figure| figure["name"] == "speed").cloned();
+fn growth_with_bytes(rows: &[Value]) -> Result<String> {
+    const CASE: &str = "growth with bytes";
+    let bytes = Scale::log("size of the NAR", bytes_text);
+    let time = larder_line("", rows, CASE, seconds)?;
+    let memory = larder_line("", rows, CASE, memory_mib)?;
+    Ok(chart(
+        "One NAR of growing size",
+        &[time_panel(&bytes, vec![time]), memory_panel(&bytes, vec![memory])],
+    ))
+}
+
+fn growth_with_paths(rows: &[Value]) -> Result<String> {
+    let paths = Scale::log("paths in one push", |count| format!("{count}"));
+    let lines = |value: fn(&Value) -> Option<f64>| -> Result<Vec<Line>> {
+        Ok(vec![
+            larder_line("new", rows, "growth with new paths", value)?,
+            larder_line("all there", rows, "growth with present paths", value)?,
+        ])
+    };
+    Ok(chart(
+        "A push of more and more tiny paths",
+        &[time_panel(&paths, lines(seconds)?), memory_panel(&paths, lines(memory_mib)?)],
+    ))
+}
+
+fn growth_with_latency(rows: &[Value]) -> Result<String> {
+    const CASE: &str = "growth with latency";
+    let latency = Scale::from_zero("milliseconds added to each round trip", |ms| format!("{ms}"));
+    let larder = larder_line("larder", rows, CASE, seconds)?;
+    let copy = points(rows, CASE, |row| row["theirs"]["wall_s"]["median"].as_f64())?;
+    let copy = Line { name: "nix copy".to_owned(), ours: false, points: copy };
+    Ok(chart("1,000 tiny paths on a network with latency", &[time_panel(&latency, vec![larder, copy])]))
+}
+
+/// The line of larder for a value of the rows of a case.
+fn larder_line(
+    name: &str,
+    rows: &[Value],
+    case: &str,
+    value: impl Fn(&Value) -> Option<f64>,
+) -> Result<Line> {
+    Ok(Line { name: name.to_owned(), ours: true, points: points(rows, case, value)? })
+}
+
+fn time_panel(x: &Scale, lines: Vec<Line>) -> Panel {
+    Panel::new("time", x, Scale::log("seconds", |value| format!("{value}")), lines)
+}
+
+fn memory_panel(x: &Scale, lines: Vec<Line>) -> Panel {
+    Panel::new("memory", x, Scale::from_zero("peak memory, MiB", |value| format!("{value}")), lines)
+}
+
+/// The median time of larder, in seconds.
+fn seconds(row: &Value) -> Option<f64> {
+    row["ours"]["wall_s"]["median"].as_f64()
+}
+
+/// The highest memory of larder, in MiB.
+fn memory_mib(row: &Value) -> Option<f64> {
+    row["ours"]["peak_bytes"]["max"].as_f64().map(|bytes| bytes / MIB)
+}
+
+/// Draws the speed of larder against other programs, from the rows that have a speed.
+pub(crate) fn comparison(table: &Value) -> Result<Vec<Plot>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut all = Vec::new();
+    let mut speeds = Vec::new();
     for row in rows(table)? {
-        if let Some(figure) = figure(row) {
-            all.push(Bar {
+        if let Some(figure) = figure(row, "speed") {
+            speeds.push(Bar {
                 name: text(&row["case"]),
                 against: text(&row["theirs"]["name"]),
-                value: figure["value"].as_f64().context("a speed without a value")?,
-                wanted: figure["reach"]["at_least"].as_f64(),
+                value: figure["value"].as_f64().context("a figure `speed` has no value")?,
+                target: figure["reach"]["at_least"].as_f64(),
             });
         }
     }
-    ensure!(!all.is_empty(), "no row has a speed");
-    Ok(vec![("comparison.svg".to_owned(), bars("How many times as fast as the other", &all))])
+    ensure!(!speeds.is_empty(), "no row of the table has a speed");
+    Ok(vec![("comparison.svg".to_owned(), bars("How many times as fast as the other", &speeds))])
 }
 
 fn rows(table: &Value) -> Result<&[Value]> {
-    ensure!(table["format"] == 1, "not a table of `tests/bench`, or of another format");
-    Ok(table["rows"].as_array().context("no rows")?)
+    ensure!(table["format"] == 1, "the file is not a table of `tests/bench` in format 1");
+    Ok(table["rows"].as_array().context("the table has no rows")?)
 }
 
-/// Of the rows whose case begins with `case:`, the figure `at` and a value; rows without the value are left out.
+/// The figure of a row with a name.
+fn figure<'a>(row: &'a Value, name: &str) -> Option<&'a Value> {
+    row["figures"].as_array()?.iter().find(|figure| figure["name"] == name)
+}
+
+/// The points of a line: the figure `at` and a value of each row whose name begins with `case:`. Rows without the value have
+/// no point.
 fn points(rows: &[Value], case: &str, value: impl Fn(&Value) -> Option<f64>) -> Result<Vec<(f64, f64)>> {
-    let is = |row: &&Value| {
+    let belongs = |row: &&Value| {
         row["case"].as_str().and_then(|name| name.split_once(':')).is_some_and(|(name, _)| name == case)
     };
-    let at = |row: &Value| row["figures"].as_array()?.iter().find(|f| f["name"] == "at")?["value"].as_f64();
-    let points: Vec<_> = rows.iter().filter(is).filter_map(|row| Some((at(row)?, value(row)?))).collect();
-    ensure!(points.len() >= 2, "`{case}` has {} points", points.len());
+    let at = |row: &Value| figure(row, "at")?["value"].as_f64();
+    let points: Vec<_> =
+        rows.iter().filter(belongs).filter_map(|row| Some((at(row)?, value(row)?))).collect();
+    ensure!(points.len() >= 2, "`{case}` has {} points; a line needs at least 2", points.len());
     Ok(points)
 }
 
+/// A number of bytes with its unit.
 fn bytes_text(bytes: f64) -> String {
     let mib = bytes / MIB;
     if mib < 1024.0 { format!("{mib} MiB") } else { format!("{} GiB", mib / 1024.0) }
@@ -175,14 +169,14 @@ mod tests {
         }
         assert!(plots[0].1.contains(">64 MiB<") && plots[0].1.contains("peak memory, MiB"));
         assert!(plots[1].1.contains(">all there<"));
-        // What took too long was left out: one line has a point less.
+        // The value that is missing in the table has no point.
         let circles = plots[2].1.matches("<circle").count();
         assert_eq!((circles, plots[2].1.contains(">nix copy<")), (5, true));
         Ok(())
     }
 
     #[test]
-    fn bars_show_the_speeds() -> Result<()> {
+    fn each_row_with_a_speed_has_a_bar() -> Result<()> {
         let plots = comparison(&table())?;
         assert_eq!(plots[0].1.matches(">2.50 ×<").count(), 12);
         Ok(())

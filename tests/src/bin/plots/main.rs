@@ -1,11 +1,11 @@
-//! Draws the plots of `docs/performance` from the tables that `tests/bench --json` has left there.
+//! Draws the plots of `docs/performance` from the tables in this folder, which `tests/bench --json` writes.
 //!
-//! | table | case | drawn as |
+//! | table | cases | plots |
 //! |---|---|---|
 //! | `growth.json` | `growth` | `bytes.svg`, `paths.svg`, `latency.svg` |
-//! | `comparison.json` | the others | `comparison.svg`: how many times as fast larder is |
+//! | `comparison.json` | the other cases | `comparison.svg`: the speed of larder against other programs |
 //!
-//! Started by `tests/plots`. The same tables make the same bytes.
+//! `tests/plots` runs this program. Equal tables give equal bytes.
 
 mod bars;
 mod chart;
@@ -27,15 +27,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// The directory of the tables and the plots.
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance")
 }
 
-/// From a table to files and their text.
-type Draw = fn(&Value) -> Result<Vec<(String, String)>>;
+/// A function that draws the plots of a table.
+type Draw = fn(&Value) -> Result<Vec<Plot>>;
 
-/// The plots of the tables in a directory: files and their text.
-fn plots(dir: &Path) -> Result<Vec<(String, String)>> {
+/// A plot: the name of its file, and the text of the file.
+type Plot = (String, String);
+
+/// Draws the plots of the tables in a directory.
+fn plots(dir: &Path) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     let tables: [(&str, Draw); 2] = [("growth.json", data::growth), ("comparison.json", data::comparison)];
     for (table, draw) in tables {
@@ -53,16 +57,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plots_show_the_tables() -> Result<()> {
+    fn the_committed_plots_are_those_of_the_committed_tables() -> Result<()> {
         let plots = plots(&dir())?;
         for (file, text) in &plots {
             let committed = fs::read_to_string(dir().join(file)).unwrap_or_default();
-            assert!(committed == *text, "{file} is not what its table shows: run tests/plots");
+            assert!(committed == *text, "{file} differs from its table: run tests/plots");
         }
         for entry in fs::read_dir(dir()).into_iter().flatten() {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let drawn = !name.ends_with(".svg") || plots.iter().any(|(file, _)| *file == name);
-            assert!(drawn, "{name} comes of no table");
+            let is_known = !name.ends_with(".svg") || plots.iter().any(|(file, _)| *file == name);
+            assert!(is_known, "no table has the plot {name}: delete the file");
         }
         Ok(())
     }

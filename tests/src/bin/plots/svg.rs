@@ -1,13 +1,13 @@
-//! Elements of an SVG that is readable on light and on dark pages.
+//! Writes the elements of an SVG that is readable on light and dark pages.
 
 use std::fmt::Write as _;
 
-/// A drawing in the making.
+/// An unfinished SVG.
 pub(crate) struct Svg {
     text: String,
 }
 
-/// Where a text stands to its point.
+/// The part of a text that is at its point.
 #[derive(Clone, Copy)]
 pub(crate) enum Anchor {
     Start,
@@ -32,7 +32,7 @@ text { fill: #f0f6fc }
 ";
 
 impl Svg {
-    /// An empty page with a title.
+    /// An empty page with a title. Sizes are in pixels.
     pub(crate) fn new(width: f64, height: f64, title: &str) -> Self {
         let mut svg = Self { text: String::new() };
         let _ = write!(
@@ -44,7 +44,7 @@ impl Svg {
         svg
     }
 
-    /// A line of a class.
+    /// Adds a line with a CSS class.
     pub(crate) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let ((x1, y1), (x2, y2)) = (from, to);
         let _ = writeln!(
@@ -53,7 +53,7 @@ impl Svg {
         );
     }
 
-    /// Points and the line through them.
+    /// Adds points and the line that connects them.
     pub(crate) fn curve(&mut self, class: &str, points: &[(f64, f64)]) {
         let path: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         let _ = writeln!(self.text, "<path class=\"{class}\" d=\"M{}\"/>", path.join(" L"));
@@ -62,7 +62,7 @@ impl Svg {
         }
     }
 
-    /// A bar.
+    /// Adds a rectangle.
     pub(crate) fn bar(&mut self, class: &str, (x, y): (f64, f64), width: f64, height: f64) {
         let _ = writeln!(
             self.text,
@@ -70,7 +70,7 @@ impl Svg {
         );
     }
 
-    /// Text at a point.
+    /// Adds a text at a point.
     pub(crate) fn label(&mut self, x: f64, y: f64, anchor: Anchor, class: &str, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -84,7 +84,7 @@ impl Svg {
         );
     }
 
-    /// The file.
+    /// The text of the file.
     pub(crate) fn finish(self) -> String {
         self.text + "</svg>\n"
     }

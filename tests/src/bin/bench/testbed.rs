@@ -1,4 +1,4 @@
-//! Where contestants meet: a server, a store, and larder set up for both. Each run gets a bucket of its own.
+//! The testbed of a case: a server, a store, and the compared programs set up for both. Each run has its own bucket.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -11,57 +11,57 @@ use larder_tests::nix::NixHome;
 use larder_tests::servers::{Kind, S3Server};
 use tempfile::TempDir;
 
-use crate::cost::{Cost, in_turns, measure};
+use crate::cost::{Cost, interleave, measure};
 use crate::raw;
 use crate::row::Side;
 
-/// The compression level that larder falls to where the processor is the limit.
+/// The compression level that larder lowers to when the processors limit the push.
 pub(crate) const LEVEL: i32 = 1;
 
-/// A server, a store, and larder.
+/// A server, a store, and a signing key.
 #[derive(Debug)]
-pub(crate) struct Arena<'a> {
-    /// The server, started for this arena.
+pub(crate) struct Testbed<'a> {
+    /// The server, which runs for this testbed alone.
     pub(crate) server: Box<dyn S3Server>,
     nix: &'a NixHome,
-    // One key for all: another would have larder sign again what is there.
+    // All runs share one key. With another key, larder would sign the paths of a bucket again.
     key: TempDir,
     buckets: Cell<u32>,
 }
 
-impl<'a> Arena<'a> {
-    /// Starts a server, makes a key.
+impl<'a> Testbed<'a> {
+    /// Starts a server and generates a key.
     pub(crate) fn new(kind: Kind, nix: &'a NixHome) -> Result<Self> {
-        let arena =
+        let testbed =
             Self { server: kind.start_open()?, nix, key: tempfile::tempdir()?, buckets: Cell::new(0) };
-        LarderHome::new(nix)?.run(&["key", "generate", "bench-1", "--output", &arena.key_file()])?;
-        Ok(arena)
+        LarderHome::new(nix)?.run(&["key", "generate", "bench-1", "--output", &testbed.key_file()])?;
+        Ok(testbed)
     }
 
     fn key_file(&self) -> String {
         self.key.path().join("key.sec").display().to_string()
     }
 
-    /// A new bucket, which anyone may write.
-    pub(crate) fn bucket(&self, whose: &str) -> Result<String> {
+    /// Creates a bucket that everybody may write. Its name begins with `prefix`.
+    pub(crate) fn bucket(&self, prefix: &str) -> Result<String> {
         self.buckets.set(self.buckets.get() + 1);
-        let name = format!("{whose}-{}", self.buckets.get());
+        let name = format!("{prefix}-{}", self.buckets.get());
         self.server.make_open_bucket(&name)?;
         Ok(name)
     }
 
-    /// larder with a queue of its own, and the bucket made ready.
+    /// Configures larder for a bucket, with its own queue, and initialises the bucket.
     pub(crate) fn larder(&self, bucket: &str) -> Result<LarderHome> {
-        self.larder_for(|larder| larder.use_server(&*self.server, bucket))
+        self.larder_with(|larder| larder.use_server(&*self.server, bucket))
     }
 
-    fn larder_for(&self, bucket: impl FnOnce(&mut LarderHome) -> Result<()>) -> Result<LarderHome> {
+    fn larder_with(&self, use_bucket: impl FnOnce(&mut LarderHome) -> Result<()>) -> Result<LarderHome> {
         let mut larder = LarderHome::new(self.nix)?;
         larder.set_timeout(Duration::from_secs(600));
         larder.set("signing-key-files", &format!("[{}]", toml_string(&self.key_file())))?;
-        // As Nix does by default.
+        // Nix writes no listings by default.
         larder.set("write-listings", "false")?;
-        bucket(&mut larder)?;
+        use_bucket(&mut larder)?;
         larder.run(&["init", "--private"])?;
         Ok(larder)
     }
@@ -71,7 +71,7 @@ impl<'a> Arena<'a> {
         self.push_with(None, bucket, paths)
     }
 
-    /// Measures the same by another build of `larder`.
+    /// Measures `larder push` of the build under test, or of the build `program`.
     pub(crate) fn push_with(&self, program: Option<&Path>, bucket: &str, paths: &[String]) -> Result<Cost> {
         let larder = self.larder(bucket)?;
         let mut command = match program {
@@ -81,22 +81,36 @@ impl<'a> Arena<'a> {
         self.measured(command.args(paths), bucket)
     }
 
-    /// Measures `larder push` into a directory in memory: no server takes its part of the processors, and no disk is
-    /// waited for.
+    /// Measures `larder push` through another endpoint of the server. larder initialises the bucket directly.
+    pub(crate) fn push_through(&self, endpoint: &str, bucket: &str, paths: &[String]) -> Result<Cost> {
+        let mut larder = self.larder(bucket)?;
+        larder.use_server_at(&*self.server, endpoint, bucket)?;
+        self.measured(larder.command(&["push"])?.args(paths), bucket)
+    }
+
+    /// Measures `larder push` into a directory in memory. No server uses the processors, and no disk delays the push.
     pub(crate) fn push_into_memory(&self, paths: &[String]) -> Result<Cost> {
         let dir = tempfile::tempdir_in("/dev/shm")?;
-        let larder = self.larder_for(|larder| larder.use_directory(dir.path()))?;
+        let larder = self.larder_with(|larder| larder.use_directory(dir.path()))?;
         let mut command = larder.command(&["push"])?;
         measure(command.args(paths))
     }
 
-    /// Measures `nix copy` of paths and their closures, from a Nix that remembers nothing, by plain HTTP PUT into a
-    /// bucket that anyone may write: no Nix here signs requests.
+    /// Measures `nix copy` of paths and their closures, with empty caches of the client. The bucket gets plain HTTP PUT
+    /// requests without signatures, because no installed Nix signs requests.
     pub(crate) fn copy(&self, bucket: &str, compression: &str, paths: &[String]) -> Result<Cost> {
-        let url = format!(
-            "{}/{bucket}?compression={compression}&parallel-compression=true",
-            self.server.endpoint()
-        );
+        self.copy_through(&self.server.endpoint(), bucket, compression, paths)
+    }
+
+    /// Measures `nix copy` through another endpoint of the server.
+    pub(crate) fn copy_through(
+        &self,
+        endpoint: &str,
+        bucket: &str,
+        compression: &str,
+        paths: &[String],
+    ) -> Result<Cost> {
+        let url = format!("{endpoint}/{bucket}?compression={compression}&parallel-compression=true");
         let cache = tempfile::tempdir()?;
         let mut command = self.nix.command("nix", &["copy", "--to", &url]);
         self.measured(command.env("XDG_CACHE_HOME", cache.path()).args(paths), bucket)
@@ -107,32 +121,33 @@ impl<'a> Arena<'a> {
         self.measured(&mut raw::push(&*self.server, bucket, level, self.real(paths))?, bucket)
     }
 
-    /// Measures the raw client that puts objects of given keys and sizes.
-    pub(crate) fn raw_put(&self, bucket: &str, parcels: &Path) -> Result<Cost> {
-        self.measured(&mut raw::put(&*self.server, bucket, parcels)?, bucket)
+    /// Measures the raw client that puts objects with the keys and sizes in the file `objects`.
+    pub(crate) fn raw_put(&self, bucket: &str, objects: &Path) -> Result<Cost> {
+        self.measured(&mut raw::put(&*self.server, bucket, objects)?, bucket)
     }
 
-    /// Where the files of store paths are.
+    /// The locations of the files of store paths.
     pub(crate) fn real(&self, paths: &[String]) -> Vec<PathBuf> {
         paths.iter().map(|path| self.nix.real(path)).collect()
     }
 
-    /// Removes what a bucket holds. For large objects: a thousand small ones are better left alone.
+    /// Deletes the objects of a bucket, to free the disk. Do not call this for thousands of small objects: it takes
+    /// longer than they are worth.
     pub(crate) fn empty(&self, bucket: &str) -> Result<()> {
         let client = self.server.client();
         client.list(bucket, "")?.iter().try_for_each(|(key, _)| client.delete(bucket, key))
     }
 
-    /// Runs `larder push` and `nix copy` in turns, each time into a new bucket that is emptied afterwards.
+    /// Interleaves `larder push` and `nix copy`. Each run has a new bucket, which is emptied afterwards.
     pub(crate) fn against_nix(
         &self,
         rounds: usize,
         compression: &str,
         paths: &[String],
     ) -> Result<(Side, Side)> {
-        let mut costs = in_turns(rounds, 2, |_, who| {
-            let bucket = self.bucket(["larder", "nix"][who])?;
-            let cost = match who {
+        let mut costs = interleave(rounds, 2, |_, which| {
+            let bucket = self.bucket(["larder", "nix"][which])?;
+            let cost = match which {
                 0 => self.push(&bucket, paths)?,
                 _ => self.copy(&bucket, compression, paths)?,
             };
@@ -143,7 +158,7 @@ impl<'a> Arena<'a> {
         Ok((Side::new("larder", costs.remove(0)), theirs))
     }
 
-    /// `nix copy 2.34.8, zstd`
+    /// The name of `nix copy` in the table: `nix copy 2.34.8, zstd`.
     pub(crate) fn nix_name(&self, compression: &str) -> String {
         let version = self.nix.version();
         format!("nix copy {}, {compression}", version.full().unwrap_or_else(|| version.to_string()))
