@@ -124,12 +124,12 @@ impl Agent {
     /// The queue's thread has died; or, with [`Until::Done`], a permanent error keeps everything from being pushed.
     pub async fn run(mut self, until: Until, stop: impl Future<Output = ()>, drain: Duration) -> Result<()> {
         let mut service = std::mem::take(&mut self.service);
-        let state = self.queue.watch();
+        let (state, pulse) = (self.queue.watch(), self.queue.pulse().clone());
         service.ready();
         let ended = tokio::select! {
             ended = self.work(&until) => Some(ended),
             () = stop => None,
-            never = service.give_signs_of_life(state) => match never {},
+            never = service.give_signs_of_life(state, &pulse) => match never {},
         };
         service.stopping();
         if ended.is_none() {
@@ -150,6 +150,7 @@ impl Agent {
         }
         let mut idle_since = Instant::now();
         loop {
+            self.queue.pulse().event_loop_steps();
             self.take_jobs().await?;
             if matches!(until, Until::Done(_)) && self.pushes.is_empty() && self.queue.state().awaited == 0 {
                 return Ok(());
