@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use larder_hook::queue::{Place, Queue};
 use larder_hook::time::now;
+use tokio::task::JoinSet;
 
 use super::decide::{possible_bucket_error, with_hint};
 use super::keeper::Batch;
@@ -62,6 +63,8 @@ pub struct Agent {
     progress: Arc<dyn Progress>,
     service: Service,
     pusher: Option<Arc<Pusher>>,
+    /// The session that is being closed.
+    closing: JoinSet<()>,
     pushes: FuturesUnordered<BoxFuture<'static, EndedPush>>,
     /// How many general failures came in a row, and when the pause after the last one ends.
     failures: u32,
@@ -102,6 +105,7 @@ impl Agent {
             progress,
             service: Service::default(),
             pusher: None,
+            closing: JoinSet::new(),
             pushes: FuturesUnordered::new(),
             failures: 0,
             pause_ends: None,
@@ -135,9 +139,12 @@ impl Agent {
         if ended.is_none() {
             self.drain(drain).await;
         }
-        self.close_session().await;
+        self.begin_to_close();
         // What was ordered before is done when this is answered.
-        let _ = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ())).await;
+        let last_writes = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ()));
+        // Both at the same time: `TimeoutStopSec` of the unit covers the drain and the longer of the two.
+        let closed = async { while self.closing.join_next().await.is_some() {} };
+        let _ = futures::future::join(last_writes, closed).await;
         ended.unwrap_or(Ok(()))
     }
 
@@ -360,15 +367,29 @@ impl Agent {
             // The thread has then also done what the loop had asked for when it was stopped.
             let _ = self.queue.ask(|_| ()).await;
         };
-        if tokio::time::timeout(limit, finish).await.is_err() {
-            self.progress.remark("stopped before all running pushes had finished; their jobs stay queued");
+        if tokio::time::timeout(limit, finish).await.is_ok() {
+            return;
         }
+        // Pushes may have finished while the thread was busy.
+        while self.pushes.next().now_or_never().flatten().is_some() {}
+        self.progress.remark(if self.pushes.is_empty() {
+            "stopped before the queue had all results of the last pushes; the next agent repeats what is missing"
+        } else {
+            "stopped before all running pushes had finished; their jobs stay queued"
+        });
     }
 
+    /// Closes the session with the bucket.
     async fn close_session(&mut self) {
+        self.begin_to_close();
+        while self.closing.join_next().await.is_some() {}
+    }
+
+    /// Begins to close the session in a task of its own, which goes on when the loop is stopped.
+    fn begin_to_close(&mut self) {
         // A push that was cut off may hold the session still; its lease expires.
         if let Some(pusher) = self.pusher.take().and_then(Arc::into_inner) {
-            pusher.close().await;
+            self.closing.spawn(pusher.close());
         }
     }
 }
