@@ -17,7 +17,7 @@ use larder_hook::time::now;
 use tokio::task::JoinSet;
 
 use super::decide::{possible_bucket_error, with_hint};
-use super::keeper::Batch;
+use super::keeper::{Batch, Blame};
 use super::queue_thread::QueueThread;
 use super::service::Service;
 use super::watch::{POLL, watch};
@@ -308,22 +308,22 @@ impl Agent {
     /// Draws the consequences of a push that failed as a whole. When one of its jobs may be the cause, smaller pushes
     /// find that job, which is then put off. The inner error keeps everything from being pushed.
     async fn end_failed_push(&mut self, ids: Vec<String>, error: Error) -> Result<Option<Error>> {
-        let released = ids.clone();
-        self.queue.order(move |keeper| keeper.release(&released))?;
-        let may_be_one_job = matches!(error.area(), Area::Store | Area::General);
-        if !may_be_one_job || !self.queue.ask(|keeper| keeper.daemon_answers()).await? {
-            // The blocked paths have not been tried, then.
-            self.recheck |= ids.is_empty();
-            return Ok(Some(self.pause(error)));
+        let jobs = ids.len();
+        let blame = if matches!(error.area(), Area::Store | Area::General) {
+            let cause = error.clone();
+            // A single request: an agent that is stopped meanwhile still counts the attempt.
+            self.queue.ask(move |keeper| keeper.settle_failure(&ids, &cause)).await?
+        } else {
+            self.queue.order(move |keeper| keeper.release(&ids))?;
+            Ok(Blame::Everything)
+        };
+        match blame {
+            Ok(Blame::Everything) => self.recheck |= jobs == 0,
+            Ok(Blame::OneOfThese) => self.batch = jobs / 2,
+            Ok(Blame::Settled) => return Ok(None),
+            Err(error) => return Ok(Some(error)),
         }
-        if ids.len() > 1 {
-            self.batch = ids.len() / 2;
-            return Ok(Some(self.pause(error)));
-        }
-        self.progress.remark(&error.to_string());
-        // Without a job, the push tried blocked paths, which stay blocked until the next reconciliation.
-        let Some(id) = ids.into_iter().next() else { return Ok(None) };
-        Ok(self.queue.ask(move |keeper| keeper.put_off(&id, &error)).await?.err())
+        Ok(Some(self.pause(error)))
     }
 
     /// Pauses all pushes, and says why. Returns the error.
