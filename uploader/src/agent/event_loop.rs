@@ -14,10 +14,11 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use larder_hook::queue::{Place, Queue};
 use larder_hook::time::now;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::decide::{possible_bucket_error, with_hint};
-use super::keeper::{Batch, Blame};
+use super::keeper::{Batch, Blame, Keeper};
 use super::queue_thread::QueueThread;
 use super::service::Service;
 use super::watch::{POLL, watch};
@@ -232,7 +233,7 @@ impl Agent {
             Ok(pusher) => pusher,
             Err(error) => return Ok(Err(error)),
         };
-        let request = move |keeper: &mut super::keeper::Keeper| {
+        let request = move |keeper: &mut Keeper| {
             let request = keeper.request(&mut batch)?;
             Ok((batch.ids, request))
         };
@@ -252,8 +253,15 @@ impl Agent {
             Ok(pusher) => self.pusher.insert(Arc::new(pusher)).clone(),
             Err(error) => return Ok(Err(error)),
         };
-        let id = pusher.id().to_owned();
-        pusher.begin_sweep(self.queue.ask(move |keeper| keeper.note_session(&id)).await?);
+        let (sweeper, runtime) = (pusher.clone(), Handle::current());
+        // A single request: the record of the former session is replaced, so an agent that is stopped meanwhile must
+        // still begin the sweep that removes what the former session left.
+        let begin_sweep = move |keeper: &mut Keeper| {
+            let former = keeper.note_session(sweeper.id());
+            let _runtime = runtime.enter();
+            sweeper.begin_sweep(former);
+        };
+        self.queue.ask(begin_sweep).await?;
         Ok(Ok(pusher))
     }
 
