@@ -85,8 +85,17 @@ struct EndedPush {
     /// The paths that it was asked for.
     asked: BTreeSet<StorePath>,
     report: Result<Report>,
-    /// An error of the report that means that the bucket cannot be used at all.
-    bucket_error: Option<Error>,
+    suspicion: Suspicion,
+}
+
+/// What the errors of a report have turned out to mean.
+enum Suspicion {
+    /// Each error concerns its path.
+    None,
+    /// The session of the push has ended, while the bucket may work: another session can push the paths.
+    SessionEnded,
+    /// This error means that the bucket cannot be used at all.
+    Bucket(Error),
 }
 
 impl Agent {
@@ -217,7 +226,7 @@ impl Agent {
                 Ok((pusher, ids, request)) => self.begin_push(pusher, ids, request),
                 Err(error) => {
                     let (asked, report) = (BTreeSet::new(), Err(error));
-                    let ended = EndedPush { ids, asked, report, bucket_error: None };
+                    let ended = EndedPush { ids, asked, report, suspicion: Suspicion::None };
                     self.pushes.push(Box::pin(std::future::ready(ended)));
                     return Ok(());
                 }
@@ -271,34 +280,39 @@ impl Agent {
         let progress = self.progress.clone();
         let push = tokio::spawn(async move {
             let report = pusher.push(request, progress).await?;
-            let bucket_error = match possible_bucket_error(&report).cloned() {
-                Some(error) if pusher.probe().await.is_err() => Some(error),
-                _ => None,
+            let suspicion = match possible_bucket_error(&report).cloned() {
+                Some(error) if pusher.probe().await.is_err() => match pusher.check() {
+                    Ok(()) => Suspicion::Bucket(error),
+                    Err(_) => Suspicion::SessionEnded,
+                },
+                _ => Suspicion::None,
             };
-            Ok((report, bucket_error))
+            Ok((report, suspicion))
         });
         self.pushes.push(Box::pin(async move {
             let ended = push.await.unwrap_or_else(|error| {
                 Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly").because(error))
             });
-            let (report, bucket_error) = match ended {
-                Ok((report, bucket_error)) => (Ok(report), bucket_error),
-                Err(error) => (Err(error), None),
+            let (report, suspicion) = match ended {
+                Ok((report, suspicion)) => (Ok(report), suspicion),
+                Err(error) => (Err(error), Suspicion::None),
             };
-            EndedPush { ids, asked, report, bucket_error }
+            EndedPush { ids, asked, report, suspicion }
         }));
     }
 
     /// Draws the consequences of a push that has ended. The inner error keeps everything from being pushed.
     async fn end_push(&mut self, ended: EndedPush) -> Result<Option<Error>> {
-        let EndedPush { ids, asked, report, bucket_error } = ended;
+        let EndedPush { ids, asked, report, suspicion } = ended;
         let report = match report {
             Ok(report) => report,
             Err(error) => return self.end_failed_push(ids, error).await,
         };
-        if let Some(error) = bucket_error {
+        if !matches!(suspicion, Suspicion::None) {
             self.recheck |= ids.is_empty();
             self.queue.order(move |keeper| keeper.release(&ids))?;
+            // The next push opens another session. That fails, and begins a pause, if the bucket does not work.
+            let Suspicion::Bucket(error) = suspicion else { return Ok(None) };
             return Ok(Some(self.pause(error)));
         }
         (self.failures, self.pause_ends) = (0, None);
