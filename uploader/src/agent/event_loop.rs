@@ -395,7 +395,7 @@ impl Agent {
         // Pushes may have finished while the thread was busy.
         while self.pushes.next().now_or_never().flatten().is_some() {}
         self.progress.remark(if self.pushes.is_empty() {
-            "stopped before the queue had all results of the last pushes; the next agent repeats what is missing"
+            "stopped before the queue's thread had finished its work; the next agent repeats what is missing"
         } else {
             "stopped before all running pushes had finished; their jobs stay queued"
         });
@@ -423,3 +423,7 @@ fn ends(until: &Until, error: &Error) -> bool {
         // Such an error may be that of one job, which smaller pushes find.
         && !matches!(error.area(), Area::Store | Area::General)
 }
+
+#[cfg(test)]
+#[path = "event_loop_tests.rs"]
+mod tests;
