@@ -9,14 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use larder_hook::queue::{Place, Queue};
 use larder_hook::time::now;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use super::decide::{possible_bucket_error, with_hint};
-use super::keeper::Batch;
+use super::keeper::{Batch, Blame, Keeper};
 use super::queue_thread::QueueThread;
 use super::service::Service;
 use super::watch::{POLL, watch};
@@ -62,6 +64,8 @@ pub struct Agent {
     progress: Arc<dyn Progress>,
     service: Service,
     pusher: Option<Arc<Pusher>>,
+    /// The session that is being closed.
+    closing: JoinSet<()>,
     pushes: FuturesUnordered<BoxFuture<'static, EndedPush>>,
     /// How many general failures came in a row, and when the pause after the last one ends.
     failures: u32,
@@ -81,8 +85,17 @@ struct EndedPush {
     /// The paths that it was asked for.
     asked: BTreeSet<StorePath>,
     report: Result<Report>,
-    /// An error of the report that means that the bucket cannot be used at all.
-    bucket_error: Option<Error>,
+    suspicion: Suspicion,
+}
+
+/// What the errors of a report have turned out to mean.
+enum Suspicion {
+    /// Each error concerns its path.
+    None,
+    /// The session of the push has ended, while the bucket may work: another session can push the paths.
+    SessionEnded,
+    /// This error means that the bucket cannot be used at all.
+    Bucket(Error),
 }
 
 impl Agent {
@@ -102,6 +115,7 @@ impl Agent {
             progress,
             service: Service::default(),
             pusher: None,
+            closing: JoinSet::new(),
             pushes: FuturesUnordered::new(),
             failures: 0,
             pause_ends: None,
@@ -124,20 +138,23 @@ impl Agent {
     /// The queue's thread has died; or, with [`Until::Done`], a permanent error keeps everything from being pushed.
     pub async fn run(mut self, until: Until, stop: impl Future<Output = ()>, drain: Duration) -> Result<()> {
         let mut service = std::mem::take(&mut self.service);
-        let state = self.queue.watch();
+        let (state, pulse) = (self.queue.watch(), self.queue.pulse().clone());
         service.ready();
         let ended = tokio::select! {
             ended = self.work(&until) => Some(ended),
             () = stop => None,
-            never = service.give_signs_of_life(state) => match never {},
+            never = service.give_signs_of_life(state, &pulse) => match never {},
         };
         service.stopping();
         if ended.is_none() {
             self.drain(drain).await;
         }
-        self.close_session().await;
+        self.begin_to_close();
         // What was ordered before is done when this is answered.
-        let _ = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ())).await;
+        let last_writes = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ()));
+        // Both at the same time: `TimeoutStopSec` of the unit covers the drain and the longer of the two.
+        let closed = async { while self.closing.join_next().await.is_some() {} };
+        let _ = futures::future::join(last_writes, closed).await;
         ended.unwrap_or(Ok(()))
     }
 
@@ -150,6 +167,7 @@ impl Agent {
         }
         let mut idle_since = Instant::now();
         loop {
+            self.queue.pulse().event_loop_steps();
             self.take_jobs().await?;
             if matches!(until, Until::Done(_)) && self.pushes.is_empty() && self.queue.state().awaited == 0 {
                 return Ok(());
@@ -208,7 +226,7 @@ impl Agent {
                 Ok((pusher, ids, request)) => self.begin_push(pusher, ids, request),
                 Err(error) => {
                     let (asked, report) = (BTreeSet::new(), Err(error));
-                    let ended = EndedPush { ids, asked, report, bucket_error: None };
+                    let ended = EndedPush { ids, asked, report, suspicion: Suspicion::None };
                     self.pushes.push(Box::pin(std::future::ready(ended)));
                     return Ok(());
                 }
@@ -224,7 +242,7 @@ impl Agent {
             Ok(pusher) => pusher,
             Err(error) => return Ok(Err(error)),
         };
-        let request = move |keeper: &mut super::keeper::Keeper| {
+        let request = move |keeper: &mut Keeper| {
             let request = keeper.request(&mut batch)?;
             Ok((batch.ids, request))
         };
@@ -244,8 +262,15 @@ impl Agent {
             Ok(pusher) => self.pusher.insert(Arc::new(pusher)).clone(),
             Err(error) => return Ok(Err(error)),
         };
-        let id = pusher.id().to_owned();
-        pusher.begin_sweep(self.queue.ask(move |keeper| keeper.note_session(&id)).await?);
+        let (sweeper, runtime) = (pusher.clone(), Handle::current());
+        // A single request: the record of the former session is replaced, so an agent that is stopped meanwhile must
+        // still begin the sweep that removes what the former session left.
+        let begin_sweep = move |keeper: &mut Keeper| {
+            let former = keeper.note_session(sweeper.id());
+            let _runtime = runtime.enter();
+            sweeper.begin_sweep(former);
+        };
+        self.queue.ask(begin_sweep).await?;
         Ok(Ok(pusher))
     }
 
@@ -255,34 +280,39 @@ impl Agent {
         let progress = self.progress.clone();
         let push = tokio::spawn(async move {
             let report = pusher.push(request, progress).await?;
-            let bucket_error = match possible_bucket_error(&report).cloned() {
-                Some(error) if pusher.probe().await.is_err() => Some(error),
-                _ => None,
+            let suspicion = match possible_bucket_error(&report).cloned() {
+                Some(error) if pusher.probe().await.is_err() => match pusher.check() {
+                    Ok(()) => Suspicion::Bucket(error),
+                    Err(_) => Suspicion::SessionEnded,
+                },
+                _ => Suspicion::None,
             };
-            Ok((report, bucket_error))
+            Ok((report, suspicion))
         });
         self.pushes.push(Box::pin(async move {
             let ended = push.await.unwrap_or_else(|error| {
                 Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly").because(error))
             });
-            let (report, bucket_error) = match ended {
-                Ok((report, bucket_error)) => (Ok(report), bucket_error),
-                Err(error) => (Err(error), None),
+            let (report, suspicion) = match ended {
+                Ok((report, suspicion)) => (Ok(report), suspicion),
+                Err(error) => (Err(error), Suspicion::None),
             };
-            EndedPush { ids, asked, report, bucket_error }
+            EndedPush { ids, asked, report, suspicion }
         }));
     }
 
     /// Draws the consequences of a push that has ended. The inner error keeps everything from being pushed.
     async fn end_push(&mut self, ended: EndedPush) -> Result<Option<Error>> {
-        let EndedPush { ids, asked, report, bucket_error } = ended;
+        let EndedPush { ids, asked, report, suspicion } = ended;
         let report = match report {
             Ok(report) => report,
             Err(error) => return self.end_failed_push(ids, error).await,
         };
-        if let Some(error) = bucket_error {
+        if !matches!(suspicion, Suspicion::None) {
             self.recheck |= ids.is_empty();
             self.queue.order(move |keeper| keeper.release(&ids))?;
+            // The next push opens another session. That fails, and begins a pause, if the bucket does not work.
+            let Suspicion::Bucket(error) = suspicion else { return Ok(None) };
             return Ok(Some(self.pause(error)));
         }
         (self.failures, self.pause_ends) = (0, None);
@@ -300,22 +330,22 @@ impl Agent {
     /// Draws the consequences of a push that failed as a whole. When one of its jobs may be the cause, smaller pushes
     /// find that job, which is then put off. The inner error keeps everything from being pushed.
     async fn end_failed_push(&mut self, ids: Vec<String>, error: Error) -> Result<Option<Error>> {
-        let released = ids.clone();
-        self.queue.order(move |keeper| keeper.release(&released))?;
-        let may_be_one_job = matches!(error.area(), Area::Store | Area::General);
-        if !may_be_one_job || !self.queue.ask(|keeper| keeper.daemon_answers()).await? {
-            // The blocked paths have not been tried, then.
-            self.recheck |= ids.is_empty();
-            return Ok(Some(self.pause(error)));
+        let jobs = ids.len();
+        let blame = if matches!(error.area(), Area::Store | Area::General) {
+            let cause = error.clone();
+            // A single request: an agent that is stopped meanwhile still counts the attempt.
+            self.queue.ask(move |keeper| keeper.settle_failure(&ids, &cause)).await?
+        } else {
+            self.queue.order(move |keeper| keeper.release(&ids))?;
+            Ok(Blame::Everything)
+        };
+        match blame {
+            Ok(Blame::Everything) => self.recheck |= jobs == 0,
+            Ok(Blame::OneOfThese) => self.batch = jobs / 2,
+            Ok(Blame::Settled) => return Ok(None),
+            Err(error) => return Ok(Some(error)),
         }
-        if ids.len() > 1 {
-            self.batch = ids.len() / 2;
-            return Ok(Some(self.pause(error)));
-        }
-        self.progress.remark(&error.to_string());
-        // Without a job, the push tried blocked paths, which stay blocked until the next reconciliation.
-        let Some(id) = ids.into_iter().next() else { return Ok(None) };
-        Ok(self.queue.ask(move |keeper| keeper.put_off(&id, &error)).await?.err())
+        Ok(Some(self.pause(error)))
     }
 
     /// Pauses all pushes, and says why. Returns the error.
@@ -359,15 +389,29 @@ impl Agent {
             // The thread has then also done what the loop had asked for when it was stopped.
             let _ = self.queue.ask(|_| ()).await;
         };
-        if tokio::time::timeout(limit, finish).await.is_err() {
-            self.progress.remark("stopped before all running pushes had finished; their jobs stay queued");
+        if tokio::time::timeout(limit, finish).await.is_ok() {
+            return;
         }
+        // Pushes may have finished while the thread was busy.
+        while self.pushes.next().now_or_never().flatten().is_some() {}
+        self.progress.remark(if self.pushes.is_empty() {
+            "stopped before the queue's thread had finished its work; the next agent repeats what is missing"
+        } else {
+            "stopped before all running pushes had finished; their jobs stay queued"
+        });
     }
 
+    /// Closes the session with the bucket.
     async fn close_session(&mut self) {
+        self.begin_to_close();
+        while self.closing.join_next().await.is_some() {}
+    }
+
+    /// Begins to close the session in a task of its own, which goes on when the loop is stopped.
+    fn begin_to_close(&mut self) {
         // A push that was cut off may hold the session still; its lease expires.
         if let Some(pusher) = self.pusher.take().and_then(Arc::into_inner) {
-            pusher.close().await;
+            self.closing.spawn(pusher.close());
         }
     }
 }
@@ -379,3 +423,7 @@ fn ends(until: &Until, error: &Error) -> bool {
         // Such an error may be that of one job, which smaller pushes find.
         && !matches!(error.area(), Area::Store | Area::General)
 }
+
+#[cfg(test)]
+#[path = "event_loop_tests.rs"]
+mod tests;

@@ -44,6 +44,17 @@ pub(super) struct Batch {
     blocked: Vec<Parked>,
 }
 
+/// What a push that failed as a whole failed because of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// Something that keeps everything from being pushed, such as a daemon that does not answer.
+    Everything,
+    /// One of several jobs.
+    OneOfThese,
+    /// Its only job, which has been put off. Or blocked paths, which stay blocked until the next reconciliation.
+    Settled,
+}
+
 /// Keeps the queue of one agent.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -215,8 +226,26 @@ impl Keeper {
         settled
     }
 
+    /// Draws the consequences of a push for the jobs `ids` that failed as a whole with an error that one job can cause.
+    /// If the daemon answers, a single job is put off.
+    ///
+    /// # Errors
+    /// The queue cannot be written.
+    pub(super) fn settle_failure(&mut self, ids: &[String], error: &Error) -> Result<Blame> {
+        self.release(ids);
+        if !self.daemon_answers() {
+            return Ok(Blame::Everything);
+        }
+        if ids.len() > 1 {
+            return Ok(Blame::OneOfThese);
+        }
+        self.remarks.0.remark(&error.to_string());
+        ids.iter().try_for_each(|id| self.put_off(id, error))?;
+        Ok(Blame::Settled)
+    }
+
     /// Puts a job off whose push has failed because of this job.
-    pub(super) fn put_off(&mut self, id: &str, error: &Error) -> Result<()> {
+    fn put_off(&mut self, id: &str, error: &Error) -> Result<()> {
         self.inbox.set_being_pushed(&[id.to_owned()], false);
         self.with_target(|target| target.put_off(id, error, Clock::system()))
     }
@@ -239,7 +268,7 @@ impl Keeper {
     }
 
     /// Whether the daemon accepts connections.
-    pub(super) fn daemon_answers(&mut self) -> bool {
+    fn daemon_answers(&mut self) -> bool {
         self.daemon.close();
         self.daemon.get().is_ok()
     }

@@ -42,46 +42,62 @@ pub(crate) struct QueueStatus {
 impl QueueStatus {
     /// Reads the queue, and asks the daemon for the size of the rooted paths. Blocks.
     pub(crate) fn gather(queue: &Queue, store: &StoreLocation) -> Result<Self> {
+        // A path moves from a job to `parked/` or to the summary. The reads have the same order, so a path that moves
+        // during the reads can be counted twice, but is never missing.
+        let jobs = Jobs::read(queue)?;
         let (parked, unreadable_parked) = queue.parked().map_err(in_queue)?;
-        let mut status = Self {
-            at: now(),
-            has_agent: false,
-            jobs: 0,
-            paths: 0,
-            oldest_age: None,
-            retries: Vec::new(),
-            unreadable: Vec::new(),
+        let summary = Summary::read(queue.layout());
+        let has_agent = queue.has_agent().map_err(in_queue)?;
+        let (rooted_paths, rooted_bytes) = rooted(queue, store)?;
+        let at = now();
+        Ok(Self {
+            at,
+            has_agent,
+            jobs: jobs.count,
+            paths: jobs.paths,
+            oldest_age: jobs.oldest.map(|oldest| at.saturating_sub(oldest)),
+            retries: jobs.retries,
+            unreadable: jobs.unreadable,
             parked,
             unreadable_parked,
-            rooted_paths: 0,
-            rooted_bytes: None,
-            summary: Summary::read(queue.layout()),
-        };
-        status.read_jobs(queue)?;
-        status.has_agent = queue.has_agent().map_err(in_queue)?;
-        (status.rooted_paths, status.rooted_bytes) = rooted(queue, store)?;
-        Ok(status)
+            rooted_paths,
+            rooted_bytes,
+            summary,
+        })
     }
+}
 
-    fn read_jobs(&mut self, queue: &Queue) -> Result<()> {
-        let mut oldest: Option<u64> = None;
+/// The queued jobs in numbers.
+#[derive(Debug, Default)]
+struct Jobs {
+    count: usize,
+    paths: usize,
+    /// When the oldest job was created, in seconds since 1970.
+    oldest: Option<u64>,
+    retries: Vec<Attempts>,
+    unreadable: Vec<String>,
+}
+
+impl Jobs {
+    fn read(queue: &Queue) -> Result<Self> {
+        let mut jobs = Self::default();
+        // A job moves from the first place to the second, so this order misses no job.
         for place in [Place::Incoming, Place::Work] {
             for id in queue.list(place).map_err(in_queue)? {
                 match queue.read(place, &id) {
                     Ok(Entry::Job(job, _)) => {
-                        self.jobs += 1;
-                        self.paths += job.paths.len();
-                        oldest = Some(oldest.map_or(job.created, |oldest| oldest.min(job.created)));
-                        self.retries.extend(job.attempts);
+                        jobs.count += 1;
+                        jobs.paths += job.paths.len();
+                        jobs.oldest = Some(jobs.oldest.map_or(job.created, |oldest| oldest.min(job.created)));
+                        jobs.retries.extend(job.attempts);
                     }
                     Ok(Entry::Gone) => {}
-                    Ok(Entry::Bad(bad)) => self.unreadable.push(format!("{id} ({bad})")),
-                    Err(error) => self.unreadable.push(error.to_string()),
+                    Ok(Entry::Bad(bad)) => jobs.unreadable.push(format!("{id} ({bad})")),
+                    Err(error) => jobs.unreadable.push(error.to_string()),
                 }
             }
         }
-        self.oldest_age = oldest.map(|oldest| self.at.saturating_sub(oldest));
-        Ok(())
+        Ok(jobs)
     }
 }
 

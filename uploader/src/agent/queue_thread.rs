@@ -11,6 +11,7 @@ use larder_hook::queue::Queue;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeper::{Keeper, QueueState};
+use super::pulse::Pulse;
 use crate::base::error::{Area, Error, Result, Retry};
 use crate::push::Progress;
 use crate::store::StoreLocation;
@@ -23,6 +24,7 @@ type Request = Box<dyn FnOnce(&mut Keeper) + Send>;
 pub(super) struct QueueThread {
     requests: mpsc::UnboundedSender<Request>,
     publish: Arc<watch::Sender<QueueState>>,
+    pulse: Arc<Pulse>,
 }
 
 impl QueueThread {
@@ -36,6 +38,8 @@ impl QueueThread {
         let (opened, is_open) = oneshot::channel();
         let publish = Arc::new(watch::Sender::new(QueueState::default()));
         let published = publish.clone();
+        let pulse = Arc::new(Pulse::new());
+        let steps = pulse.clone();
         let serve = move || {
             let mut keeper = match Keeper::open(queue, store, progress) {
                 Ok(Some(keeper)) => keeper,
@@ -47,14 +51,16 @@ impl QueueThread {
                 return;
             }
             while let Some(request) = received.blocking_recv() {
+                steps.request_begins();
                 request(&mut keeper);
+                steps.request_ends();
             }
         };
         thread::Builder::new().name("queue".into()).spawn(serve).map_err(|error| {
             Error::transient(Area::General, "cannot start the queue's thread").because(error)
         })?;
         let is_open = is_open.await.map_err(|_| died())??;
-        Ok(is_open.then_some(Self { requests, publish }))
+        Ok(is_open.then_some(Self { requests, publish, pulse }))
     }
 
     /// Has the thread do something, and awaits the answer. The thread does it even when the caller stops waiting.
@@ -70,7 +76,10 @@ impl QueueThread {
             let value = question(keeper);
             move || drop(answer.send(value))
         })?;
-        answered.await.map_err(|_| died())
+        let answer = answered.await.map_err(|_| died());
+        // A turn of the event loop may ask several times, and each time wait for a silent daemon.
+        self.pulse.event_loop_steps();
+        answer
     }
 
     /// Has the thread do something of which nobody needs the answer.
@@ -99,6 +108,11 @@ impl QueueThread {
     /// The state after the latest request.
     pub(super) fn state(&self) -> QueueState {
         *self.publish.borrow()
+    }
+
+    /// What shows whether the event loop and the thread get on.
+    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
     }
 
     /// The state, to be watched.

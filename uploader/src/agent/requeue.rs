@@ -1,7 +1,6 @@
 //! Queues jobs for users other than root: where a user may not write to `gcroots/auto`, the daemon makes the roots.
 //! Queues parked paths again, and forgets them.
 
-use larder_hook::Failure;
 use larder_hook::queue::{Job, Parked, Place, Queue};
 
 use super::path_conversion::to_queued;
@@ -15,19 +14,15 @@ pub(super) fn enqueue(queue: &Queue, store: &StoreLocation, job: &Job) -> Result
     Ok(if unprotected.is_some() { register(queue, store, &id, job.paths.len()) } else { Ok(()) })
 }
 
-/// The parked paths that a command names, and the files in `parked/` that cannot be read.
-///
-/// With `named`, only these paths and the paths that they block; else all.
+/// Reduces the parked paths to the named paths and the paths that they block.
 ///
 /// # Errors
-/// A named path is not parked, or the queue cannot be read.
-pub(crate) fn parked_paths(
-    queue: &Queue,
+/// A named path is not parked.
+pub(crate) fn select_parked(
+    mut parked: Vec<Parked>,
     store: &StoreLocation,
-    named: Option<&[StorePath]>,
-) -> Result<(Vec<Parked>, Vec<Failure>)> {
-    let (mut parked, unreadable) = queue.parked().map_err(in_queue)?;
-    let Some(named) = named else { return Ok((parked, unreadable)) };
+    named: &[StorePath],
+) -> Result<Vec<Parked>> {
     let mut wanted = Vec::new();
     for path in named {
         let queued = to_queued(store, path);
@@ -41,7 +36,7 @@ pub(crate) fn parked_paths(
     parked.retain(|parked| {
         wanted.contains(&parked.path) || parked.blocked_by.as_ref().is_some_and(|by| wanted.contains(by))
     });
-    Ok((parked, unreadable))
+    Ok(parked)
 }
 
 /// Queues parked paths again. Returns how many were still parked.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::keeper::QueueState;
+use super::pulse::Pulse;
 
 /// The service manager's socket, and how often it expects a sign of life. Without a manager, nothing is sent.
 #[derive(Debug, Default)]
@@ -52,11 +53,16 @@ impl Service {
         self.send("READY=1");
     }
 
-    /// Gives signs of life for ever, and reports the number of queued jobs whenever it changes.
-    pub(super) async fn give_signs_of_life(&mut self, mut state: watch::Receiver<QueueState>) -> Infallible {
+    /// Gives signs of life for ever, except while the agent is stuck. Reports the number of queued jobs whenever it
+    /// changes.
+    pub(super) async fn give_signs_of_life(
+        &mut self,
+        mut state: watch::Receiver<QueueState>,
+        pulse: &Pulse,
+    ) -> Infallible {
         loop {
             let jobs = state.borrow_and_update().jobs;
-            let wait = self.alive(jobs);
+            let wait = self.alive(jobs, pulse.is_alive());
             let next_sign = async {
                 match wait {
                     Some(wait) => tokio::time::sleep(wait).await,
@@ -73,8 +79,9 @@ impl Service {
         }
     }
 
-    /// Gives a sign of life where one is due. Returns the longest time until the next call.
-    fn alive(&mut self, queued: usize) -> Option<Duration> {
+    /// Reports the number of queued jobs. Gives a sign of life if it is due and the agent `is_alive`. Returns the longest
+    /// time until the next call.
+    fn alive(&mut self, queued: usize, is_alive: bool) -> Option<Duration> {
         let status = match queued {
             0 => "STATUS=nothing is queued".to_owned(),
             1 => "STATUS=1 job is queued".to_owned(),
@@ -85,7 +92,7 @@ impl Service {
             self.status = status;
         }
         let every = self.watchdog?;
-        if self.last.is_none_or(|last| last.elapsed() >= every / 2) {
+        if is_alive && self.last.is_none_or(|last| last.elapsed() >= every / 2) {
             self.send("WATCHDOG=1");
             self.last = Some(Instant::now());
         }
@@ -142,10 +149,10 @@ mod tests {
         let (_dir, socket, address) = listener();
         let mut service = Service::new(Some(address), Some(Duration::from_secs(60)));
         service.ready();
-        assert_eq!(service.alive(2), Some(Duration::from_secs(15)));
+        assert_eq!(service.alive(2, true), Some(Duration::from_secs(15)));
         // The status has not changed, and no sign of life is due.
-        service.alive(2);
-        service.alive(0);
+        service.alive(2, true);
+        service.alive(0, true);
         service.stopping();
         for expected in
             ["READY=1", "STATUS=2 jobs are queued", "WATCHDOG=1", "STATUS=nothing is queued", "STOPPING=1"]
@@ -155,12 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn a_stuck_agent_gives_no_sign_of_life() {
+        let (_dir, socket, address) = listener();
+        let mut service = Service::new(Some(address), Some(Duration::from_secs(60)));
+        assert_eq!(service.alive(1, false), Some(Duration::from_secs(15)));
+        service.alive(2, true);
+        for expected in ["STATUS=1 job is queued", "STATUS=2 jobs are queued", "WATCHDOG=1"] {
+            assert_eq!(next(&socket), expected);
+        }
+    }
+
+    #[test]
     fn without_a_manager_nothing_is_due() {
-        assert_eq!(Service::new(None, Some(Duration::from_secs(60))).alive(1), None);
+        assert_eq!(Service::new(None, Some(Duration::from_secs(60))).alive(1, true), None);
         // A manager that is gone does not halt the agent.
         let mut service = Service::new(Some("/nowhere/at/all".into()), None);
         service.ready();
-        assert_eq!(service.alive(1), None);
+        assert_eq!(service.alive(1, true), None);
     }
 
     #[cfg(target_os = "linux")]

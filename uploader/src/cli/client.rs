@@ -111,7 +111,6 @@ fn check_configuration() -> Result<()> {
 /// Checks all substituters in Nix's configuration.
 async fn check_substituters(context: &Context) -> Result<Exit> {
     let store = context.store()?;
-    let reader = PublicReader::new(context.ca_file().as_deref())?;
     let mut exit = Exit::Ok;
     for url in configuration::substituters(&configuration::read()?) {
         let base = url.split('?').next().unwrap_or_default().trim_end_matches('/');
@@ -121,7 +120,7 @@ async fn check_substituters(context: &Context) -> Result<Exit> {
             ));
             continue;
         }
-        match check::cache(&reader, base, store.store_dir.as_str()).await {
+        match context.check_cache(base, store.store_dir.as_str()).await {
             Ok(missing) => show_usable(&url, missing),
             Err(error) => {
                 output::warn(&error.to_string());

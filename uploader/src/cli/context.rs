@@ -11,11 +11,13 @@ use super::output;
 use crate::agent::Connect;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{self, Bucket};
+use crate::client::check::{self, MissingPath};
 use crate::config::config_keys;
 use crate::config::key_files::read_secret_key;
 use crate::config::{Config, ConfigKey, Size, exposure};
 use crate::format::public_key::public_keys;
 use crate::format::signature::SecretKey;
+use crate::http::PublicReader;
 use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
@@ -101,6 +103,14 @@ impl Context {
     pub(super) fn public_url(&self, bucket: &dyn Bucket) -> String {
         let url = self.config.get(config_keys::PUBLIC_URL).unwrap_or_else(|| bucket.public_url());
         url.trim_end_matches('/').to_owned()
+    }
+
+    /// Reads the cache at `url` as a client does. `store_dir` is the store directory of the clients.
+    ///
+    /// # Errors
+    /// A client cannot use the cache, or the file with more certificates cannot be used.
+    pub(super) async fn check_cache(&self, url: &str, store_dir: &str) -> Result<MissingPath> {
+        check::cache(&PublicReader::new(self.ca_file().as_deref())?, url, store_dir).await
     }
 
     /// The options of a push.

@@ -8,7 +8,6 @@ use crate::bucket::Bucket;
 use crate::client::check::{self, MissingPath};
 use crate::format::cache_info::CacheInfo;
 use crate::format::object_keys;
-use crate::http::PublicReader;
 use crate::init::{self, CacheInfoState};
 
 #[derive(Debug, clap::Args)]
@@ -61,8 +60,7 @@ fn show_cache_info(state: CacheInfoState) {
 /// Reads the cache as a client does, and says whether that works.
 async fn read_back(context: &Context, bucket: &dyn Bucket, store_dir: &str) -> Result<Exit> {
     let url = context.public_url(bucket);
-    let reader = PublicReader::new(context.ca_file().as_deref())?;
-    match check::cache(&reader, &url, store_dir).await {
+    match context.check_cache(&url, store_dir).await {
         Ok(missing) => {
             if missing == MissingPath::Forbidden {
                 output::warn(check::FORBIDDEN_WARNING);
@@ -77,5 +75,22 @@ async fn read_back(context: &Context, bucket: &dyn Bucket, store_dir: &str) -> R
             output::say("larder can push into the bucket, but clients cannot read it yet");
             Ok(Exit::Partial)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_file_of_certificates_that_cannot_be_used_keeps_clients_from_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", dir.path().display());
+        let flags = [("ca-file", dir.path().join("absent.pem").display().to_string())];
+        let context = Context { config: Config::load(&|_| None, &flags).unwrap() };
+        let bucket = bucket::open(&url, &bucket::Options::default()).await.unwrap();
+        assert_eq!(read_back(&context, &*bucket, "/nix/store").await.unwrap(), Exit::Partial);
     }
 }

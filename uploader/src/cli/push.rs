@@ -9,7 +9,7 @@ use super::context::Context;
 use super::output::{self, Human, Json};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
-use crate::push::{OutcomeKind, Progress, Pusher, Report, Request, Root};
+use crate::push::{Options, OutcomeKind, Progress, Pusher, Report, Request, Root};
 use crate::store::{self, Daemon, StoreLocation, StorePath};
 
 #[derive(Debug, clap::Args)]
@@ -60,8 +60,10 @@ struct Renderers {
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let begun = Instant::now();
     let store = context.store()?;
+    // A wrong configuration is reported before standard input is read.
+    let options = options(&args, context)?;
     let selection = selection(&args)?;
-    let (pusher, roots, address) = open(&args, context, &store, selection).await?;
+    let (pusher, roots, address) = open(options, context, &store, selection).await?;
     if !args.dry_run {
         pusher.begin_sweep(None);
     }
@@ -93,6 +95,15 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     Ok(if report.is_complete() { Exit::Ok } else { Exit::Partial })
 }
 
+/// The options from the configuration and the arguments.
+fn options(args: &Args, context: &Context) -> Result<Options> {
+    let mut options = context.options(args.trust_unsigned)?;
+    if let Some(jobs) = args.jobs {
+        options.jobs = jobs.into();
+    }
+    Ok(options)
+}
+
 /// Reads the selection from the arguments and standard input.
 fn selection(args: &Args) -> Result<Selection> {
     if args.all {
@@ -116,15 +127,11 @@ fn selection(args: &Args) -> Result<Selection> {
 /// Opens the session with the bucket, and at the same time asks the store for the selected paths. Returns both and the
 /// bucket's address.
 async fn open(
-    args: &Args,
+    options: Options,
     context: &Context,
     store: &Arc<StoreLocation>,
     selection: Selection,
 ) -> Result<(Pusher, Vec<Arc<StorePath>>, String)> {
-    let mut options = context.options(args.trust_unsigned)?;
-    if let Some(jobs) = args.jobs {
-        options.jobs = jobs.into();
-    }
     let asked = store.clone();
     let roots = tokio::task::spawn_blocking(move || select(&selection, &asked));
     let (bucket, keys) = (context.bucket().await?, context.keys()?);
@@ -183,5 +190,30 @@ fn show(args: &Args, renderers: &Renderers, report: &Report, begun: Instant) {
         !kind.is_available() || matches!(kind, OutcomeKind::Pushed | OutcomeKind::Signed)
     }) {
         output::say(&renderers.human.totals(report, begun.elapsed()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[tokio::test]
+    async fn a_wrong_configuration_is_reported_before_missing_paths() {
+        let run_with = async |flags: &[(&str, String)]| {
+            let context = Context { config: Config::load(&|_| None, flags).unwrap() };
+            let Command { args } = Command::parse_from(["push"]);
+            run(args, &context).await.unwrap_err().area()
+        };
+        assert_eq!(run_with(&[]).await, Area::Usage);
+        assert_eq!(run_with(&[("trusted-keys", "no key".into())]).await, Area::Config);
     }
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use super::context::Context;
 use super::output;
-use crate::agent::{forget, parked_paths, requeue_all};
+use crate::agent::{forget, requeue_all, select_parked};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
+use crate::base::queue_error::in_queue;
 use crate::store::resolve;
 
 #[derive(Debug, clap::Args)]
@@ -24,14 +25,18 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let store = context.store()?;
     let queue = context.queue(&store)?;
+    let (mut parked, unreadable) = queue.parked().map_err(in_queue)?;
+    // These warnings come before all errors: a named path may be missing because its file cannot be read.
+    unreadable.iter().for_each(|failure| output::warn(&failure.to_string()));
     if args.paths.is_empty() && !args.all {
         return Err(
             Error::permanent(Area::Usage, "no paths are given").hint("name parked paths, or give `--all`")
         );
     }
-    let named = args.paths.iter().map(|path| resolve(&store, path)).collect::<Result<Vec<_>>>()?;
-    let (parked, unreadable) = parked_paths(&queue, &store, (!args.all).then_some(&named[..]))?;
-    unreadable.iter().for_each(|failure| output::warn(&failure.to_string()));
+    if !args.all {
+        let named = args.paths.iter().map(|path| resolve(&store, path)).collect::<Result<Vec<_>>>()?;
+        parked = select_parked(parked, &store, &named)?;
+    }
     let (word, count) = if args.forget {
         ("forgot", forget(&queue, &parked)?)
     } else {

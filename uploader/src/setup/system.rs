@@ -53,6 +53,9 @@ impl System {
 
     /// Deletes the agent's user.
     pub(super) fn remove_user(&self) -> Result<()> {
+        if !self.is_this_machine {
+            return Ok(());
+        }
         run("userdel", &[USER])
     }
 
@@ -72,6 +75,9 @@ impl System {
 
     /// Deletes the queue.
     pub(super) fn remove_queue(&self) -> Result<()> {
+        if !self.is_this_machine {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(STATE_DIR) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::permanent(Area::General, format!("cannot remove `{STATE_DIR}`")).because(error))
