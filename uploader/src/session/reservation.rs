@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::base::backoff::{Backoff, Jitter};
 use crate::base::error::Retry;
 use crate::bucket::{Bucket, Condition, ContentType, Put};
 use crate::format::marker::Reservation as Contents;
@@ -18,10 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The speed that determines the other part: the wait grows with the time to send the NAR over a fast network. On a
 /// slow network, the wait is short beside the upload.
 const BYTES_PER_SECOND: u64 = 32 << 20;
-/// The first pause between two attempts to take a reservation. Each pause is twice as long as the last.
-const PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The pauses between two attempts to take a reservation.
+const PAUSES: Backoff =
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2), jitter: Jitter::Fifth };
 
 /// The reservations of a session.
 #[derive(Debug)]
@@ -84,14 +84,14 @@ impl Reservations {
 #[derive(Debug)]
 pub struct Patience {
     until: Instant,
-    pause: Duration,
+    pauses: u32,
 }
 
 impl Patience {
     /// The wait for a NAR of this size, which begins now.
     pub fn new(nar_size: u64) -> Self {
         let size = Duration::from_secs_f64(nar_size as f64 / BYTES_PER_SECOND as f64);
-        Self { until: Instant::now() + PATIENCE + size, pause: PAUSE }
+        Self { until: Instant::now() + PATIENCE + size, pauses: 0 }
     }
 
     /// Takes over the reservation of another writer when the wait is over.
@@ -108,8 +108,8 @@ impl Patience {
 
     /// Pauses, longer each time.
     pub async fn pause(&mut self) {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        self.pauses += 1;
+        tokio::time::sleep(PAUSES.wait(self.pauses)).await;
     }
 }
 
@@ -120,18 +120,11 @@ pub struct Waiting;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bucket::{Options, open};
-
-    async fn bucket(dir: &std::path::Path) -> Arc<dyn Bucket> {
-        let bucket = open(&format!("file://{}", dir.display()), &Options::default()).await.unwrap();
-        bucket.create().await.unwrap();
-        bucket
-    }
+    use crate::bucket::memory::MemoryBucket;
 
     #[tokio::test]
     async fn one_of_two_writers_has_a_reservation_until_it_is_given_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let bucket = bucket(dir.path()).await;
+        let bucket: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
         let [one, other] = ["a", "b"].map(|lease| Reservations::new(bucket.clone(), lease, true));
         let first = one.take(&[7; 32]).await;
         assert!(matches!(first, Reserved::Ours(Some(_))), "{first:?}");
@@ -148,8 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_reservation_is_made_where_conditions_are_ignored() {
-        let dir = tempfile::tempdir().unwrap();
-        let bucket = bucket(dir.path()).await;
+        let bucket: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
         let reservations = Reservations::new(bucket.clone(), "a", false);
         assert!(matches!(reservations.take(&[7; 32]).await, Reserved::Ours(None)));
         assert!(bucket.get(&object_keys::reservation(&[7; 32])).await.unwrap().is_none());
