@@ -3,11 +3,13 @@
 //! The ports lie below the range that the kernel hands out for outgoing connections. So a port stays free while nothing
 //! listens on it for a moment, for example while a server restarts or a proxy is switched off.
 
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 const FIRST: u32 = 12_000;
 const COUNT: u32 = 10_000;
@@ -32,6 +34,23 @@ pub fn free() -> u16 {
         }
     }
     panic!("no port between {FIRST} and {} is free", FIRST + COUNT);
+}
+
+/// Listens on a port that [`free`] returned. A program that looks for a port of its own may hold the port for a moment, so
+/// this tries again for some seconds.
+///
+/// # Errors
+/// When the port stays in use.
+pub fn listen(port: u16) -> io::Result<TcpListener> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            listening => return listening,
+        }
+    }
 }
 
 /// Reserves a port until the end of this process: the kernel lets one process bind an abstract address at a time, and

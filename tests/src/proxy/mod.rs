@@ -81,8 +81,8 @@ impl Proxy {
     /// Accepts connections (again).
     pub fn switch_on(&mut self) -> Result<()> {
         if self.acceptor.is_none() {
-            let listener =
-                TcpListener::bind(self.address).with_context(|| format!("listening on {}", self.address))?;
+            let listener = ports::listen(self.address.port())
+                .with_context(|| format!("listening on {}", self.address))?;
             self.state.stopping.store(false, Ordering::SeqCst);
             let state = self.state.clone();
             self.acceptor = Some(std::thread::spawn(move || accept(&listener, &state)));

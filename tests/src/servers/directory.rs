@@ -5,7 +5,7 @@ use crate::ports;
 use anyhow::Result;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,8 +54,8 @@ pub struct FileServer {
 impl FileServer {
     /// Serves the files below `root`.
     pub fn start(root: &Path) -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
-        let listener = TcpListener::bind(address)?;
+        let listener = ports::listen(ports::free())?;
+        let address = listener.local_addr()?;
         let stopping = Arc::new(AtomicBool::new(false));
         let (root, stop) = (root.to_owned(), stopping.clone());
         let acceptor = std::thread::spawn(move || {

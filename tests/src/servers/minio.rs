@@ -23,6 +23,8 @@ impl MinIo {
         let mut command = clean_command(program);
         command
             .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")])
+            // Without this flag, MinIO chooses any free port for a moment: the port of this server or of another test.
+            .args(["--console-address", &format!("127.0.0.1:{}", ports::free())])
             .arg(dir.path().join("data"));
         command.env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY);
         // Without a region, MinIO accepts requests that are signed for any region.

@@ -9,7 +9,6 @@ use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3Result, s3_error};
-use std::net::Ipv4Addr;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -48,8 +47,9 @@ impl S3sFs {
         let service = builder.build();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let port = ports::free();
-        let listener =
-            runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port))).context("s3s-fs: listening")?;
+        let listener = ports::listen(port).context("s3s-fs: listening")?;
+        listener.set_nonblocking(true)?;
+        let listener = runtime.block_on(async { TcpListener::from_std(listener) })?;
         runtime.spawn(async move {
             let http = Builder::new(TokioExecutor::new());
             while let Ok((socket, _)) = listener.accept().await {
