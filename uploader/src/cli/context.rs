@@ -10,6 +10,7 @@ use super::arguments::Global;
 use super::output;
 use crate::agent::Connect;
 use crate::base::error::{Area, Error, Result};
+use crate::base::queue_error::in_queue;
 use crate::bucket::{self, Bucket};
 use crate::client::check::{self, MissingPath};
 use crate::config::config_keys;
@@ -138,13 +139,13 @@ impl Context {
 
     /// The queue. Fails if it does not exist.
     pub(super) fn queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
-        let layout = Layout::open(&self.config.state_dir()).map_err(crate::base::queue_error::in_queue)?;
+        let layout = Layout::open(&self.config.state_dir()).map_err(in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 
     /// The queue. Makes its directories if they do not exist.
     pub(super) fn make_queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
-        let layout = Layout::ready(&self.config.state_dir()).map_err(crate::base::queue_error::in_queue)?;
+        let layout = Layout::ready(&self.config.state_dir()).map_err(in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 

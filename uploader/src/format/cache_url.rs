@@ -50,17 +50,11 @@ pub fn url_fault(url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
-
-    fn table(text: &str) -> (Vec<Value>, Vec<Value>) {
-        let table: Value = serde_json::from_str(text).unwrap();
-        let list = |name: &str| table[name].as_array().unwrap().clone();
-        (list("good"), list("bad"))
-    }
+    use crate::format::check_table::read;
 
     #[test]
     fn urls_are_checked_as_the_table_says() {
-        let (good, bad) = table(include_str!("../../../nix/tests/urls.json"));
+        let (good, bad) = read(include_str!("../../../nix/tests/urls.json"));
         for url in good {
             assert_eq!(url_fault(url.as_str().unwrap()), None, "{url}");
         }

@@ -3,6 +3,8 @@
 
 pub mod cache_info;
 pub mod cache_url;
+#[cfg(test)]
+mod check_table;
 pub mod listing;
 pub mod marker;
 pub mod nar_scanner;

@@ -49,8 +49,8 @@ pub fn fingerprint(store_dir: &StoreDir, info: &PathInfo) -> String {
 /// content address.
 pub fn is_content_addressed(store_dir: &StoreDir, info: &PathInfo) -> bool {
     info.ca.is_some()
-        && build(store_dir, info, "x", Label::None, &[])
-            .is_ok_and(|narinfo| narinfo.is_content_addressed(store_dir))
+        && builder(store_dir, info, "x", Label::None, &[])
+            .is_ok_and(|builder| builder.build().is_ok_and(|narinfo| narinfo.is_content_addressed(store_dir)))
 }
 
 /// Composes the narinfo of a path whose NAR is `nar`, with the signatures in the store and the signatures of `keys`.
@@ -63,7 +63,7 @@ pub fn compose(
     nar: &NarObject,
     keys: &[SecretKey],
 ) -> Result<Vec<u8>> {
-    let mut builder = build_with(store_dir, info, &nar.key, label(nar.compression), keys)?;
+    let mut builder = self::builder(store_dir, info, &nar.key, label(nar.compression), keys)?;
     builder = builder.file_hash(nar.file_hash.map(NixHash::Sha256)).file_size(nar.file_size);
     Ok(render(&builder.build().map_err(|error| unfit(info, error))?))
 }
@@ -202,17 +202,7 @@ fn parse(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8]) -> Result<NarInfo>
     })
 }
 
-fn build(
-    store_dir: &StoreDir,
-    info: &PathInfo,
-    url: &str,
-    label: Label,
-    keys: &[SecretKey],
-) -> Result<NarInfo> {
-    build_with(store_dir, info, url, label, keys)?.build().map_err(|error| unfit(info, error))
-}
-
-fn build_with(
+fn builder(
     store_dir: &StoreDir,
     info: &PathInfo,
     url: &str,

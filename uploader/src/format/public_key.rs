@@ -88,17 +88,12 @@ pub fn public_keys<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::check_table::read;
     use serde_json::Value;
-
-    fn table(text: &str) -> (Vec<Value>, Vec<Value>) {
-        let table: Value = serde_json::from_str(text).unwrap();
-        let list = |name: &str| table[name].as_array().unwrap().clone();
-        (list("good"), list("bad"))
-    }
 
     #[test]
     fn keys_are_checked_as_the_table_says() {
-        let (good, bad) = table(include_str!("../../../nix/tests/keys.json"));
+        let (good, bad) = read(include_str!("../../../nix/tests/keys.json"));
         let check = |keys: &Value| {
             let keys: Vec<_> = keys.as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
             (key_faults(keys.iter().copied()), public_keys(keys))

@@ -66,14 +66,15 @@ async fn conforms() {
         .expect("conformance");
 }
 
+/// The answers to the start of a multipart upload, to its only part, and these.
+fn upload_with(answers: &[String]) -> Vec<String> {
+    let started = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+    let begun = [reply("200 OK", "", started), reply("200 OK", "ETag: \"e\"\r\n", "")];
+    [&begun, answers].concat()
+}
+
 #[tokio::test]
 async fn an_error_in_the_answer_to_a_completion_is_an_error() {
-    let started = reply(
-        "200 OK",
-        "",
-        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
-    );
-    let part = reply("200 OK", "ETag: \"e\"\r\n", "");
     let failed = "<?xml version=\"1.0\"?>\n\n<Error><Code>InvalidPart</Code><Message>m</Message></Error>";
     for (answer, retry) in [
         (reply("200 OK", "", failed), Retry::Unknown),
@@ -85,7 +86,7 @@ async fn an_error_in_the_answer_to_a_completion_is_an_error() {
         ),
         (fault("503 Service Unavailable", "SlowDown"), Retry::Transient),
     ] {
-        let (_dir, _server, bucket) = scripted(vec![started.clone(), part.clone(), answer.clone()]).await;
+        let (_dir, _server, bucket) = scripted(upload_with(std::slice::from_ref(&answer))).await;
         let upload = bucket.start_multipart("nar/x", ContentType::Nar).await.expect("start");
         upload.part(1, body("x")).await.expect("part");
         let error = upload.complete().await.expect_err(&answer);
@@ -95,16 +96,10 @@ async fn an_error_in_the_answer_to_a_completion_is_an_error() {
 
 #[tokio::test]
 async fn a_completed_upload_is_found_after_a_lost_answer() {
-    let started = reply(
-        "200 OK",
-        "",
-        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
-    );
-    let part = reply("200 OK", "ETag: \"e\"\r\n", "");
     let gone = fault("404 Not Found", "NoSuchUpload");
     for (size, found) in [(1, true), (2, false)] {
         let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
-        let (_dir, _server, bucket) = scripted(vec![started.clone(), part.clone(), gone.clone(), head]).await;
+        let (_dir, _server, bucket) = scripted(upload_with(&[gone.clone(), head])).await;
         let upload = bucket.start_multipart("nar/x", ContentType::Nar).await.expect("start");
         upload.part(1, body("x")).await.expect("part");
         assert_eq!(upload.complete().await.is_ok(), found);
