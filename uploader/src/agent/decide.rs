@@ -170,7 +170,9 @@ fn after_push(
     clock: Clock,
 ) -> Consequence {
     match report.outcomes.get(path) {
-        Some(Outcome::Refused(reason)) => Consequence::Park { reason: reason.clone(), blocked_by: None },
+        Some(Outcome::Refused(reason) | Outcome::Unusable(reason)) => {
+            Consequence::Park { reason: reason.clone(), blocked_by: None }
+        }
         Some(Outcome::Failed(error)) => after_failure(error, failures, clock),
         Some(Outcome::Blocked { by }) if **by == *path => Consequence::Settled(Settled::ParkedBefore),
         Some(Outcome::Blocked { by }) => {
@@ -266,6 +268,7 @@ fn to_park(
         let (failures, voucher) = blockers.get(&**path).copied().unwrap_or((0, before));
         let reason = match outcome {
             Outcome::Failed(error) if is_final(error, failures) => with_hint(error),
+            Outcome::Unusable(reason) => reason.clone(),
             Outcome::Refused(reason) if blockers.contains_key(&**path) => reason.clone(),
             _ => continue,
         };

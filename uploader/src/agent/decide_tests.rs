@@ -61,7 +61,7 @@ fn a_path_leaves_its_job_only_when_it_is_available_excluded_gone_or_parked() {
         (Outcome::Pushed { nar_size: 1, sent: 1 }, "available"),
         (Outcome::Signed, "available"),
         (Outcome::Present, "available"),
-        (Outcome::Differs, "available"),
+        (Outcome::Differs { signer: "other-1".into() }, "available"),
         (Outcome::Upstream, "available"),
         (Outcome::Excluded("x".into()), "excluded"),
         (Outcome::Gone, "gone"),

@@ -65,7 +65,8 @@ async fn pusher(bucket: &Arc<dyn Bucket>, dir: &Path) -> Pusher {
         max_nar_size: None,
     };
     let compression = Settings { compression: Compression::Zstd, level: Level::Adaptive, threads: 1 };
-    let options = Options { compression, jobs: 1, listings: false, rules };
+    let options =
+        Options { compression, jobs: 1, listings: false, rules, adopt: Vec::new(), trust_bucket: false };
     Pusher::open(bucket.clone(), store(dir), Vec::new(), options).await.unwrap()
 }
 

@@ -147,6 +147,9 @@ impl Suite {
         self.holds("a", b"one").await?;
         self.write("a", "number two").await?;
         self.holds("a", b"number two").await?;
+        self.part("a", 0, 6, b"number").await?;
+        self.part("a", 7, 100, b"two").await?;
+        self.part("a", 10, 5, b"").await?;
         self.write("empty", "").await?;
         self.holds("empty", b"").await?;
         self.write("deep/er/x", "x").await?;
@@ -167,6 +170,13 @@ impl Suite {
         }
         let left = self.names("").await?;
         must(left.is_empty(), || format!("left over: {left:?}"))
+    }
+
+    async fn part(&self, name: &str, from: u64, length: u64, expected: &[u8]) -> Outcome {
+        let part = self.bucket.get_part(&self.key(name), from, length).await.map_err(shown)?;
+        must(part.as_deref() == Some(expected), || {
+            format!("{length} bytes of `{name}` from {from}: {part:?}")
+        })
     }
 
     async fn odd_keys(&self) -> Outcome {

@@ -24,6 +24,12 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// say clearly whether the object exists.
     async fn get(&self, key: &str) -> Result<Option<Object>>;
 
+    /// The bytes of an object from the position `from` on, at most `length` bytes; `None` if the object is proven to be
+    /// absent. An object that ends before gives fewer bytes.
+    ///
+    /// Fails as [`Bucket::get`] does, and for a `length` above [`MAX_SMALL`].
+    async fn get_part(&self, key: &str, from: u64, length: u64) -> Result<Option<Bytes>>;
+
     /// Size and entity tag of an object, or `None` if the object is proven to be absent.
     ///
     /// S3 answers a HEAD without a body. A missing bucket therefore looks like a missing object; [`Bucket::exists`]

@@ -111,6 +111,14 @@ impl Bucket for MemoryBucket {
         Ok(Some(Object { body: stored.body, etag: Some(stored.etag) }))
     }
 
+    async fn get_part(&self, key: &str, from: u64, length: u64) -> Result<Option<Bytes>> {
+        key_syntax::check(key)?;
+        let Some(stored) = self.objects().by_key.get(key).cloned() else { return Ok(None) };
+        let end = stored.body.len();
+        let place = |position: u64| usize::try_from(position).unwrap_or(end).min(end);
+        Ok(Some(stored.body.slice(place(from)..place(from.saturating_add(length)))))
+    }
+
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>> {
         key_syntax::check(key)?;
         Ok(self.objects().by_key.get(key).map(|stored| stored.meta(key)))

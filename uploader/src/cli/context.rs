@@ -134,6 +134,8 @@ impl Context {
                 exclude: patterns(&config.get(config_keys::EXCLUDE))?,
                 max_nar_size: config.get(config_keys::MAX_NAR_SIZE).map(|Size(bytes)| bytes),
             },
+            adopt: Vec::new(),
+            trust_bucket: config.get(config_keys::TRUST_BUCKET),
         })
     }
 

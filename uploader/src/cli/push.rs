@@ -38,6 +38,12 @@ pub(super) struct Args {
     /// Sign and push paths even if no evidence says that they can be trusted
     #[arg(long)]
     trust_unsigned: bool,
+    /// Replace narinfos that no client can use and that only keys of this name have signed. May be given several times
+    #[arg(long, value_name = "KEY")]
+    adopt: Vec<String>,
+    /// Share NARs that others have put into the bucket without a look at their contents
+    #[arg(long)]
+    trust_bucket: bool,
     /// Print JSON lines
     #[arg(long)]
     json: bool,
@@ -101,6 +107,10 @@ fn options(args: &Args, context: &Context) -> Result<Options> {
     if let Some(jobs) = args.jobs {
         options.jobs = jobs.into();
     }
+    options.trust_bucket |= args.trust_bucket;
+    // The name of a key is the part before the colon. A whole public key is accepted, too.
+    let names = args.adopt.iter().map(|key| key.split_once(':').map_or(key.as_str(), |(name, _)| name));
+    options.adopt = names.map(str::to_owned).collect();
     Ok(options)
 }
 

@@ -65,7 +65,9 @@ config_keys! {
     PUSH_UPSTREAM: bool, "push-upstream", Value("false"),
         "push the paths of `upstream-keys` too, for a full mirror";
     TRUSTED_KEYS: Vec<String>, "trusted-keys", Unset,
-        "public keys; larder may sign and push paths that one of these keys has signed";
+        "public keys that the clients of this bucket trust; larder may sign and push paths that one of these keys has signed, and relies on narinfos in the bucket with such a signature";
+    TRUST_BUCKET: bool, "trust-bucket", Value("false"),
+        "share NARs that others have put into the bucket without a look at their contents";
     WRITE_LISTINGS: bool, "write-listings", Value("false"),
         "write a listing of the NAR, `<hash>.ls`, next to each narinfo";
     PRIORITY: u64, "priority", Value("30"),

@@ -1,4 +1,4 @@
-//! Composes the narinfo of a path, and compares a narinfo in the bucket with the path in the store.
+//! Composes the narinfo of a path, and adds signatures to a narinfo in the bucket.
 //!
 //! The source of the format and of the order of fields is Nix's `NarInfo::to_string`. The last newline and the space
 //! after an empty `References:` are mandatory.
@@ -23,19 +23,6 @@ pub struct NarObject {
     pub file_hash: Option<[u8; 32]>,
     /// The size of the compressed NAR in bytes.
     pub file_size: Option<u64>,
-}
-
-/// The relation of a narinfo in the bucket to the path in the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The narinfo describes the same contents and has the signatures of all our keys.
-    Complete,
-    /// The narinfo describes the same contents and lacks some of our signatures. The value is the narinfo with our
-    /// signatures added, which should replace it.
-    LacksSignatures(Vec<u8>),
-    /// The narinfo describes other contents: the build is not reproducible, and another machine pushed its result
-    /// first.
-    Differs,
 }
 
 /// The fingerprint of a path, which signatures sign.
@@ -65,7 +52,7 @@ pub fn compose(
 ) -> Result<Vec<u8>> {
     let mut builder = self::builder(store_dir, info, &nar.key, label(nar.compression), keys)?;
     builder = builder.file_hash(nar.file_hash.map(NixHash::Sha256)).file_size(nar.file_size);
-    Ok(render(&builder.build().map_err(|error| unfit(info, error))?))
+    Ok(render(&builder.build().map_err(|error| unfit(&info.path, error))?))
 }
 
 /// Whether a narinfo of `size` bytes can be the result of [`compose`] for this path and these keys, for a NAR that
@@ -127,40 +114,9 @@ fn theirs(info: &PathInfo, keys: &[SecretKey]) -> Vec<NixSignature> {
     signatures
 }
 
-/// Compares the narinfo `bytes` in the bucket with the path in the store.
-///
-/// # Errors
-/// The narinfo is malformed.
-pub fn standing(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8], keys: &[SecretKey]) -> Result<Standing> {
-    let present = parse(store_dir, info, bytes)?;
-    let same = *present.nar_hash() == NixHash::Sha256(info.nar_hash)
-        && present.nar_size() == info.nar_size
-        && present.references().iter().eq(info.references.iter().map(|path| &**path))
-        && *present.store_path() == *info.path;
-    if !same {
-        return Ok(Standing::Differs);
-    }
-    let fingerprint = present.fingerprint(store_dir);
-    let lacking: Vec<_> = keys
-        .iter()
-        .filter(|key| {
-            let public = [key.public()];
-            !present
-                .signatures()
-                .iter()
-                .any(|sig| sig.verify(fingerprint.as_bytes(), &public).unwrap_or(false))
-        })
-        .collect();
-    if lacking.is_empty() {
-        return Ok(Standing::Complete);
-    }
-    add_signatures(store_dir, info, &present, &lacking).map(Standing::LacksSignatures)
-}
-
 /// Rewrites the narinfo `present` with the signatures of the keys `lacking`.
-fn add_signatures(
+pub(super) fn add_signatures(
     store_dir: &StoreDir,
-    info: &PathInfo,
     present: &NarInfo,
     lacking: &[&SecretKey],
 ) -> Result<Vec<u8>> {
@@ -187,19 +143,8 @@ fn add_signatures(
     .extensions(present.extensions().iter().cloned())
     .signatures(signatures)
     .build()
-    .map_err(|error| unfit(info, error))?;
+    .map_err(|error| unfit(present.store_path(), error))?;
     Ok(render(&rewritten))
-}
-
-fn parse(store_dir: &StoreDir, info: &PathInfo, bytes: &[u8]) -> Result<NarInfo> {
-    NarInfo::parse_in(store_dir, bytes).map_err(|error| {
-        Error::permanent(
-            Area::Bucket,
-            format!("the narinfo of `{}` in the bucket is malformed", info.path.to_basename()),
-        )
-        .because(error)
-        .hint("no client can read it; delete the object, then larder pushes the path again")
-    })
 }
 
 fn builder(
@@ -210,7 +155,7 @@ fn builder(
     keys: &[SecretKey],
 ) -> Result<nix_narinfo::NarInfoBuilder> {
     let ca = info.ca.as_deref().filter(|ca| !ca.is_empty()).map(CAHash::parse).transpose();
-    let ca = ca.map_err(|error| unfit(info, error))?;
+    let ca = ca.map_err(|error| unfit(&info.path, error))?;
     let fingerprint = fingerprint(store_dir, info);
     let mut signatures = theirs(info, keys);
     signatures.extend(keys.iter().map(|key| key.sign(&fingerprint)));
@@ -226,7 +171,7 @@ fn builder(
 
 /// Whether clients accept the form of the signature. A signature of another length than 64 bytes, with the name of a
 /// trusted key, makes clients fail.
-fn is_well_formed(signature: &NixSignature) -> bool {
+pub(super) fn is_well_formed(signature: &NixSignature) -> bool {
     signature.canonicalized().is_ok_and(|signature| signature.encoded.len() == SIGNATURE)
 }
 
@@ -238,8 +183,8 @@ fn label(compression: Compression) -> Label {
     Label::parse(compression.name())
 }
 
-fn unfit(info: &PathInfo, cause: impl Into<Cause>) -> Error {
-    Error::permanent(Area::Store, format!("cannot describe `{}` in a narinfo", info.path.to_basename()))
+fn unfit(path: &StorePath, cause: impl Into<Cause>) -> Error {
+    Error::permanent(Area::Store, format!("cannot describe `{}` in a narinfo", path.to_basename()))
         .because(cause)
 }
 

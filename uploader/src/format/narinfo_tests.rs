@@ -54,44 +54,6 @@ fn empty_references_keep_their_space() {
 }
 
 #[test]
-fn a_signature_is_added_and_nothing_else_changed() {
-    let (ours, theirs) = (SecretKey::generate("ours-1").unwrap(), SecretKey::generate("theirs-1").unwrap());
-    let dir = StoreDir::default();
-    let standing_bytes = compose(&dir, &info(&[B]), &nar(), std::slice::from_ref(&theirs)).unwrap();
-    let Standing::LacksSignatures(bytes) =
-        standing(&dir, &info(&[B]), &standing_bytes, std::slice::from_ref(&ours)).unwrap()
-    else {
-        panic!("not found lacking")
-    };
-    let without_signature: String = text(&bytes)
-        .lines()
-        .filter(|line| !line.starts_with("Sig: ours-1"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    assert_eq!(without_signature, text(&standing_bytes));
-    assert_eq!(standing(&dir, &info(&[B]), &bytes, &[ours, theirs]).unwrap(), Standing::Complete);
-}
-
-#[test]
-fn other_contents_are_never_signed() {
-    let key = SecretKey::generate("k-1").unwrap();
-    let dir = StoreDir::default();
-    let bytes = compose(&dir, &info(&[B]), &nar(), &[]).unwrap();
-    let mut other = info(&[B]);
-    other.nar_hash = [9; 32];
-    assert_eq!(standing(&dir, &other, &bytes, std::slice::from_ref(&key)).unwrap(), Standing::Differs);
-    assert_eq!(standing(&dir, &info(&[]), &bytes, &[key]).unwrap(), Standing::Differs);
-}
-
-#[test]
-fn a_malformed_narinfo_is_an_error_that_says_the_way_out() {
-    for bytes in [&b""[..], b"StorePath: x\n", b"\xff\xfe"] {
-        let error = standing(&StoreDir::default(), &info(&[]), bytes, &[]).unwrap_err();
-        assert!(error.hint_text().is_some());
-    }
-}
-
-#[test]
 fn malformed_signatures_of_the_store_are_left_out() {
     let mut info = info(&[]);
     let good = SecretKey::generate("good-1").unwrap().sign("anything").to_nix_string();

@@ -26,14 +26,14 @@ const WRITER_BYTES: usize = 15;
 const WRITER: usize = 8;
 const LEASE_SUFFIX: &str = ".json";
 /// The length of the unique part of a NAR's key: the beginning of the writer's id, and random characters.
-const NONCE: usize = 16;
+pub const NONCE: usize = 16;
 /// The length of the hash part of a store path.
 pub const HASH_PART: usize = 32;
 /// The key of a narinfo that no bucket has. A request for it shows how a server answers for a missing path.
 pub const MISSING: &str = "00000000000000000000000000000000.narinfo";
 
 /// The compression of a NAR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compression {
     /// zstd.
     Zstd,
@@ -102,8 +102,12 @@ pub fn nar_length(compression: Compression) -> usize {
 
 /// Makes a key for the upload of a NAR by the writer with this id. No other upload has the same key.
 pub fn new_nar(nar_hash: &[u8; 32], compression: Compression, id: &str) -> String {
-    let (prefix, suffix) = (nar_prefix(nar_hash), compression.suffix());
-    format!("{prefix}{}{}{suffix}", writer(id), random::<NONCE_BYTES>())
+    nar(nar_hash, &format!("{}{}", writer(id), random::<NONCE_BYTES>()), compression)
+}
+
+/// The key of the NAR with this unique part.
+pub fn nar(nar_hash: &[u8; 32], nonce: &str, compression: Compression) -> String {
+    format!("{}{nonce}{}", nar_prefix(nar_hash), compression.suffix())
 }
 
 /// Makes a writer's id. No other writer has the same id.
@@ -118,9 +122,13 @@ pub fn writer(id: &str) -> &str {
 
 /// The part of the writer's id that stands in the key of a NAR; `None` for keys that larder does not make.
 pub fn nar_writer(key: &str) -> Option<&str> {
+    nar_nonce(key)?.get(..WRITER)
+}
+
+/// The unique part of the key of a NAR; `None` for keys that larder does not make.
+pub fn nar_nonce(key: &str) -> Option<&str> {
     parse_nar(key)?;
-    let (_, rest) = key.split_once('-')?;
-    rest.get(..WRITER)
+    key.split_once('-')?.1.get(..NONCE)
 }
 
 /// The key of a writer's lease.

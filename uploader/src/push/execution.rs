@@ -20,6 +20,7 @@ use super::send::{NarSender, RequestLimit, Uploaded, is_small};
 use super::store_access::StoreAccess;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
+use crate::session::Proof;
 use crate::survey::NarScan;
 
 /// The number of NARs of each lane that an execution begins. The sender limits how many of them proceed.
@@ -198,8 +199,12 @@ impl<'a> Execution<'a> {
         }
         let path = self.todo[node].info.path.clone();
         let available = outcome.is_available();
-        if available && !matches!(outcome, Outcome::Differs) {
-            self.tools.publisher.session.facts().record(path.clone(), Moment::now());
+        if available {
+            let proof = match outcome {
+                Outcome::Differs { .. } => Proof::Foreign,
+                _ => Proof::Read,
+            };
+            self.tools.publisher.session.facts().record(path.clone(), Moment::now(), proof);
         }
         self.record(node, outcome);
         if available {

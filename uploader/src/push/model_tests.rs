@@ -38,6 +38,8 @@ enum InBucket {
     Complete,
     LacksSignatures,
     Differs,
+    Replaceable,
+    Unusable,
     Unknown,
 }
 
@@ -69,6 +71,8 @@ fn node(number: usize) -> impl Strategy<Value = Node> {
         4 => Just(InBucket::Complete),
         2 => Just(InBucket::LacksSignatures),
         1 => Just(InBucket::Differs),
+        1 => Just(InBucket::Replaceable),
+        1 => Just(InBucket::Unusable),
         1 => Just(InBucket::Unknown),
     ];
     let references = prop::collection::btree_set(0..=number, 0..4);
@@ -153,8 +157,10 @@ impl World {
                 let presence = match self.nodes[usize::from(path.digest()[0])].in_bucket {
                     InBucket::Absent => Presence::Absent,
                     InBucket::Complete => Presence::Complete,
-                    InBucket::LacksSignatures => Presence::LacksSignatures,
-                    InBucket::Differs => Presence::Differs,
+                    InBucket::LacksSignatures => Presence::LacksSignatures { accepted: false },
+                    InBucket::Differs => Presence::Differs { signer: "other-1".into() },
+                    InBucket::Replaceable => Presence::Replaceable,
+                    InBucket::Unusable => Presence::Unusable("unusable".into()),
                     InBucket::Unknown => Presence::Unknown(Error::transient(Area::Bucket, "no answer")),
                 };
                 (path, presence)
@@ -198,8 +204,9 @@ proptest! {
         let plan = world.plan();
         let work: HashMap<usize, usize> =
             plan.todo.iter().enumerate().map(|(place, todo)| (number(&todo.info.path), place)).collect();
-        let fates: HashMap<usize, &Outcome> =
+        let mut fates: HashMap<usize, &Outcome> =
             plan.settled.outcomes.iter().map(|(path, outcome)| (number(path), outcome)).collect();
+        fates.extend(plan.above_work.iter().map(|above| (number(&above.path), &above.outcome)));
         for top in 0..world.nodes.len() {
             prop_assert!(work.contains_key(&top) != fates.contains_key(&top), "{top} has one fate");
             let below = world.closure_of(top);
@@ -214,13 +221,31 @@ proptest! {
                 }
                 let in_bucket = world.nodes[top].in_bucket;
                 prop_assert_eq!(plan.todo[*place].action == Action::Sign, in_bucket == InBucket::LacksSignatures);
-                prop_assert!(matches!(in_bucket, InBucket::Absent | InBucket::LacksSignatures));
+                prop_assert!(matches!(
+                    in_bucket,
+                    InBucket::Absent | InBucket::LacksSignatures | InBucket::Replaceable
+                ));
+            }
+            // A path in the bucket is available only if its whole closure is, now or after the work below it.
+            if let Some(Outcome::Present | Outcome::Differs { .. }) = fates.get(&top) {
+                let places = plan.above_work.iter().find(|above| number(&above.path) == top);
+                let mut above: BTreeSet<usize> =
+                    places.iter().flat_map(|above| above.below.iter().copied()).collect();
+                for place in above.clone() {
+                    above.extend(before(&plan.references, place));
+                }
+                for other in below.iter().filter(|other| **other != top) {
+                    let available = fates.get(other).is_some_and(|outcome| outcome.is_available());
+                    let published = work.get(other).is_some_and(|place| above.contains(place));
+                    prop_assert!(available != published, "{other} below {top}, which is in the bucket");
+                }
             }
             // A path is held back only for a reason in its closure.
             let unhindered = below.iter().all(|other| {
                 let node = &world.nodes[*other];
                 matches!(node.kind, Kind::Usual | Kind::Upstream)
-                    && (node.in_bucket != InBucket::Unknown || node.kind == Kind::Upstream)
+                    && (!matches!(node.in_bucket, InBucket::Unknown | InBucket::Unusable)
+                        || node.kind == Kind::Upstream)
             });
             if unhindered && world.built_here {
                 let available = fates.get(&top).is_some_and(|outcome| outcome.is_available());

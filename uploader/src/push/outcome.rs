@@ -21,8 +21,13 @@ pub enum Outcome {
     Signed,
     /// The narinfo was in the bucket with all signatures.
     Present,
-    /// The bucket has other contents for the same path. The push leaves them as they are.
-    Differs,
+    /// The bucket has another build of the path, which a trusted key signed. Clients get that build.
+    Differs {
+        /// The name of the key.
+        signer: String,
+    },
+    /// The bucket has a narinfo that no client can use, and that larder may not replace, for this reason.
+    Unusable(String),
     /// A trusted upstream cache has the path.
     Upstream,
     /// The configuration excludes the path, for this reason.
@@ -58,6 +63,8 @@ pub enum OutcomeKind {
     Present,
     /// See [`Outcome::Differs`].
     Differs,
+    /// See [`Outcome::Unusable`].
+    Unusable,
     /// See [`Outcome::Upstream`].
     Upstream,
     /// See [`Outcome::Excluded`].
@@ -74,12 +81,13 @@ pub enum OutcomeKind {
 
 impl OutcomeKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Pushed,
         Self::Signed,
         Self::Planned,
         Self::Present,
         Self::Differs,
+        Self::Unusable,
         Self::Upstream,
         Self::Excluded,
         Self::Refused,
@@ -96,6 +104,7 @@ impl OutcomeKind {
             Self::Planned => "planned",
             Self::Present => "present",
             Self::Differs => "differs",
+            Self::Unusable => "unusable",
             Self::Upstream => "upstream",
             Self::Excluded => "excluded",
             Self::Refused => "refused",
@@ -112,7 +121,7 @@ impl OutcomeKind {
 
     /// Whether the path still needs somebody's attention, so that the push counts as incomplete.
     pub fn is_unfinished(self) -> bool {
-        matches!(self, Self::Refused | Self::Gone | Self::Blocked | Self::Failed)
+        matches!(self, Self::Unusable | Self::Refused | Self::Gone | Self::Blocked | Self::Failed)
     }
 }
 
@@ -124,7 +133,8 @@ impl Outcome {
             Self::Signed => OutcomeKind::Signed,
             Self::Planned { .. } => OutcomeKind::Planned,
             Self::Present => OutcomeKind::Present,
-            Self::Differs => OutcomeKind::Differs,
+            Self::Differs { .. } => OutcomeKind::Differs,
+            Self::Unusable(_) => OutcomeKind::Unusable,
             Self::Upstream => OutcomeKind::Upstream,
             Self::Excluded(_) => OutcomeKind::Excluded,
             Self::Refused(_) => OutcomeKind::Refused,
@@ -142,12 +152,13 @@ impl Outcome {
     /// The reason for the outcome, for people; `None` where the kind says it all.
     pub fn reason(&self) -> Option<String> {
         match self {
-            Self::Excluded(reason) | Self::Refused(reason) => Some(reason.clone()),
+            Self::Excluded(reason) | Self::Refused(reason) | Self::Unusable(reason) => Some(reason.clone()),
             Self::Blocked { by } => Some(format!("refers to `{}`", by.to_basename())),
             Self::Failed(error) => Some(error.to_string()),
-            Self::Differs => {
-                Some("the bucket has other contents under this path, made by another build".into())
-            }
+            Self::Differs { signer } => Some(format!(
+                "the bucket has another build of this path, signed by `{}`; clients get that build, also below paths that were built against the build of this machine",
+                signer.escape_debug()
+            )),
             _ => None,
         }
     }
@@ -175,7 +186,7 @@ impl Report {
         })
     }
 
-    /// Whether no path was refused, gone, blocked or failed.
+    /// Whether no path was unusable, refused, gone, blocked or failed.
     pub fn is_complete(&self) -> bool {
         !self.outcomes.values().any(|outcome| outcome.kind().is_unfinished())
     }

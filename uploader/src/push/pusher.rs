@@ -1,12 +1,12 @@
 //! Composes a push: ask the store, ask the bucket, decide, send, publish.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use nix_derivation::StorePath;
 
 use super::claims::Claims;
-use super::decide::{Action, Plan, Request, Rules, Verdicts, judge, plan};
+use super::decide::{AboveWork, Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
 use super::outcome::{Outcome, Report};
 use super::progress::Progress;
@@ -18,9 +18,10 @@ use crate::base::error::Result;
 use crate::bucket::Bucket;
 use crate::format::path_info::PathInfo;
 use crate::format::signature::SecretKey;
-use crate::session::Session;
+use crate::format::standing::Judge;
+use crate::session::{Proof, Session};
 use crate::store::{Closure, Daemon, StoreLocation};
-use crate::survey::{NarScan, NarinfoScan, NarinfoSurvey, Presence};
+use crate::survey::{BucketScan, NarScan, Presence, Survey, Surveyed};
 
 /// The options of a pusher.
 #[derive(Clone, Debug)]
@@ -33,6 +34,10 @@ pub struct Options {
     pub listings: bool,
     /// The rules for which paths are pushed and signed.
     pub rules: Rules,
+    /// The names of the keys whose narinfos are replaced where no client can use them.
+    pub adopt: Vec<String>,
+    /// Whether NARs that others have put into the bucket are shared without a look at their contents.
+    pub trust_bucket: bool,
 }
 
 /// Pushes paths into a bucket. A pusher serves any number of pushes, also at the same time.
@@ -47,6 +52,7 @@ pub struct Pusher {
     requests: RequestLimit,
     claims: Claims,
     listings: bool,
+    adopt: Vec<String>,
 }
 
 impl Pusher {
@@ -60,10 +66,10 @@ impl Pusher {
         keys: Vec<SecretKey>,
         options: Options,
     ) -> Result<Self> {
-        let Options { compression, jobs, listings, mut rules } = options;
+        let Options { compression, jobs, listings, mut rules, adopt, trust_bucket } = options;
         let session = Session::open(bucket, store.store_dir.as_str()).await?;
         rules.trusted_keys.extend(keys.iter().map(SecretKey::public));
-        let sender = NarSender::new(&session, store.clone(), compression, jobs, listings);
+        let sender = NarSender::new(&session, store.clone(), compression, jobs, listings, trust_bucket);
         Ok(Self {
             session,
             store: StoreAccess::new(store),
@@ -73,6 +79,7 @@ impl Pusher {
             requests: RequestLimit::default(),
             claims: Claims::default(),
             listings,
+            adopt,
         })
     }
 
@@ -122,18 +129,18 @@ impl Pusher {
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
         // With many roots, it is certain that the bucket will be listed: the scan begins before the closure is known.
         let facts = self.session.facts();
-        let unknown = request.roots.iter().filter(|root| !facts.is_fresh(&root.path)).count();
-        let scan = NarinfoScan::begin(self.session.bucket(), unknown);
+        let unknown = request.roots.iter().filter(|root| !facts.is_known(&root.path, true)).count();
+        let scan = BucketScan::begin(self.session.bucket(), unknown);
         let request = Arc::new(request);
         let (closure, verdicts) = self.judge(&request).await?;
         let asked = verdicts.asked(&closure).cloned().collect();
-        let presence = self.survey(asked, scan, request.read_all).await?;
+        let (presence, nars) = self.survey(asked, scan, &request).await?;
         let plan = plan(&request, closure, verdicts, presence);
         progress.planned(&plan);
         if request.dry_run {
             return Ok(planned(plan));
         }
-        self.execute(plan, &progress).await
+        self.execute(plan, &nars, &progress).await
     }
 
     /// Reads the closure of the roots, and judges its paths.
@@ -146,44 +153,65 @@ impl Pusher {
         self.store.closure_with(roots, judge).await
     }
 
-    /// The presence of each path: from the session's facts, or by asking the bucket.
+    /// The presence of each path: from the session's facts, or by asking the bucket. The result also holds the NARs that
+    /// the bucket has listed.
     async fn survey(
         &self,
         wanted: Vec<Arc<PathInfo>>,
-        scan: NarinfoScan,
-        read_all: bool,
-    ) -> Result<HashMap<Arc<StorePath>, Presence>> {
+        scan: BucketScan,
+        request: &Request,
+    ) -> Result<(HashMap<Arc<StorePath>, Presence>, NarScan)> {
         let facts = self.session.facts();
+        let named: HashSet<_> = request.roots.iter().map(|root| root.path.clone()).collect();
         let (known, asked): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|info| facts.is_fresh(&info.path));
-        let (bucket, store_dir) = (&**self.session.bucket(), &self.store.location.store_dir);
-        let survey = NarinfoSurvey { bucket, store_dir, keys: &self.keys, read_all };
-        let (mut found, at) = survey.of(&asked, scan).await?;
-        let complete = found.iter().filter(|(_, presence)| matches!(presence, Presence::Complete));
-        facts.record_all(complete.map(|(path, _)| path.clone()), at);
-        found.extend(known.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
-        Ok(found)
+            wanted.into_iter().partition(|info| facts.is_known(&info.path, named.contains(&info.path)));
+        let (bucket, judge) = (&**self.session.bucket(), self.narinfo_judge());
+        let survey = Survey { bucket, judge, adopt: &self.adopt, read_all: request.read_all };
+        let Surveyed { mut presence, unread, at, nars } = survey.of(&asked, &named, scan).await?;
+        let available = presence.iter().filter(|(_, presence)| presence.is_available());
+        let proofs = available.map(|(path, presence)| {
+            let proof = match presence {
+                Presence::Complete if unread.contains(path) => Proof::Listed,
+                Presence::Complete => Proof::Read,
+                _ => Proof::Foreign,
+            };
+            (path.clone(), proof)
+        });
+        facts.record_all(proofs, at);
+        presence.extend(known.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
+        Ok((presence, nars))
+    }
+
+    fn narinfo_judge(&self) -> Judge<'_> {
+        Judge {
+            store_dir: &self.store.location.store_dir,
+            keys: &self.keys,
+            trusted: &self.rules.trusted_keys,
+        }
     }
 
     /// Executes the plan. The report holds the outcome of each path.
-    async fn execute(&self, plan: Plan, progress: &Arc<dyn Progress>) -> Result<Report> {
-        let Plan { todo, references, settled: mut report } = plan;
+    async fn execute(&self, plan: Plan, nars: &NarScan, progress: &Arc<dyn Progress>) -> Result<Report> {
+        let Plan { todo, references, settled: mut report, above_work } = plan;
         self.sender.forget_outdated();
-        let uploads = todo.iter().filter(|todo| todo.action == Action::Upload);
-        let wanted: HashSet<_> = uploads.map(|todo| todo.info.nar_hash).collect();
-        let nars = NarScan::of(&**self.session.bucket(), &wanted).await?;
-        let store_dir = &self.store.location.store_dir;
+        let no_scan = NarScan::default();
+        let judge = self.narinfo_judge();
         let tools = Tools {
             store: &self.store,
             sender: &self.sender,
-            publisher: Publisher { session: &self.session, store_dir, keys: &self.keys },
+            publisher: Publisher { session: &self.session, judge, adopt: &self.adopt, no_scan: &no_scan },
             requests: &self.requests,
             claims: &self.claims,
             progress,
-            nars: &nars,
+            nars,
             listings: self.listings,
         };
         let settled = Execution::new(tools, &todo, &references).finish().await;
+        for AboveWork { path, outcome, below } in above_work {
+            let outcome = outcome_above(outcome, &below, &todo, &settled);
+            progress.finished(&path, &outcome);
+            report.outcomes.insert(path, outcome);
+        }
         report
             .outcomes
             .extend(settled.into_iter().map(|(node, outcome)| (todo[node].info.path.clone(), outcome)));
@@ -191,9 +219,25 @@ impl Pusher {
     }
 }
 
+/// The outcome of a path in the bucket that refers to the work at the places `below`.
+fn outcome_above(
+    outcome: Outcome,
+    below: &[usize],
+    todo: &[Todo],
+    settled: &BTreeMap<usize, Outcome>,
+) -> Outcome {
+    let failed = below.iter().find_map(|place| match settled.get(place) {
+        Some(Outcome::Blocked { by }) => Some(by),
+        Some(outcome) if outcome.is_available() => None,
+        _ => Some(&todo[*place].info.path),
+    });
+    failed.map_or(outcome, |by| Outcome::Blocked { by: by.clone() })
+}
+
 /// The report of a dry run.
 fn planned(plan: Plan) -> Report {
     let mut report = plan.settled;
+    report.outcomes.extend(plan.above_work.into_iter().map(|above| (above.path, above.outcome)));
     report.outcomes.extend(plan.todo.into_iter().map(|todo| {
         let outcome = match todo.action {
             Action::Sign => Outcome::Signed,

@@ -13,11 +13,23 @@ use crate::base::lock::lock;
 /// The age up to which larder relies on a fact about the bucket.
 pub const FACT_AGE: Duration = Duration::from_secs(30 * 60);
 
-/// The paths whose narinfo is in the bucket.
+/// How the bucket proved that a client can take a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Listings showed a narinfo of the expected size, and a NAR.
+    Listed,
+    /// The narinfo was read, its NAR was looked up, and all our signatures are there.
+    Read,
+    /// The narinfo was read, and its NAR was looked up. Another build stands there, or signatures of ours are lacking,
+    /// so that each push looks again.
+    Foreign,
+}
+
+/// The paths that a client can take from the bucket.
 #[derive(Debug)]
 pub struct Facts {
-    /// For each path, the time at which the bucket last proved its narinfo.
-    proved: Mutex<HashMap<Arc<StorePath>, Moment>>,
+    /// For each path, the time at which the bucket last proved it, and how.
+    proved: Mutex<HashMap<Arc<StorePath>, (Moment, Proof)>>,
     /// The age up to which a fact is fresh.
     max_age: Duration,
 }
@@ -30,28 +42,28 @@ impl Default for Facts {
 }
 
 impl Facts {
-    /// Records that the narinfo of `path` was in the bucket at the time `at`.
-    pub fn record(&self, path: Arc<StorePath>, at: Moment) {
-        lock(&self.proved).insert(path, at);
+    /// Records that a client could take `path` at the time `at`.
+    pub fn record(&self, path: Arc<StorePath>, at: Moment, proof: Proof) {
+        lock(&self.proved).insert(path, (at, proof));
     }
 
     /// Records the same for several paths.
-    pub fn record_all(&self, paths: impl IntoIterator<Item = Arc<StorePath>>, at: Moment) {
-        lock(&self.proved).extend(paths.into_iter().map(|path| (path, at)));
+    pub fn record_all(&self, paths: impl IntoIterator<Item = (Arc<StorePath>, Proof)>, at: Moment) {
+        lock(&self.proved).extend(paths.into_iter().map(|(path, proof)| (path, (at, proof))));
     }
 
-    /// Whether the bucket has proved the narinfo of `path` within the last 30 minutes.
-    pub fn is_fresh(&self, path: &StorePath) -> bool {
-        self.age(path).is_some_and(|age| age <= self.max_age)
+    /// Whether the bucket has proved within the last 30 minutes that `path` is complete, so that a push need not ask.
+    /// For a path that was named to the push, a listing is not enough.
+    pub fn is_known(&self, path: &StorePath, named: bool) -> bool {
+        lock(&self.proved).get(path).is_some_and(|(at, proof)| {
+            let enough = *proof == Proof::Read || (*proof == Proof::Listed && !named);
+            enough && at.elapsed() <= self.max_age
+        })
     }
 
-    /// Whether the bucket last proved the narinfo of `path` more than 30 minutes ago. Without a fact, the answer is no.
+    /// Whether the bucket last proved `path` more than 30 minutes ago, in whatever way. Without a fact, the answer is no.
     pub fn is_outdated(&self, path: &StorePath) -> bool {
-        self.age(path).is_some_and(|age| age > self.max_age)
-    }
-
-    fn age(&self, path: &StorePath) -> Option<Duration> {
-        lock(&self.proved).get(path).map(|at| at.elapsed())
+        lock(&self.proved).get(path).is_some_and(|(at, _)| at.elapsed() > self.max_age)
     }
 }
 
@@ -63,26 +75,37 @@ mod tests {
         Arc::new(StorePath::from_parts([number; 20], "path").unwrap())
     }
 
+    const PROOFS: [Proof; 3] = [Proof::Listed, Proof::Read, Proof::Foreign];
+
     #[test]
-    fn a_fact_is_fresh_and_then_outdated() {
+    fn every_fact_becomes_outdated() {
         let at = Moment::now();
-        let [fresh, outdated] = [FACT_AGE, Duration::ZERO].map(|max_age| {
-            let facts = Facts { max_age, ..Facts::default() };
-            facts.record(path(1), at);
-            facts
-        });
+        let [fresh, outdated] =
+            [FACT_AGE, Duration::ZERO].map(|max_age| Facts { max_age, ..Facts::default() });
+        for facts in [&fresh, &outdated] {
+            facts.record_all((1..).map(path).zip(PROOFS), at);
+        }
         while at.elapsed() == Duration::ZERO {
             std::thread::yield_now();
         }
-        assert!(fresh.is_fresh(&path(1)) && !fresh.is_outdated(&path(1)));
-        assert!(!outdated.is_fresh(&path(1)) && outdated.is_outdated(&path(1)));
+        for number in 1..=3 {
+            assert!(!fresh.is_outdated(&path(number)) && outdated.is_outdated(&path(number)), "{number}");
+            assert!(!outdated.is_known(&path(number), false), "{number}");
+        }
     }
 
     #[test]
-    fn a_path_without_a_fact_is_neither_fresh_nor_outdated() {
+    fn a_push_asks_again_about_what_was_not_read_and_what_is_not_complete() {
         let facts = Facts::default();
-        facts.record_all([path(1), path(2)], Moment::now());
-        assert!(facts.is_fresh(&path(1)) && facts.is_fresh(&path(2)));
-        assert!(!facts.is_fresh(&path(3)) && !facts.is_outdated(&path(3)));
+        facts.record_all((1..).map(path).zip(PROOFS), Moment::now());
+        let known = |named| [1, 2, 3].map(|number| facts.is_known(&path(number), named));
+        assert_eq!((known(false), known(true)), ([true, true, false], [false, true, false]));
+    }
+
+    #[test]
+    fn a_path_without_a_fact_is_neither_known_nor_outdated() {
+        let facts = Facts::default();
+        facts.record(path(1), Moment::now(), Proof::Read);
+        assert!(!facts.is_known(&path(3), false) && !facts.is_outdated(&path(3)));
     }
 }

@@ -7,6 +7,6 @@ mod reservation;
 mod sweep;
 mod writer;
 
-pub use facts::{FACT_AGE, Facts};
+pub use facts::{FACT_AGE, Facts, Proof};
 pub use reservation::{Patience, Reservations};
 pub use writer::Session;

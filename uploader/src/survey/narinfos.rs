@@ -1,22 +1,24 @@
-//! The presence of narinfos. For a few paths, the survey reads each narinfo; for many paths, it lists the bucket.
+//! The presence of paths. For a few paths, the survey reads each narinfo; for many paths, it lists the bucket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use nix_derivation::{StoreDir, StorePath, nixbase32};
+use nix_derivation::{StorePath, nixbase32};
 use rand_core::{OsRng, RngCore};
 use tokio::task::JoinSet;
 
+use super::examination::Examiner;
+use super::nars::NarScan;
 use super::prefix_scan::{PrefixScan, pages_worth};
 use super::presence::Presence;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Depth, ObjectMeta};
-use crate::format::narinfo::{Standing, fits, standing};
+use crate::format::narinfo::fits;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
-use crate::format::signature::SecretKey;
+use crate::format::standing::Judge;
 
 /// The largest number of paths whose narinfos are read without a listing.
 pub const FEW: usize = 64;
@@ -24,41 +26,53 @@ pub const FEW: usize = 64;
 const CONCURRENT: usize = 48;
 /// The number of narinfos that are read although their listed size is the expected one.
 const SAMPLE: usize = 16;
+/// The number of such narinfos of named paths that are read in addition.
+const NAMED_SAMPLE: usize = 64;
 
 /// The sizes of the narinfos in the bucket, by the hash part of their store path.
 type Sizes = PrefixScan<[u8; 20], u64>;
 
-/// A scan of the bucket's narinfos that runs in the background.
+/// A scan of the bucket's narinfos and NARs that runs in the background.
 #[derive(Debug)]
-pub struct NarinfoScan(JoinSet<Result<Sizes>>);
+pub struct BucketScan {
+    narinfos: JoinSet<Result<Sizes>>,
+    nars: JoinSet<Result<NarScan>>,
+}
 
-impl NarinfoScan {
+impl BucketScan {
     /// Begins to scan when at least `wanted` paths will be asked about and that number is above [`FEW`].
     pub fn begin(bucket: &Arc<dyn Bucket>, wanted: usize) -> Self {
-        let mut task = JoinSet::new();
-        if wanted > FEW {
-            let bucket = bucket.clone();
-            task.spawn(async move {
-                let mut sizes = Sizes::new("", Depth::OneLevel);
-                sizes.run(&*bucket, pages_worth(wanted), narinfo_size).await?;
-                Ok(sizes)
-            });
+        if wanted <= FEW {
+            return Self { narinfos: JoinSet::new(), nars: JoinSet::new() };
         }
-        Self(task)
+        let mut narinfos = JoinSet::new();
+        let listed = bucket.clone();
+        narinfos.spawn(async move {
+            let mut sizes = Sizes::new("", Depth::OneLevel);
+            sizes.run(&*listed, pages_worth(wanted), narinfo_size).await?;
+            Ok(sizes)
+        });
+        Self { narinfos, nars: NarScan::begin(bucket, wanted) }
     }
 
     /// Waits for the scan, and continues it up to the number of pages that `wanted` paths are worth.
-    async fn end(mut self, bucket: &dyn Bucket, wanted: usize) -> Result<Sizes> {
-        let mut sizes = match self.0.join_next().await {
-            Some(Ok(sizes)) => sizes?,
-            Some(Err(error)) => {
-                return Err(Error::permanent(Area::General, "the task that lists the bucket ended early")
+    async fn end(mut self, bucket: &dyn Bucket, wanted: usize) -> Result<(Sizes, NarScan)> {
+        let narinfos = async {
+            let mut sizes = match self.narinfos.join_next().await {
+                Some(Ok(sizes)) => sizes?,
+                Some(Err(error)) => {
+                    return Err(Error::permanent(
+                        Area::General,
+                        "the task that lists the narinfos ended early",
+                    )
                     .because(error));
-            }
-            None => Sizes::new("", Depth::OneLevel),
+                }
+                None => Sizes::new("", Depth::OneLevel),
+            };
+            sizes.run(bucket, pages_worth(wanted), narinfo_size).await?;
+            Ok(sizes)
         };
-        sizes.run(bucket, pages_worth(wanted), narinfo_size).await?;
-        Ok(sizes)
+        futures::future::try_join(narinfos, NarScan::end(self.nars, bucket, wanted)).await
     }
 }
 
@@ -67,101 +81,122 @@ fn narinfo_size(object: ObjectMeta) -> Option<([u8; 20], u64)> {
     Some((hash.try_into().ok()?, object.size))
 }
 
-/// A survey of narinfos.
+/// A survey: which paths a client can take from the bucket.
 #[derive(Clone, Copy, Debug)]
-pub struct NarinfoSurvey<'a> {
+pub struct Survey<'a> {
     /// The bucket.
     pub bucket: &'a dyn Bucket,
-    /// The store directory of the paths.
-    pub store_dir: &'a StoreDir,
-    /// The keys that should have signed the paths.
-    pub keys: &'a [SecretKey],
+    /// Judges the narinfos.
+    pub judge: Judge<'a>,
+    /// The names of the keys whose unusable narinfos larder may replace.
+    pub adopt: &'a [String],
     /// Read each narinfo, also those that a listing shows with the expected size.
     pub read_all: bool,
 }
 
-impl NarinfoSurvey<'_> {
-    /// Finds the presence of each path. The result also holds the time since which the answers are known to hold.
+/// The result of a survey.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// The presence of each path.
+    pub presence: HashMap<Arc<StorePath>, Presence>,
+    /// The paths whose narinfo was not read: listings show an object of the expected size, and a NAR.
+    pub unread: HashSet<Arc<StorePath>>,
+    /// The time since which the answers are known to hold.
+    pub at: Moment,
+    /// The NARs in the bucket, as far as they were listed.
+    pub nars: NarScan,
+}
+
+impl Survey<'_> {
+    /// Finds the presence of each path.
     ///
-    /// The narinfos of [`FEW`] or fewer paths are read and compared with the store's. For more paths, a listing tells
-    /// which narinfos exist, and their sizes. A narinfo of the size that ours must have counts as complete; a narinfo
-    /// of another size is read. Of the narinfos with the expected size, a random sample is read; when one of the sample
-    /// lacks a signature, all are read.
+    /// The narinfos of [`FEW`] or fewer paths are read and judged, and their NARs are looked up. For more paths, a
+    /// listing tells which narinfos exist, and their sizes, and another tells the same of the NARs. A narinfo of the
+    /// size that ours must have, for which a NAR is listed, counts as complete; every other narinfo is read. Of the
+    /// narinfos that would count as complete, a random sample is read, in which the paths `named` have a larger part.
+    /// When a client cannot take a path of the sample, or it lacks a signature, all are read.
     ///
     /// # Errors
     /// When the bucket cannot be listed. An error that concerns one path is its [`Presence::Unknown`].
     pub async fn of(
         &self,
         wanted: &[Arc<PathInfo>],
-        scan: NarinfoScan,
-    ) -> Result<(HashMap<Arc<StorePath>, Presence>, Moment)> {
-        let mut found = HashMap::with_capacity(wanted.len());
+        named: &HashSet<Arc<StorePath>>,
+        scan: BucketScan,
+    ) -> Result<Surveyed> {
         if wanted.len() <= FEW {
-            let at = Moment::now();
-            self.read(wanted.to_vec(), &mut found).await;
-            return Ok((found, at));
+            let (mut presence, at, nars) =
+                (HashMap::with_capacity(wanted.len()), Moment::now(), NarScan::default());
+            self.read(wanted.to_vec(), &nars, &mut presence).await;
+            return Ok(Surveyed { presence, unread: HashSet::new(), at, nars });
         }
-        let sizes = scan.end(self.bucket, wanted.len()).await?;
-        let (mut fitting, mut unclear) = (Vec::new(), Vec::new());
+        let (sizes, nars) = scan.end(self.bucket, wanted.len()).await?;
+        let mut presence = HashMap::with_capacity(wanted.len());
+        let (mut expected, mut unclear) = (Vec::new(), Vec::new());
         for info in wanted.iter().cloned() {
+            let fits = |size: u64| fits(self.judge.store_dir, &info, self.judge.keys, size);
             match sizes.found.get(info.path.digest()) {
-                Some(size) if !self.read_all && fits(self.store_dir, &info, self.keys, *size) => {
-                    fitting.push(info);
+                Some(size) if !self.read_all && fits(*size) && nars.get(&info).is_some() => {
+                    expected.push(info)
                 }
                 None if sizes.covers(&object_keys::narinfo(&info.path)) => {
-                    found.insert(info.path.clone(), Presence::Absent);
+                    presence.insert(info.path.clone(), Presence::Absent);
                 }
                 _ => unclear.push(info),
             }
         }
-        let at = sizes.at;
+        let at = sizes.at.min(nars.at());
         drop(sizes);
-        let sample = draw_sample(&mut fitting);
-        let rest = fitting.split_off(sample);
-        unclear.extend(fitting.iter().cloned());
-        self.read(unclear, &mut found).await;
-        // A narinfo of other contents tells nothing about the signatures on the rest.
-        let is_sound = |info: &Arc<PathInfo>| {
-            matches!(found.get(&info.path), Some(Presence::Complete | Presence::Differs))
-        };
-        if fitting.iter().all(is_sound) {
-            found.extend(rest.iter().map(|info| (info.path.clone(), Presence::Complete)));
+        let rest = draw_sample(&mut expected, named);
+        unclear.extend(expected.iter().cloned());
+        self.read(unclear, &nars, &mut presence).await;
+        let mut unread = HashSet::new();
+        if expected.iter().all(|info| is_sound(presence.get(&info.path))) {
+            unread.extend(rest.iter().map(|info| info.path.clone()));
+            presence.extend(rest.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
         } else {
-            self.read(rest, &mut found).await;
+            self.read(rest, &nars, &mut presence).await;
         }
-        Ok((found, at))
+        Ok(Surveyed { presence, unread, at, nars })
     }
 
-    async fn read(&self, infos: Vec<Arc<PathInfo>>, found: &mut HashMap<Arc<StorePath>, Presence>) {
-        let presence =
-            |info: Arc<PathInfo>| async move { (info.path.clone(), self.read_narinfo(&info).await) };
-        let mut answers = stream::iter(infos.into_iter().map(presence)).buffer_unordered(CONCURRENT);
+    async fn read(
+        &self,
+        infos: Vec<Arc<PathInfo>>,
+        nars: &NarScan,
+        found: &mut HashMap<Arc<StorePath>, Presence>,
+    ) {
+        let examiner = Examiner { bucket: self.bucket, judge: self.judge, adopt: self.adopt, nars };
+        let examine =
+            |info: Arc<PathInfo>| async move { (info.path.clone(), examiner.examine(&info).await.presence) };
+        let mut answers = stream::iter(infos.into_iter().map(examine)).buffer_unordered(CONCURRENT);
         while let Some((path, presence)) = answers.next().await {
             found.insert(path, presence);
         }
     }
-
-    async fn read_narinfo(&self, info: &PathInfo) -> Presence {
-        let compared = match self.bucket.get(&object_keys::narinfo(&info.path)).await {
-            Ok(None) => return Presence::Absent,
-            Ok(Some(object)) => standing(self.store_dir, info, &object.body, self.keys),
-            Err(error) => Err(error),
-        };
-        match compared {
-            Ok(Standing::Complete) => Presence::Complete,
-            Ok(Standing::LacksSignatures(_)) => Presence::LacksSignatures,
-            Ok(Standing::Differs) => Presence::Differs,
-            Err(error) => Presence::Unknown(error),
-        }
-    }
 }
 
-/// Moves a random sample to the front. The result is its size.
-fn draw_sample<T>(all: &mut [T]) -> usize {
-    let size = SAMPLE.min(all.len());
+/// Whether a narinfo of the sample says nothing against the rest. Another build tells nothing about the rest.
+fn is_sound(presence: Option<&Presence>) -> bool {
+    matches!(presence, Some(Presence::Complete | Presence::Differs { .. }))
+}
+
+/// Leaves a random sample in `all`, and takes the rest out. The paths `named` have a sample of their own.
+fn draw_sample(all: &mut Vec<Arc<PathInfo>>, named: &HashSet<Arc<StorePath>>) -> Vec<Arc<PathInfo>> {
+    let (mut first, mut others): (Vec<_>, Vec<_>) =
+        all.drain(..).partition(|info| named.contains(&info.path));
+    let mut rest = cut(&mut first, NAMED_SAMPLE);
+    rest.extend(cut(&mut others, SAMPLE));
+    all.extend(first.into_iter().chain(others));
+    rest
+}
+
+/// Leaves a random choice of `most` elements, and takes the rest out.
+fn cut<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
+    let size = most.min(all.len());
     for place in 0..size {
         let other = OsRng.next_u64() % (all.len() - place) as u64;
         all.swap(place, place + other as usize);
     }
-    size
+    all.split_off(size)
 }

@@ -1,56 +1,124 @@
-//! Finds NARs in a bucket by the hash of their contents.
+//! The NARs in a bucket, found by the hash of their contents. larder's keys of NARs begin with this hash.
 
-use std::collections::HashSet;
+use tokio::task::JoinSet;
 
-use super::narinfos::FEW;
+use std::sync::Arc;
+
 use super::prefix_scan::{PrefixScan, pages_worth};
 use crate::base::clock::Moment;
-use crate::base::error::Result;
+use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Depth, ObjectMeta};
+use crate::format::named_nar::can_be_nar;
 use crate::format::narinfo::NarObject;
-use crate::format::object_keys;
+use crate::format::object_keys::{self, Compression, NONCE};
+use crate::format::path_info::PathInfo;
 
 /// The SHA-256 of a NAR.
-pub(super) type NarHash = [u8; 32];
+type NarHash = [u8; 32];
 
-/// The NARs, written by larder, that a scan of the bucket has found.
+/// A NAR of larder in a listing. The order is that of the sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Listed {
+    size: u64,
+    compression: Compression,
+    /// The unique part of the key.
+    nonce: [u8; NONCE],
+}
+
+type Scan = PrefixScan<NarHash, Listed>;
+
+/// The NARs, written by larder, that a scan of the bucket has found. Of several NARs of one hash, the scan keeps the
+/// largest.
 #[derive(Debug)]
-pub struct NarScan(PrefixScan<NarHash, NarObject>);
+pub struct NarScan(Scan);
 
-impl NarScan {
-    /// Scans the bucket for NARs with the hashes `wanted`. For [`FEW`] or fewer hashes, a scan costs more than it
-    /// saves, so the bucket is not scanned.
-    ///
-    /// # Errors
-    /// When the bucket cannot be listed.
-    pub async fn of(bucket: &dyn Bucket, wanted: &HashSet<NarHash>) -> Result<Self> {
-        let mut scan = PrefixScan::new(object_keys::NARS, Depth::Flat);
-        if wanted.len() > FEW {
-            let read = |meta: ObjectMeta| nar_object(meta).filter(|(hash, _)| wanted.contains(hash));
-            scan.run(bucket, pages_worth(wanted.len()), read).await?;
-        }
-        Ok(Self(scan))
-    }
-
-    /// An object with these contents, and the time at which the bucket listed it.
-    pub fn get(&self, nar_hash: &NarHash) -> Option<(NarObject, Moment)> {
-        self.0.found.get(nar_hash).map(|object| (object.clone(), self.0.at))
+impl Default for NarScan {
+    /// A scan that has found nothing.
+    fn default() -> Self {
+        Self(Scan::new(object_keys::NARS, Depth::Flat))
     }
 }
 
-/// Asks the bucket for an object with these contents. The result holds the object, and the time at which the bucket
-/// listed it.
+impl NarScan {
+    /// Begins a scan in the background. It ends after as many pages as `wanted` paths are worth.
+    pub(super) fn begin(bucket: &Arc<dyn Bucket>, wanted: usize) -> JoinSet<Result<Self>> {
+        let (bucket, mut task) = (bucket.clone(), JoinSet::new());
+        task.spawn(async move {
+            let mut scan = Self::default();
+            scan.0.run(&*bucket, pages_worth(wanted), listed).await?;
+            Ok(scan)
+        });
+        task
+    }
+
+    /// Waits for a scan, and continues it up to the number of pages that `wanted` paths are worth.
+    pub(super) async fn end(
+        mut task: JoinSet<Result<Self>>,
+        bucket: &dyn Bucket,
+        wanted: usize,
+    ) -> Result<Self> {
+        let mut scan = match task.join_next().await {
+            Some(Ok(scan)) => scan?,
+            Some(Err(error)) => {
+                return Err(Error::permanent(Area::General, "the task that lists the NARs ended early")
+                    .because(error));
+            }
+            None => Self::default(),
+        };
+        scan.0.run(bucket, pages_worth(wanted), listed).await?;
+        Ok(scan)
+    }
+
+    /// When the scan began.
+    pub(super) fn at(&self) -> Moment {
+        self.0.at
+    }
+
+    /// An object that can be the NAR of the path, and the time at which the bucket listed it.
+    pub fn get(&self, info: &PathInfo) -> Option<(NarObject, Moment)> {
+        let listed = self.0.found.get(&info.nar_hash)?;
+        can_be_nar(listed.compression, info.nar_size, listed.size)
+            .then(|| (listed.object(&info.nar_hash), self.0.at))
+    }
+
+    /// The size of the object with this key in bytes, if the scan knows it.
+    pub(super) fn size_of(&self, key: &str) -> Option<u64> {
+        let (hash, compression) = object_keys::parse_nar(key)?;
+        let listed = self.0.found.get(&hash)?;
+        let same =
+            listed.compression == compression && object_keys::nar_nonce(key)?.as_bytes() == listed.nonce;
+        same.then_some(listed.size)
+    }
+}
+
+impl Listed {
+    fn object(&self, hash: &NarHash) -> NarObject {
+        let nonce = String::from_utf8_lossy(&self.nonce);
+        NarObject {
+            key: object_keys::nar(hash, &nonce, self.compression),
+            compression: self.compression,
+            file_hash: None,
+            file_size: Some(self.size),
+        }
+    }
+}
+
+/// Asks the bucket for an object that can be the NAR of the path. The result holds the object, and the time at which the
+/// bucket listed it.
 ///
 /// # Errors
 /// When the bucket cannot be listed.
-pub async fn find_nar(bucket: &dyn Bucket, nar_hash: &NarHash) -> Result<Option<(NarObject, Moment)>> {
+pub async fn find_nar(bucket: &dyn Bucket, info: &PathInfo) -> Result<Option<(NarObject, Moment)>> {
     let at = Moment::now();
-    let page = bucket.list(&object_keys::nar_prefix(nar_hash), None, Depth::Flat).await?;
-    Ok(page.objects.into_iter().find_map(nar_object).map(|(_, object)| (object, at)))
+    let page = bucket.list(&object_keys::nar_prefix(&info.nar_hash), None, Depth::Flat).await?;
+    let fitting = page.objects.into_iter().filter_map(listed).filter(|(hash, listed)| {
+        *hash == info.nar_hash && can_be_nar(listed.compression, info.nar_size, listed.size)
+    });
+    Ok(fitting.max().map(|(hash, listed)| (listed.object(&hash), at)))
 }
 
-/// Reads the key of a listed NAR. A listing has the size of the object, and not its hash.
-fn nar_object(meta: ObjectMeta) -> Option<(NarHash, NarObject)> {
+fn listed(meta: ObjectMeta) -> Option<(NarHash, Listed)> {
     let (hash, compression) = object_keys::parse_nar(&meta.key)?;
-    Some((hash, NarObject { key: meta.key, compression, file_hash: None, file_size: Some(meta.size) }))
+    let nonce = object_keys::nar_nonce(&meta.key)?.as_bytes().try_into().ok()?;
+    Some((hash, Listed { size: meta.size, compression, nonce }))
 }

@@ -2,6 +2,7 @@
 //! absent.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,7 +55,7 @@ enum Reached {
     Nowhere,
 }
 
-impl<K: Eq + Hash, V> PrefixScan<K, V> {
+impl<K: Eq + Hash, V: Ord> PrefixScan<K, V> {
     /// A scan without pages. In all keys but a few, a hash in nix-base32 follows `prefix`.
     pub(super) fn new(prefix: &'static str, depth: Depth) -> Self {
         let (found, at) = (HashMap::new(), Moment::now());
@@ -98,11 +99,22 @@ impl<K: Eq + Hash, V> PrefixScan<K, V> {
             let before = self.covered.pop().map(|(_, reached)| reached);
             let reached = Reached::after(before, &page.objects, page.next.is_some());
             self.covered.push((self.prefix.to_owned(), reached));
-            self.found.extend(page.objects.into_iter().filter_map(&read));
+            self.keep(page.objects.into_iter().filter_map(&read));
             self.next = page.next;
             self.pages += 1;
         }
         Ok(())
+    }
+
+    /// Keeps the values. Of several values of one key, the largest is kept.
+    fn keep(&mut self, values: impl Iterator<Item = (K, V)>) {
+        for (key, value) in values {
+            match self.found.entry(key) {
+                Entry::Occupied(mut kept) if *kept.get() < value => drop(kept.insert(value)),
+                Entry::Occupied(_) => {}
+                Entry::Vacant(place) => drop(place.insert(value)),
+            }
+        }
     }
 
     /// The approximate number of pages, estimated from the part of the hashes that the scan has passed.
@@ -143,7 +155,7 @@ impl<K: Eq + Hash, V> PrefixScan<K, V> {
         }
         drop(parts);
         self.pages = worth - pages_left.into_inner();
-        self.found.extend(all.into_iter().flatten());
+        self.keep(all.into_iter().flatten());
         self.covered.extend(covered);
         self.next = None;
         Ok(())

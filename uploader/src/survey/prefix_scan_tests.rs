@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::*;
 use crate::base::error::{Area, Error};
@@ -35,6 +36,9 @@ impl Bucket for Pages {
         String::new()
     }
     async fn get(&self, _: &str) -> Result<Option<Object>> {
+        Err(unsupported())
+    }
+    async fn get_part(&self, _: &str, _: u64, _: u64) -> Result<Option<Bytes>> {
         Err(unsupported())
     }
     async fn head(&self, _: &str) -> Result<Option<ObjectMeta>> {

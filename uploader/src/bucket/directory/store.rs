@@ -1,11 +1,12 @@
 //! Buckets in a directory that readers see through a web server or a mount.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::files::{TEMPORARY, Tree, etag};
 use super::listing;
@@ -91,6 +92,19 @@ impl Bucket for DirectoryBucket {
                 ));
             }
             Ok(Some(Object { body: body.into(), etag: Some(etag(&meta)) }))
+        })
+        .await
+    }
+
+    async fn get_part(&self, key: &str, from: u64, length: u64) -> Result<Option<Bytes>> {
+        self.check(key)?;
+        let name = key.to_owned();
+        self.run("read", key, move |files| {
+            let Some((mut file, _)) = open_file(files, &name)? else { return Ok(None) };
+            file.seek(SeekFrom::Start(from))?;
+            let mut body = Vec::new();
+            file.take(length.min(MAX_SMALL)).read_to_end(&mut body)?;
+            Ok(Some(body.into()))
         })
         .await
     }

@@ -1,5 +1,6 @@
 //! Operations on small objects: read, look up, write, delete.
 
+use bytes::Bytes;
 use http::Method;
 
 use super::connection::Connection;
@@ -17,6 +18,27 @@ pub(super) async fn get(connection: &Connection, key: &str) -> Result<Option<Obj
         Ok(None)
     } else {
         Err(refusal(what(), Access::Read, &reply))
+    }
+}
+
+pub(super) async fn get_part(
+    connection: &Connection,
+    key: &str,
+    from: u64,
+    length: u64,
+) -> Result<Option<Bytes>> {
+    let what = || connection.what("read", key);
+    let last = from.saturating_add(length).saturating_sub(1);
+    let request = connection.request(Method::GET, key).header("range", format!("bytes={from}-{last}"));
+    let reply = connection.send(request.limit(length), what).await?;
+    match reply.answer() {
+        (206, "") => Ok(Some(reply.body)),
+        // The server sends the whole object, which is no longer than the limit.
+        (200..=299, "") if from == 0 => Ok(Some(reply.body)),
+        (416, _) => Ok(Some(Bytes::new())),
+        _ if reply.is_success() => Err(without(what(), "the server ignores the range of the request")),
+        _ if reply.proves_absence() => Ok(None),
+        _ => Err(refusal(what(), Access::Read, &reply)),
     }
 }
 

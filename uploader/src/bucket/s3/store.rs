@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::connection::{Connection, Options};
 use super::multipart::{self, S3Multipart};
@@ -40,6 +41,11 @@ impl Bucket for S3Bucket {
     async fn get(&self, key: &str) -> Result<Option<Object>> {
         key_syntax::check(key)?;
         objects::get(&self.connection, key).await
+    }
+
+    async fn get_part(&self, key: &str, from: u64, length: u64) -> Result<Option<Bytes>> {
+        key_syntax::check(key)?;
+        objects::get_part(&self.connection, key, from, length).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>> {

@@ -6,7 +6,7 @@ mod request;
 mod rules;
 mod verdicts;
 
-pub use plan::{Action, Plan, Todo, plan};
+pub use plan::{AboveWork, Action, Plan, Todo, plan};
 pub use request::{Request, Root};
 pub use rules::{Rules, patterns};
 pub use verdicts::{Verdicts, judge};

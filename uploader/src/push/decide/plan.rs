@@ -41,6 +41,20 @@ pub struct Plan {
     pub references: Vec<Vec<usize>>,
     /// The outcomes of the other paths: no work is needed, or none is possible.
     pub settled: Report,
+    /// The paths in the bucket that refer to work. Their outcomes depend on it.
+    pub above_work: Vec<AboveWork>,
+}
+
+/// A path in the bucket that refers to work, directly or below paths without work: a client can take it only if that work
+/// succeeds.
+#[derive(Clone, Debug)]
+pub struct AboveWork {
+    /// The path.
+    pub path: Arc<StorePath>,
+    /// Its outcome if the work succeeds.
+    pub outcome: Outcome,
+    /// The places of the work in [`Plan::todo`].
+    pub below: Vec<usize>,
 }
 
 /// What happens to a path: its outcome is settled, or there is work to do.
@@ -64,22 +78,34 @@ pub fn plan(
     block(&graph, &paths, &mut fates);
 
     let work = nodes(&fates, Result::is_err);
-    let references = prerequisites(&graph, &work);
+    let references = prerequisites(&graph, &work, &work);
+    let in_bucket = nodes(&fates, |fate| fate.as_ref().is_ok_and(is_in_bucket));
+    let mut below = vec![Vec::new(); paths.len()];
+    for (node, places) in in_bucket.iter().zip(prerequisites(&graph, &work, &in_bucket)) {
+        below[*node as usize] = places;
+    }
     let mut todo = Vec::with_capacity(work.len());
     let mut settled = Vec::with_capacity(paths.len() - work.len());
     // Missing paths come last. They have no path info, and their fate is settled.
     let infos = closure.infos.into_values().map(Some).chain(std::iter::repeat(None));
-    for ((path, info), fate) in paths.into_iter().zip(infos).zip(fates) {
+    let mut above_work = Vec::new();
+    for (((path, info), fate), below) in paths.into_iter().zip(infos).zip(fates).zip(below) {
         match (fate, info) {
             (Err(action), Some(info)) => todo.push(Todo { info, action }),
             (Err(_), None) => {}
             // The report leaves out a path that blocks others and that the request does not name.
             (Ok(Outcome::Blocked { by }), _) if request.no_closure && by == path && !roots.contains(&*by) => {
             }
-            (Ok(outcome), _) => settled.push((path, outcome)),
+            (Ok(outcome), _) if below.is_empty() => settled.push((path, outcome)),
+            (Ok(outcome), _) => above_work.push(AboveWork { path, outcome, below }),
         }
     }
-    Plan { todo, references, settled: Report { outcomes: settled.into_iter().collect() } }
+    Plan { todo, references, settled: Report { outcomes: settled.into_iter().collect() }, above_work }
+}
+
+/// Whether the narinfo of a settled path is in the bucket.
+fn is_in_bucket(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Present | Outcome::Differs { .. })
 }
 
 /// The fate of a path, without regard to its references. A path that may not be pushed is blocked by itself.
@@ -95,11 +121,12 @@ fn fate(
         (Verdict::Excluded(reason), _) => Outcome::Excluded(reason),
         (_, Some(Presence::Unknown(error))) => Outcome::Failed(error),
         (_, Some(Presence::Complete)) => Outcome::Present,
-        (_, Some(Presence::Differs)) => Outcome::Differs,
-        // The narinfo has another signature or none. larder does not add its own.
-        (Verdict::Refused, Some(Presence::LacksSignatures)) => Outcome::Present,
+        (_, Some(Presence::Differs { signer })) => Outcome::Differs { signer },
+        (_, Some(Presence::Unusable(reason))) => Outcome::Unusable(reason),
+        // A trusted key signed the narinfo. larder does not add its own signature.
+        (Verdict::Refused, Some(Presence::LacksSignatures { accepted: true })) => Outcome::Present,
         (Verdict::Refused, _) => Outcome::Refused(REFUSED.into()),
-        (Verdict::Push, Some(Presence::LacksSignatures)) => return Err(Action::Sign),
+        (Verdict::Push, Some(Presence::LacksSignatures { .. })) => return Err(Action::Sign),
         (Verdict::Push, _) => {
             let left_out = request.no_closure && !roots.contains(&**path);
             if !left_out && !request.parked.contains(&**path) {
@@ -110,11 +137,13 @@ fn fate(
     })
 }
 
-/// Blocks the work on every path that refers to a path which will not be available.
+/// Blocks every path that refers to a path which will not be available: its work, and the path itself if it is in the
+/// bucket already.
 fn block(graph: &Graph, paths: &[Arc<StorePath>], fates: &mut [Fate]) {
     let obstacles = nodes(fates, |fate| fate.as_ref().is_ok_and(|outcome| !outcome.is_available()));
     for (fate, by) in fates.iter_mut().zip(referrers(graph, obstacles)) {
-        if let (Err(_), Some(by)) = (&fate, by) {
+        let needs_references = fate.as_ref().map_or(true, is_in_bucket);
+        if let (true, Some(by)) = (needs_references, by) {
             *fate = Ok(Outcome::Blocked { by: paths[by as usize].clone() });
         }
     }

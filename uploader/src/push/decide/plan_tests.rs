@@ -72,6 +72,9 @@ fn todo(plan: &Plan) -> String {
 }
 
 fn settled(plan: &Plan, name: &str) -> &'static str {
+    if let Some(above) = plan.above_work.iter().find(|above| above.path == path(name)) {
+        return above.outcome.kind().word();
+    }
     plan.settled.outcomes.get(&path(name)).map_or("-", |outcome| outcome.kind().word())
 }
 
@@ -135,8 +138,17 @@ fn a_refused_path_blocks_its_referrers_unless_the_bucket_has_it() {
     sign(&mut signed, "a", &key);
     let made = make(&request(&["a"], false), signed.clone(), &trusting, &[]);
     assert_eq!((settled(&made, "a"), settled(&made, "r")), ("blocked", "refused"));
-    let made = make(&request(&["a"], false), signed, &trusting, &[("r", Presence::LacksSignatures)]);
+    let made = make(
+        &request(&["a"], false),
+        signed,
+        &trusting,
+        &[("r", Presence::LacksSignatures { accepted: true })],
+    );
     assert_eq!((todo(&made).as_str(), settled(&made, "r")), ("a", "present"));
+    // A narinfo that no client accepts does not help.
+    let lacks = Presence::LacksSignatures { accepted: false };
+    let made = make(&request(&["a"], false), closure(), &trusting, &[("r", lacks)]);
+    assert_eq!(settled(&made, "r"), "refused");
 }
 
 #[test]
@@ -175,6 +187,45 @@ fn a_path_of_unknown_presence_fails_and_blocks() {
     let made = make(&request(&["a"], true), closure(&["a: b", "b:"]), &rules(), &[("b", unknown)]);
     assert_eq!(todo(&made), "");
     assert_eq!((settled(&made, "a"), settled(&made, "b")), ("blocked", "failed"));
+}
+
+#[test]
+fn an_unusable_path_blocks_its_referrers_also_those_in_the_bucket() {
+    let unusable = Presence::Unusable("the reason".into());
+    let present =
+        [("b", Presence::Complete), ("n", unusable), ("d", Presence::Differs { signer: "k".into() })];
+    let made = make(
+        &request(&["a", "x", "d"], true),
+        closure(&["a: b", "b: n", "d: n", "n:", "x: y", "y:"]),
+        &rules(),
+        &present,
+    );
+    assert_eq!(todo(&made), "x y");
+    assert_eq!(
+        ["a", "b", "d", "n"].map(|name| settled(&made, name)),
+        ["blocked", "blocked", "blocked", "unusable"]
+    );
+}
+
+#[test]
+fn a_narinfo_that_may_be_replaced_is_pushed_like_an_absent_path() {
+    let made =
+        make(&request(&["a"], true), closure(&["a: b", "b:"]), &rules(), &[("b", Presence::Replaceable)]);
+    assert_eq!(todo(&made), "a b");
+}
+
+#[test]
+fn a_path_in_the_bucket_depends_on_the_work_below_it() {
+    let made = make(
+        &request(&["a"], true),
+        closure(&["a: b", "b: c", "c:", "d:"]),
+        &rules(),
+        &[("a", Presence::Complete), ("b", Presence::Complete), ("d", Presence::Complete)],
+    );
+    assert_eq!(todo(&made), "c");
+    let above: Vec<_> = made.above_work.iter().map(|above| (above.path.name(), &*above.below)).collect();
+    assert_eq!(above, [("a", &[0][..]), ("b", &[0])]);
+    assert_eq!(settled(&made, "d"), "present");
 }
 
 #[test]

@@ -1,20 +1,21 @@
 //! Publishes the narinfo of a path, or adds our signatures to the narinfo in the bucket.
 
 use larder_hook::fault::point;
-use nix_derivation::StoreDir;
+use nix_derivation::StorePath;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Condition, ContentType, Put};
-use crate::format::narinfo::{Standing, compose, standing};
+use crate::format::narinfo::compose;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
-use crate::format::signature::SecretKey;
+use crate::format::standing::Judge;
 use crate::push::outcome::Outcome;
 use crate::push::send::Uploaded;
-use crate::session::{FACT_AGE, Session};
+use crate::session::{FACT_AGE, Proof, Session};
+use crate::survey::{Examiner, NarScan, Presence, vanished};
 
-/// The number of attempts to add a signature while other writers change the same narinfo.
+/// The number of attempts to write a narinfo while other writers change it.
 const ATTEMPTS: usize = 5;
 
 /// Publishes narinfos within a session.
@@ -22,40 +23,43 @@ const ATTEMPTS: usize = 5;
 pub struct Publisher<'a> {
     /// The session.
     pub session: &'a Session,
-    /// The store directory of the paths.
-    pub store_dir: &'a StoreDir,
-    /// The keys that sign each path.
-    pub keys: &'a [SecretKey],
+    /// Judges the narinfos in the bucket, and has the keys that sign each path.
+    pub judge: Judge<'a>,
+    /// The names of the keys whose unusable narinfos are replaced.
+    pub adopt: &'a [String],
+    /// A scan that has found nothing: before larder writes, it asks the bucket, not an older listing.
+    pub no_scan: &'a NarScan,
 }
 
 impl Publisher<'_> {
-    /// Publishes the narinfo of a path whose NAR is in the bucket.
+    /// Publishes the narinfo of a path whose NAR is in the bucket. A narinfo in the bucket stays, unless no client can
+    /// use it and larder may replace it.
     ///
     /// # Errors
     /// When the session is over, when the NAR or the narinfo of a reference has vanished, or when the bucket fails.
     pub async fn publish(&self, info: &PathInfo, nar: &Uploaded) -> Result<Outcome> {
-        let (object, sent) = (&nar.object, nar.sent);
         self.check_references(info).await?;
-        if nar.at.elapsed() > FACT_AGE && self.bucket().head(&object.key).await?.is_none() {
-            return Err(vanished(&object.key));
+        if nar.at.elapsed() > FACT_AGE && self.bucket().head(&nar.object.key).await?.is_none() {
+            return Err(vanished(&info.path, &format!("its NAR `{}` is not in the bucket", nar.object.key)));
         }
         self.session.check()?;
         point("publish: before");
-        let bytes = compose(self.store_dir, info, object, self.keys)?;
+        let bytes = compose(self.judge.store_dir, info, &nar.object, self.judge.keys)?;
         let key = object_keys::narinfo(&info.path);
-        // A narinfo in the bucket is not replaced. Where the server does not honour the condition of the PUT, another
-        // writer can come first only within the time of one request.
-        if !self.session.has_conditional_writes() && self.bucket().head(&key).await?.is_some() {
-            return self.sign(info).await;
+        let pushed = Outcome::Pushed { nar_size: info.nar_size, sent: nar.sent };
+        // Where the server does not honour the condition of the PUT, another writer can come first only within the time
+        // of one request.
+        if self.session.has_conditional_writes() || self.bucket().head(&key).await?.is_none() {
+            match self.put(&key, bytes.clone(), Condition::IfAbsent).await? {
+                Put::Written => return Ok(pushed),
+                Put::Refused => {}
+            }
         }
-        match self.bucket().put(&key, bytes.into(), ContentType::NarInfo, Condition::IfAbsent).await? {
-            Put::Written => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
-            // Another writer was first, or the answer to our first attempt was lost. The narinfo tells which.
-            Put::Refused => match self.sign(info).await? {
-                Outcome::Present => Ok(Outcome::Pushed { nar_size: info.nar_size, sent }),
-                other => Ok(other),
-            },
-        }
+        // A narinfo stands, another writer was first, or the answer to our first attempt was lost.
+        Ok(match self.settle(info, Some(bytes)).await? {
+            Outcome::Present => pushed,
+            other => other,
+        })
     }
 
     /// Adds our signatures to the narinfo in the bucket.
@@ -65,49 +69,71 @@ impl Publisher<'_> {
     pub async fn sign(&self, info: &PathInfo) -> Result<Outcome> {
         self.check_references(info).await?;
         self.session.check()?;
+        self.settle(info, None).await
+    }
+
+    /// Reads the narinfo in the bucket, and writes what is missing, until nothing is missing. `replacement` replaces a
+    /// narinfo that no client can use.
+    async fn settle(&self, info: &PathInfo, replacement: Option<Vec<u8>>) -> Result<Outcome> {
         let key = object_keys::narinfo(&info.path);
-        let mut written = false;
-        // Another writer may add its signature at the same time. On a server without conditional writes, one of the two
-        // signatures is lost. So the narinfo is read again after each write.
+        let (mut signed, mut replaced) = (false, false);
+        // Another writer may change the narinfo at the same time. On a server without conditional writes, one of two
+        // changes is lost. So the narinfo is read again after each write.
         for _ in 0..ATTEMPTS {
-            let object = self.bucket().get(&key).await?.ok_or_else(|| vanished(&key))?;
-            match standing(self.store_dir, info, &object.body, self.keys)? {
-                Standing::Complete if written => return Ok(Outcome::Signed),
-                Standing::Complete => return Ok(Outcome::Present),
-                Standing::Differs => return Ok(Outcome::Differs),
-                Standing::LacksSignatures(bytes) => {
-                    let condition = object.etag.map_or(Condition::None, Condition::IfMatch);
-                    let put = self.bucket().put(&key, bytes.into(), ContentType::NarInfo, condition).await?;
-                    written |= put == Put::Written;
+            let found = self.examiner().examine(info).await;
+            let matching = found.etag.map_or(Condition::None, Condition::IfMatch);
+            match (found.presence, found.rewritten, &replacement) {
+                (Presence::Complete, ..) if signed && !replaced => return Ok(Outcome::Signed),
+                (Presence::Complete, ..) => return Ok(Outcome::Present),
+                (Presence::Differs { signer }, ..) => return Ok(Outcome::Differs { signer }),
+                (Presence::Unusable(reason), ..) => return Ok(Outcome::Unusable(reason)),
+                (Presence::Unknown(error), ..) => return Err(error),
+                (Presence::LacksSignatures { .. }, Some(rewritten), _) => {
+                    signed |= self.put(&key, rewritten, matching).await? == Put::Written;
+                }
+                (Presence::Replaceable, _, Some(bytes)) => {
+                    replaced |= self.put(&key, bytes.clone(), matching).await? == Put::Written;
+                }
+                (Presence::Absent, _, Some(bytes)) => {
+                    replaced |= self.put(&key, bytes.clone(), Condition::IfAbsent).await? == Put::Written;
+                }
+                (Presence::Absent | Presence::Replaceable | Presence::LacksSignatures { .. }, ..) => {
+                    return Err(vanished(&info.path, "its narinfo has changed since this push began"));
                 }
             }
         }
-        Err(Error::transient(Area::Bucket, format!("cannot add a signature to `{key}`"))
+        Err(Error::transient(Area::Bucket, format!("cannot change `{key}`"))
             .because("other writers changed it at each attempt"))
     }
 
-    /// Asks the bucket again for references whose presence was proved too long ago. A reference without a fact is
-    /// upstream's.
+    /// Asks the bucket again for references that were proved too long ago. A reference without a fact is upstream's.
     async fn check_references(&self, info: &PathInfo) -> Result<()> {
         let facts = self.session.facts();
         for reference in info.dependencies().filter(|reference| facts.is_outdated(reference)) {
-            let (key, at) = (object_keys::narinfo(reference), Moment::now());
-            if self.bucket().head(&key).await?.is_none() {
-                // The outdated fact stays, so that other paths with this reference ask, too.
-                return Err(vanished(&key));
-            }
-            facts.record(reference.clone(), at);
+            let at = Moment::now();
+            // The outdated fact stays, so that other paths with this reference ask, too.
+            self.check_available(reference).await?;
+            facts.record(reference.clone(), at, Proof::Foreign);
         }
         Ok(())
+    }
+
+    async fn check_available(&self, path: &StorePath) -> Result<()> {
+        match self.examiner().fault_of(path).await? {
+            Some(fault) => Err(vanished(path, &fault)),
+            None => Ok(()),
+        }
+    }
+
+    fn examiner(&self) -> Examiner<'_> {
+        Examiner { bucket: self.bucket(), judge: self.judge, adopt: self.adopt, nars: self.no_scan }
+    }
+
+    async fn put(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> Result<Put> {
+        self.bucket().put(key, bytes.into(), ContentType::NarInfo, condition).await
     }
 
     fn bucket(&self) -> &dyn Bucket {
         &**self.session.bucket()
     }
-}
-
-fn vanished(key: &str) -> Error {
-    Error::transient(Area::Bucket, format!("`{key}` has vanished from the bucket"))
-        .because("it was in the bucket when this push began")
-        .hint("the next attempt pushes it again")
 }

@@ -14,6 +14,7 @@ use super::part_sink::PART;
 use super::produce::Producer;
 use super::request_limit::RequestLimit;
 use super::upload::{Uploaded, Uploader};
+use super::verify::verify;
 use crate::base::clock::Moment;
 use crate::base::error::Result;
 use crate::base::lock::lock;
@@ -37,6 +38,8 @@ type Remembered = (Moment, Arc<OnceCell<Uploaded>>);
 pub struct NarSender {
     uploader: Uploader,
     lanes: Lanes,
+    /// Whether NARs that others have put into the bucket are shared without a look at their contents.
+    trust_bucket: bool,
     /// The NARs of this session, by NarHash, so that equal contents are sent once.
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
 }
@@ -50,6 +53,7 @@ impl NarSender {
         compression: Settings,
         jobs: usize,
         listings: bool,
+        trust_bucket: bool,
     ) -> Self {
         let lanes = Lanes::new(jobs);
         let budget = Budget::new(PART * lanes.jobs as u64, SENDING);
@@ -62,7 +66,8 @@ impl NarSender {
             listing: listings,
         };
         let (bucket, writer) = (session.bucket().clone(), session.id().to_owned());
-        Self { uploader: Uploader { bucket, writer, producer }, lanes, remembered: Mutex::default() }
+        let uploader = Uploader { bucket, writer, producer };
+        Self { uploader, lanes, trust_bucket, remembered: Mutex::default() }
     }
 
     /// Forgets the NARs whose objects were last known to be in the bucket too long ago.
@@ -89,8 +94,10 @@ impl NarSender {
         let uploaded = cell
             .get_or_try_init(|| async {
                 own = true;
-                if let Some(found) = scan.get(&hash) {
-                    return Ok(shared(found));
+                if let Some(found) = scan.get(info)
+                    && let Some(shared) = self.share(session, info, found, progress).await?
+                {
+                    return Ok(shared);
                 }
                 match is_small(info.nar_size) {
                     true => self.send_small(requests, info, progress).await,
@@ -135,19 +142,28 @@ impl NarSender {
     ) -> Result<Uploaded> {
         let (hash, reservations) = (&info.nar_hash, session.reservations());
         let mut patience = Patience::new(info.nar_size);
+        let mut may_share = true;
         loop {
             let next = self.lanes.next().await?;
-            let reserved = {
+            let (reserved, found) = {
                 let _slot = requests.slot().await;
                 let reserved = reservations.take(hash).await;
                 // Another writer may have sent the NAR since the scan. The question costs little beside a large NAR.
-                let found = find_nar(&**session.bucket(), hash).await;
-                if let Some(found) = found.transpose() {
-                    reservations.give_back(reserved).await;
-                    return found.map(shared);
-                }
-                reserved
+                let found = match may_share {
+                    true => find_nar(&**session.bucket(), info).await,
+                    false => Ok(None),
+                };
+                (reserved, found)
             };
+            if let Some(found) = found.transpose() {
+                reservations.give_back(reserved).await;
+                drop(next);
+                if let Some(shared) = self.share(session, info, found?, progress).await? {
+                    return Ok(shared);
+                }
+                may_share = false;
+                continue;
+            }
             let Ok(reserved) = patience.accept(reserved) else {
                 drop(next);
                 patience.pause().await;
@@ -171,9 +187,33 @@ impl NarSender {
         progress.started(&info.path, info.nar_size);
         self.uploader.upload(info, place, progress).await
     }
-}
 
-/// A NAR of equal contents that is in the bucket.
-fn shared((object, at): (NarObject, Moment)) -> Uploaded {
-    Uploaded { object, sent: 0, listing: None, at }
+    /// Shares an object that a listing shows under the hash of the NAR. The first time that this session relies on the
+    /// object, its contents are checked, unless a trusted writer has written it. The result is `None` if the object is
+    /// not that NAR.
+    async fn share(
+        &self,
+        session: &Session,
+        info: &Arc<PathInfo>,
+        (object, at): (NarObject, Moment),
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Option<Uploaded>> {
+        let shared = |object| Some(Uploaded { object, sent: 0, listing: None, at });
+        if self.trust_bucket {
+            return Ok(shared(object));
+        }
+        let _place = match is_small(info.nar_size) {
+            true => self.lanes.reader().await?,
+            false => self.lanes.compressor().await?,
+        };
+        let key = object.key.clone();
+        let fault = match verify(session.bucket(), info, object).await {
+            Ok(Some(object)) => return Ok(shared(object)),
+            Ok(None) => "it has other contents".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        progress
+            .remark(&format!("`{key}` in the bucket is not used, and its contents are sent again: {fault}"));
+        Ok(None)
+    }
 }

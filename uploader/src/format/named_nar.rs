@@ -1,0 +1,160 @@
+//! The NAR that a narinfo in the bucket names: where it should be, and which sizes it can have.
+
+use nix_derivation::hash::NixHash;
+use nix_narinfo::{Compression as Label, NarInfo};
+
+use super::object_keys::{self, Compression};
+
+/// The compressions that Nix reads, with the usual endings of their objects.
+const ENDINGS: &[(&str, &str)] = &[
+    ("none", ".nar"),
+    ("zstd", ".nar.zst"),
+    ("xz", ".nar.xz"),
+    ("bzip2", ".nar.bz2"),
+    ("gzip", ".nar.gz"),
+    ("br", ".nar.br"),
+    ("lz4", ".nar.lz4"),
+    ("lzip", ".nar.lzip"),
+];
+/// No compression that Nix reads makes a NAR smaller than by this factor.
+const MOST_COMPRESSION: u64 = 50_000;
+
+/// The NAR that a narinfo names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedNar {
+    /// The key of the object.
+    pub key: String,
+    /// The SHA-256 of the NAR.
+    pub nar_hash: [u8; 32],
+    /// Whether the object is the NAR itself, without compression.
+    is_plain: bool,
+    /// The size of the NAR in bytes.
+    nar_size: u64,
+    /// The size of the object in bytes, if the narinfo says it.
+    file_size: Option<u64>,
+}
+
+impl NamedNar {
+    /// Reads the fields of a narinfo that say where its NAR is.
+    ///
+    /// # Errors
+    /// Why no client can read the NAR, or why another server is to answer for it.
+    pub(super) fn of(present: &NarInfo) -> Result<Self, String> {
+        let url = present.url();
+        let NixHash::Sha256(nar_hash) = *present.nar_hash() else {
+            return Err("its `NarHash` is no SHA-256".into());
+        };
+        if !is_relative(url) {
+            return Err(format!("its `URL` `{}` is not the key of a NAR in this bucket", url.escape_debug()));
+        }
+        let label = present.compression();
+        let name = label.as_str();
+        if !ENDINGS.iter().any(|(known, _)| *known == name) {
+            return Err(format!("Nix does not know its compression `{}`", name.escape_debug()));
+        }
+        let ending = ENDINGS.iter().filter(|(_, ending)| url.ends_with(ending));
+        if ending.max_by_key(|(_, ending)| ending.len()).is_some_and(|(other, _)| *other != name) {
+            return Err(format!("its compression `{name}` is not that of `{url}`"));
+        }
+        if object_keys::parse_nar(url).is_some_and(|(hash, _)| hash != nar_hash) {
+            return Err(format!("`{url}` is the NAR of other contents"));
+        }
+        Ok(Self {
+            key: url.to_owned(),
+            nar_hash,
+            is_plain: *label == Label::None,
+            nar_size: present.nar_size(),
+            file_size: present.file_size(),
+        })
+    }
+
+    /// Whether an object of `size` bytes can be the NAR.
+    pub fn fits(&self, size: u64) -> bool {
+        self.file_size.is_none_or(|expected| expected == size)
+            && is_credible(self.is_plain, self.nar_size, size)
+    }
+
+    /// What is wrong with an object of `size` bytes, or with the absence of an object.
+    pub fn fault(&self, size: Option<u64>) -> String {
+        match (size, self.file_size) {
+            (None, _) => format!("its NAR `{}` is not in the bucket", self.key),
+            (Some(size), Some(expected)) if size != expected => {
+                format!("its NAR `{}` has {size} bytes instead of {expected}", self.key)
+            }
+            (Some(size), _) => format!("its NAR `{}` cannot have {size} bytes", self.key),
+        }
+    }
+}
+
+/// Whether an object of `size` bytes can be a NAR of `nar_size` bytes in this compression.
+pub fn can_be_nar(compression: Compression, nar_size: u64, size: u64) -> bool {
+    is_credible(compression == Compression::None, nar_size, size)
+}
+
+fn is_credible(is_plain: bool, nar_size: u64, size: u64) -> bool {
+    // Incompressible bytes become slightly longer.
+    let most = nar_size.saturating_add(nar_size / 64 + 1024);
+    if is_plain { size == nar_size } else { size > nar_size / MOST_COMPRESSION && size <= most }
+}
+
+/// Whether a `URL` is the key of a NAR in the same bucket, for every client: without a scheme, and without characters
+/// that have a meaning in a URL.
+fn is_relative(url: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+=".contains(c);
+    let segment = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain);
+    url.len() <= 512 && url.split('/').all(segment) && !url.starts_with("larder/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_leads_elsewhere_is_not_relative() {
+        for url in ["nar/x.nar.xz", "x.nar", "a/b/c=+._-"] {
+            assert!(is_relative(url), "{url}");
+        }
+        let long = "x".repeat(513);
+        for url in [
+            "",
+            "/nar/x",
+            "http://h/nar/x",
+            "https:nar/x",
+            "file:///etc/x",
+            "//h/x",
+            "nar//x",
+            "../x",
+            "nar/../x",
+            "nar/./x",
+            "nar/x?y",
+            "nar/x#y",
+            "nar/%2e%2e/x",
+            "nar/a b",
+            "nar/\u{1b}[2J",
+            "larder/format.json",
+            &long,
+        ] {
+            assert!(!is_relative(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_a_possible_size_is_credible() {
+        for (compression, nar_size, size, credible) in [
+            (Compression::None, 120, 120, true),
+            (Compression::None, 120, 119, false),
+            (Compression::Zstd, 120, 0, false),
+            (Compression::Zstd, 120, 1, true),
+            (Compression::Zstd, 120, 1145, true),
+            (Compression::Zstd, 120, 1146, false),
+            (Compression::Zstd, 1 << 40, 1000, false),
+            (Compression::Xz, 1 << 30, 1 << 20, true),
+        ] {
+            assert_eq!(
+                can_be_nar(compression, nar_size, size),
+                credible,
+                "{compression:?} {nar_size} {size}"
+            );
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The examination of one path: its narinfo is read and judged, and its NAR is looked up.
+
+use std::collections::HashSet;
+
+use nix_derivation::StorePath;
+
+use super::nars::NarScan;
+use super::presence::Presence;
+use crate::base::error::{Area, Error, Result};
+use crate::bucket::Bucket;
+use crate::format::named_nar::NamedNar;
+use crate::format::object_keys;
+use crate::format::path_info::PathInfo;
+use crate::format::standing::{Judge, Standing, Unusable};
+
+/// The largest number of narinfos that are read to find out whether a build of another machine is complete.
+const MOST_OTHERS: usize = 1000;
+
+/// Examines paths in a bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Examiner<'a> {
+    /// The bucket.
+    pub bucket: &'a dyn Bucket,
+    /// Judges the narinfos.
+    pub judge: Judge<'a>,
+    /// The names of the keys whose unusable narinfos larder may replace.
+    pub adopt: &'a [String],
+    /// The NARs that a scan has found.
+    pub nars: &'a NarScan,
+}
+
+/// The result of an examination.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// The presence of the path.
+    pub presence: Presence,
+    /// The entity tag of the narinfo, if there is a narinfo and the server gives a tag.
+    pub etag: Option<String>,
+    /// The narinfo with our signatures added, if it lacks some.
+    pub rewritten: Option<Vec<u8>>,
+}
+
+impl Examined {
+    fn without_narinfo(presence: Presence) -> Self {
+        Self { presence, etag: None, rewritten: None }
+    }
+}
+
+impl Examiner<'_> {
+    /// Reads and judges the narinfo of a path of the store, and looks its NAR up.
+    pub async fn examine(&self, info: &PathInfo) -> Examined {
+        let object = match self.bucket.get(&object_keys::narinfo(&info.path)).await {
+            Ok(Some(object)) => object,
+            Ok(None) => return Examined::without_narinfo(Presence::Absent),
+            Err(error) => return Examined::without_narinfo(Presence::Unknown(error)),
+        };
+        let (presence, rewritten) = match self.presence(info, self.judge.standing(info, &object.body)).await {
+            Ok(found) => found,
+            Err(error) => (Presence::Unknown(error), None),
+        };
+        Examined { presence, etag: object.etag, rewritten }
+    }
+
+    /// Why a client cannot take a path that the store need not have; `None` if it can. The references of the path are
+    /// not asked.
+    ///
+    /// # Errors
+    /// When the bucket fails.
+    pub async fn fault_of(&self, path: &StorePath) -> Result<Option<String>> {
+        Ok(self.alone(path).await?.err())
+    }
+
+    /// The presence that follows from a narinfo, and the narinfo with the signatures that it lacks.
+    async fn presence(&self, info: &PathInfo, standing: Standing) -> Result<(Presence, Option<Vec<u8>>)> {
+        let (presence, fault, signers, rewritten) = match standing {
+            Standing::Unusable(unusable) => return Ok((self.unusable(&unusable), None)),
+            Standing::Same { nar, accepted, rewritten, signers } => {
+                let presence = match rewritten {
+                    None => Presence::Complete,
+                    Some(_) => Presence::LacksSignatures { accepted },
+                };
+                (presence, self.nar_fault(&nar).await?, signers, rewritten)
+            }
+            Standing::Other { nar, references, signer, signers } => {
+                let fault = match self.nar_fault(&nar).await? {
+                    None => self.missing_below(info, &references).await?,
+                    fault => fault,
+                };
+                (Presence::Differs { signer }, fault, signers, None)
+            }
+        };
+        Ok(match fault {
+            None => (presence, rewritten),
+            Some(fault) => (self.unusable(&Unusable { fault, signers }), None),
+        })
+    }
+
+    fn unusable(&self, unusable: &Unusable) -> Presence {
+        match unusable.may_be_replaced(self.adopt) {
+            true => Presence::Replaceable,
+            false => Presence::Unusable(unusable.reason()),
+        }
+    }
+
+    /// What is wrong with a NAR in the bucket; `None` if an object of a fitting size is there.
+    async fn nar_fault(&self, nar: &NamedNar) -> Result<Option<String>> {
+        let size = match self.nars.size_of(&nar.key) {
+            Some(size) => Some(size),
+            None => self.bucket.head(&nar.key).await?.map(|meta| meta.size),
+        };
+        Ok((!size.is_some_and(|size| nar.fits(size))).then(|| nar.fault(size)))
+    }
+
+    /// What another build of the path refers to, beyond what the build of this machine refers to, and what a client
+    /// cannot take; `None` if the closure is complete. The plan of the push looks after the common references.
+    async fn missing_below(&self, info: &PathInfo, references: &[StorePath]) -> Result<Option<String>> {
+        let mut seen: HashSet<StorePath> = info.references.iter().map(|path| (**path).clone()).collect();
+        let mut next: Vec<_> =
+            references.iter().filter(|path| seen.insert((*path).clone())).cloned().collect();
+        let mut read = 0;
+        while let Some(path) = next.pop() {
+            read += 1;
+            if read > MOST_OTHERS {
+                return Ok(Some("it refers to very many paths that this machine does not have".into()));
+            }
+            match self.alone(&path).await? {
+                Ok(below) => next.extend(below.into_iter().filter(|path| seen.insert(path.clone()))),
+                Err(fault) => return Ok(Some(format!("it refers to `{}`: {fault}", path.to_basename()))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The references of a path that a client can take, or why a client cannot take it.
+    async fn alone(&self, path: &StorePath) -> Result<Result<Vec<StorePath>, String>> {
+        let Some(object) = self.bucket.get(&object_keys::narinfo(path)).await? else {
+            return Ok(Err("it has no narinfo in the bucket".into()));
+        };
+        Ok(match self.judge.alone(path, &object.body) {
+            Err(unusable) => Err(unusable.fault),
+            Ok((nar, references)) => match self.nar_fault(&nar).await? {
+                None => Ok(references),
+                Some(fault) => Err(fault),
+            },
+        })
+    }
+}
+
+/// The error about a path that a client could take when a push began, and cannot take any more.
+pub fn vanished(path: &StorePath, fault: &str) -> Error {
+    Error::transient(Area::Bucket, format!("`{}` in the bucket has become unusable", path.to_basename()))
+        .because(fault.to_owned())
+        .hint("the next attempt looks at it again, and pushes it if it may")
+}
