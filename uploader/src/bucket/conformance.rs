@@ -3,7 +3,7 @@
 //! The suite writes below its own folder, `conformance-…/`, and removes the folder at the end.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -154,6 +154,7 @@ impl Suite {
         self.holds("empty", b"").await?;
         self.write("deep/er/x", "x").await?;
         self.holds("deep/er/x", b"x").await?;
+        self.ages().await?;
         if self.traits.folders_are_missing {
             self.missing("deep/er").await?;
             self.missing("deep").await?;
@@ -177,6 +178,17 @@ impl Suite {
         must(part.as_deref() == Some(expected), || {
             format!("{length} bytes of `{name}` from {from}: {part:?}")
         })
+    }
+
+    /// Checks that HEAD and listing tell the ages of objects that were written just now.
+    async fn ages(&self) -> Outcome {
+        let head = self.bucket.head(&self.key("a")).await.map_err(shown)?;
+        let (listed, _) = self.all("", None, Depth::Flat).await?;
+        for object in head.into_iter().chain(listed.objects) {
+            let is_young = object.age.is_some_and(|age| age < Duration::from_secs(3600));
+            must(is_young, || format!("`{}` has the age {:?}", object.key, object.age))?;
+        }
+        Ok(())
     }
 
     async fn odd_keys(&self) -> Outcome {

@@ -1,6 +1,7 @@
 //! The operations of a bucket, with their arguments and results.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -146,6 +147,17 @@ pub struct ObjectMeta {
     pub size: u64,
     /// The entity tag for [`Condition::IfMatch`], if the server gives one.
     pub etag: Option<String>,
+    /// The time since the object was last written. The clock of the bucket tells both ends of this time: the clock of
+    /// this machine may be wrong. `None` if the server does not tell.
+    pub age: Option<Duration>,
+}
+
+impl ObjectMeta {
+    /// The age of an object that was written at `modified`, at the time `now`, by one clock. Servers round the two times
+    /// differently, so a time in the future is an age of zero.
+    pub(super) fn age(now: Option<SystemTime>, modified: Option<SystemTime>) -> Option<Duration> {
+        Some(now?.duration_since(modified?).unwrap_or_default())
+    }
 }
 
 /// The media type of an object.

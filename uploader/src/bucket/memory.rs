@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,9 +33,17 @@ struct Objects {
 struct Stored {
     body: Bytes,
     etag: String,
+    written: SystemTime,
 }
 
 impl MemoryBucket {
+    /// Makes an object older.
+    pub(crate) fn make_older(&self, key: &str, by: Duration) {
+        let mut objects = self.objects();
+        let stored = objects.by_key.get_mut(key).expect("an object");
+        stored.written -= by;
+    }
+
     fn objects(&self) -> MutexGuard<'_, Objects> {
         lock(&self.0)
     }
@@ -44,7 +53,7 @@ impl Objects {
     fn write(&mut self, key: &str, body: Bytes) {
         self.writes += 1;
         let etag = format!("\"{}\"", self.writes);
-        self.by_key.insert(key.to_owned(), Stored { body, etag });
+        self.by_key.insert(key.to_owned(), Stored { body, etag, written: SystemTime::now() });
     }
 
     fn allows(&self, key: &str, condition: &Condition) -> bool {
@@ -90,7 +99,12 @@ impl Objects {
 
 impl Stored {
     fn meta(&self, key: &str) -> ObjectMeta {
-        ObjectMeta { key: key.to_owned(), size: self.body.len() as u64, etag: Some(self.etag.clone()) }
+        ObjectMeta {
+            key: key.to_owned(),
+            size: self.body.len() as u64,
+            etag: Some(self.etag.clone()),
+            age: ObjectMeta::age(Some(SystemTime::now()), Some(self.written)),
+        }
     }
 }
 

@@ -59,9 +59,18 @@ pub struct Lease {
     pub renewed: u64,
     /// The version of larder that the writer runs.
     pub version: String,
+    /// Signatures of the [fingerprint](Lease::fingerprint) by the signing keys of the writer. They show to other writers
+    /// who the writer is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<String>,
 }
 
 impl Lease {
+    /// The text that the writer with this id signs. A signature stays valid when the lease is renewed.
+    pub fn fingerprint(id: &str, since: u64) -> String {
+        format!("larder-lease;1;{id};{since}")
+    }
+
     /// The contents of the object.
     pub fn to_json(&self) -> String {
         to_json(self)

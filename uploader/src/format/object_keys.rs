@@ -136,6 +136,14 @@ pub fn lease(id: &str) -> String {
     format!("{WRITERS}{id}{LEASE_SUFFIX}")
 }
 
+/// The prefix of the keys of the leases of all writers whose ids begin as `id` does, as far as keys of NARs tell the id.
+/// `None` if `id` is too short.
+pub fn leases_of(id: &str) -> Option<String> {
+    let known = writer(id);
+    let is_whole = known.len() == WRITER && known.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_whole.then(|| format!("{WRITERS}{known}"))
+}
+
 /// The id of the writer whose lease has this key; `None` for the key of any other object.
 pub fn lease_id(key: &str) -> Option<&str> {
     let id = key.strip_prefix(WRITERS)?.strip_suffix(LEASE_SUFFIX)?;
@@ -174,6 +182,7 @@ mod tests {
             assert_eq!(parse_nar(&one), Some(([7; 32], compression)));
             assert_eq!(nar_writer(&one), Some(writer(&id)));
             assert_eq!(lease_id(&lease(&id)), Some(&*id));
+            assert!(lease(&id).starts_with(&leases_of(nar_writer(&one).unwrap()).unwrap()));
         }
     }
 
@@ -188,6 +197,7 @@ mod tests {
             assert_eq!((parse_nar(key), nar_writer(key)), (None, None), "{key}");
         }
         assert_eq!(lease_id("larder/writers/probe-x.json"), None);
+        assert_eq!((leases_of(""), leases_of("0123456"), leases_of("../../..")), (None, None, None));
         assert_eq!(narinfo_hash("nar/0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo"), None);
         assert!(narinfo_hash("0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo").is_some());
     }

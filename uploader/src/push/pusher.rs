@@ -67,8 +67,8 @@ impl Pusher {
         options: Options,
     ) -> Result<Self> {
         let Options { compression, jobs, listings, mut rules, adopt, trust_bucket } = options;
-        let session = Session::open(bucket, store.store_dir.as_str()).await?;
         rules.trusted_keys.extend(keys.iter().map(SecretKey::public));
+        let session = Session::open(bucket, store.store_dir.as_str(), &keys, &rules.trusted_keys).await?;
         let sender = NarSender::new(&session, store.clone(), compression, jobs, listings, trust_bucket);
         Ok(Self {
             session,

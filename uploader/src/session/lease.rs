@@ -14,13 +14,14 @@ use crate::base::lock::lock;
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::marker::Lease as Contents;
 use crate::format::object_keys;
+use crate::format::signature::SecretKey;
 
 /// Time between two renewals. The format marker is read again at each renewal.
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
 /// Time between a failed renewal and the next attempt.
 const RENEWAL_AGAIN: Duration = Duration::from_secs(30);
 /// A lease ends this long after its last renewal. A collector waits longer than that.
-const LEASE: Duration = Duration::from_secs(20 * 60);
+pub(super) const LEASE: Duration = Duration::from_secs(20 * 60);
 
 /// A lease that is renewed until it is dropped.
 #[derive(Debug)]
@@ -31,9 +32,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Writes a new lease for the writer `id` and begins to renew it.
-    pub(super) async fn take(bucket: Arc<dyn Bucket>, id: &str) -> Result<Self> {
-        let object = Object { bucket, key: object_keys::lease(id), since: now() };
+    /// Writes a new lease for the writer `id`, signed by `keys`, and begins to renew it.
+    pub(super) async fn take(bucket: Arc<dyn Bucket>, id: &str, keys: &[SecretKey]) -> Result<Self> {
+        let since = now();
+        let fingerprint = Contents::fingerprint(id, since);
+        let signatures = keys.iter().map(|key| key.sign(&fingerprint).to_string()).collect();
+        let object = Object { bucket, key: object_keys::lease(id), since, signatures };
         let at = Moment::now();
         object.write().await?;
         let life = Arc::new(Life(Mutex::new(Some(at))));
@@ -71,12 +75,13 @@ struct Object {
     key: String,
     /// When the session began, in seconds since 1970.
     since: u64,
+    signatures: Vec<String>,
 }
 
 impl Object {
     async fn write(&self) -> Result<()> {
-        let contents =
-            Contents { since: self.since, renewed: now(), version: env!("CARGO_PKG_VERSION").into() };
+        let (version, signatures) = (env!("CARGO_PKG_VERSION").into(), self.signatures.clone());
+        let contents = Contents { since: self.since, renewed: now(), version, signatures };
         let body = contents.to_json().into();
         self.bucket.put(&self.key, body, ContentType::Json, Condition::None).await.map(drop)
     }

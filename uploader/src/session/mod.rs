@@ -1,10 +1,12 @@
-//! A writer's session with a bucket: admission, lease, facts, reservations, and the removal of what dead writers left.
+//! A writer's session with a bucket: admission, lease, facts, reservations, trust in other writers, and the removal of
+//! what dead writers left.
 
 mod admission;
 mod facts;
 mod lease;
 mod reservation;
 mod sweep;
+mod vouchers;
 mod writer;
 
 pub use facts::{FACT_AGE, Facts, Proof};

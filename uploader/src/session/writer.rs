@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder_hook::fault::point;
+use nix_narinfo::TrustedPublicKey;
 use tokio::task::JoinHandle;
 
 use super::admission::{check_cache_info, check_format};
@@ -11,10 +12,12 @@ use super::facts::Facts;
 use super::lease::Lease;
 use super::reservation::Reservations;
 use super::sweep;
+use super::vouchers::Vouchers;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
 use crate::bucket::Bucket;
 use crate::format::object_keys;
+use crate::format::signature::SecretKey;
 
 /// The longest time that the end of a session waits for the sweep, and for the deletion of the lease.
 const END: Duration = Duration::from_secs(5);
@@ -29,26 +32,34 @@ pub struct Session {
     lease: Lease,
     facts: Facts,
     reservations: Reservations,
+    vouchers: Vouchers,
     sweep: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Session {
-    /// Begins a session: reads the format marker and the cache info, and takes a lease.
+    /// Begins a session: reads the format marker and the cache info, and takes a lease, which `keys` sign. A writer whose
+    /// lease has a signature of one of the keys `trusted` is [trusted](Session::writer_is_trusted).
     ///
     /// # Errors
     /// When the bucket is not prepared, is for another store directory, or cannot be read or written.
-    pub async fn open(bucket: Arc<dyn Bucket>, store_dir: &str) -> Result<Self> {
+    pub async fn open(
+        bucket: Arc<dyn Bucket>,
+        store_dir: &str,
+        keys: &[SecretKey],
+        trusted: &[TrustedPublicKey],
+    ) -> Result<Self> {
         let (format, info) =
             futures::future::join(check_format(&*bucket), check_cache_info(&*bucket, store_dir)).await;
         // For a bucket that is not ready, the error about the format says more.
         let conditional_writes = format?.conditional_writes;
         info?;
         let id = object_keys::new_writer();
-        let lease = Lease::take(bucket.clone(), &id).await?;
+        let lease = Lease::take(bucket.clone(), &id, keys).await?;
         point("session: begun");
         let reservations = Reservations::new(bucket.clone(), &id, conditional_writes);
+        let vouchers = Vouchers::new(bucket.clone(), &id, trusted.to_vec());
         let (facts, sweep) = (Facts::default(), Mutex::default());
-        Ok(Self { bucket, id, conditional_writes, lease, facts, reservations, sweep })
+        Ok(Self { bucket, id, conditional_writes, lease, facts, reservations, vouchers, sweep })
     }
 
     /// The bucket.
@@ -69,6 +80,13 @@ impl Session {
     /// The reservations of large NARs.
     pub fn reservations(&self) -> &Reservations {
         &self.reservations
+    }
+
+    /// Whether the writer whose id begins with the first eight characters of `nonce` is this writer, or a living writer
+    /// whose lease has a signature of a trusted key. The nonce is that in the key of a NAR. After an error of the bucket,
+    /// the answer is no.
+    pub async fn writer_is_trusted(&self, nonce: &str) -> bool {
+        self.vouchers.is_trusted(nonce).await
     }
 
     /// Whether the server is known to refuse a conditional write whose condition does not hold.

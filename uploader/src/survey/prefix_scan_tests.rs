@@ -28,7 +28,8 @@ impl Bucket for Pages {
         });
         let page: Vec<_> = keys[start..].iter().take(10).cloned().collect();
         let next = (start + 10 < keys.len()).then(|| Cursor::after(page.last().cloned().unwrap_or_default()));
-        let objects = page.into_iter().map(|key| ObjectMeta { key, size: 1, etag: None }).collect();
+        let objects =
+            page.into_iter().map(|key| ObjectMeta { key, size: 1, etag: None, age: None }).collect();
         Ok(ListPage { objects, folders: Vec::new(), next })
     }
 

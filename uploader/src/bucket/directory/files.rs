@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use rand_core::{OsRng, RngCore};
 
+use crate::bucket::interface::ObjectMeta;
+
 /// The directory of unfinished files, below the root.
 pub(crate) const TEMPORARY: &str = ".larder-tmp";
 /// Unfinished files that did not change for this long are left over from a killed process.
@@ -80,6 +82,12 @@ impl Tree {
         Ok((Temporary { root: self.root.clone(), path }, file))
     }
 
+    /// The time of the clock that dates the files. A file system on a network may have a clock of its own.
+    pub(crate) fn now(&self) -> Option<SystemTime> {
+        let (_temporary, file) = self.temporary().ok()?;
+        file.metadata().and_then(|meta| meta.modified()).ok()
+    }
+
     /// An unfinished file with these bytes, ready to be moved to its key.
     pub(crate) fn write_temporary(&self, body: &[u8]) -> io::Result<Temporary> {
         let (temporary, mut file) = self.temporary()?;
@@ -99,6 +107,12 @@ pub(crate) fn finish(file: &File) -> io::Result<()> {
 pub(super) fn etag(meta: &fs::Metadata) -> String {
     // Every write creates a new file. No two writes have all of these numbers in common.
     format!("\"{:x}-{:x}-{:x}-{:x}\"", meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
+}
+
+/// The properties of an object in a file. `now` is the time by [`Tree::now`].
+pub(super) fn describe(key: String, meta: &fs::Metadata, now: Option<SystemTime>) -> ObjectMeta {
+    let age = ObjectMeta::age(now, meta.modified().ok());
+    ObjectMeta { key, size: meta.len(), etag: Some(etag(meta)), age }
 }
 
 /// An unfinished file. Dropping it removes the file, unless the file was moved to a key.

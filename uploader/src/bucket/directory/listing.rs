@@ -1,12 +1,14 @@
 //! Listings of the files below a directory.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::SystemTime;
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::files::{TEMPORARY, etag};
+use super::files::{TEMPORARY, Tree, describe};
 use crate::bucket::interface::{Cursor, Depth, ListPage, ObjectMeta, Position};
 use crate::bucket::key_syntax;
 
@@ -15,7 +17,9 @@ const PAGE: usize = 1000;
 
 /// The part of the tree that a listing covers.
 struct Scope<'a> {
-    root: &'a Path,
+    files: &'a Tree,
+    /// The time of the page, from its first object on.
+    now: OnceCell<Option<SystemTime>>,
     prefix: &'a str,
     after: Option<&'a str>,
     depth: Depth,
@@ -29,13 +33,14 @@ enum Found {
 
 /// One page of the keys that start with `prefix`, in ascending bytewise order. Fails if the root is missing.
 pub(super) fn page(
-    root: &Path,
+    files: &Tree,
     prefix: &str,
     after: Option<&Cursor>,
     depth: Depth,
 ) -> std::io::Result<ListPage> {
     let after = after.map(|Cursor(Position::Key(key) | Position::Token(key))| key.as_str());
-    let scope = Scope { root, prefix, after, depth };
+    let root = files.root();
+    let scope = Scope { files, now: OnceCell::new(), prefix, after, depth };
     let mut page = ListPage::default();
     let base = prefix.rsplit_once('/').map_or("", |(base, _)| base);
     if !base.is_empty() && key_syntax::fault(base).is_some() {
@@ -84,7 +89,7 @@ impl Scope<'_> {
     /// Whether the entry or the entries below it can be part of the page.
     fn may_hold(&self, entry: &DirEntry) -> bool {
         let after = |key: &str| self.after.is_none_or(|after| key > after);
-        match key_of(self.root, entry) {
+        match key_of(self.files.root(), entry) {
             // The root itself has no key.
             None => entry.depth() == 0,
             Some(key) if entry.file_type().is_dir() => {
@@ -99,7 +104,7 @@ impl Scope<'_> {
 
     /// The entry as the listing shows it, or `None` if the listing does not show it.
     fn found(&self, entry: &DirEntry) -> Option<Found> {
-        let key = key_of(self.root, entry).filter(|_| entry.depth() > 0)?;
+        let key = key_of(self.files.root(), entry).filter(|_| entry.depth() > 0)?;
         if entry.file_type().is_dir() {
             let folder = format!("{key}/");
             // An earlier page has the folder that holds the cursor.
@@ -108,7 +113,8 @@ impl Scope<'_> {
             return shown.then_some(Found::Folder(folder));
         }
         let meta = fs::metadata(entry.path()).ok().filter(fs::Metadata::is_file)?;
-        Some(Found::Object(ObjectMeta { key, size: meta.len(), etag: Some(etag(&meta)) }))
+        let now = *self.now.get_or_init(|| self.files.now());
+        Some(Found::Object(describe(key, &meta, now)))
     }
 }
 

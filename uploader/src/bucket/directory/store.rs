@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::files::{TEMPORARY, Tree, etag};
+use super::files::{TEMPORARY, Tree, describe, etag};
 use super::listing;
 use super::multipart::DirectoryMultipart;
 use crate::base::error::{Area, Error, Result};
@@ -113,9 +113,7 @@ impl Bucket for DirectoryBucket {
         self.check(key)?;
         let name = key.to_owned();
         self.run("look up", key, move |files| match fs::metadata(files.path(&name)) {
-            Ok(meta) if meta.is_file() => {
-                Ok(Some(ObjectMeta { key: name, size: meta.len(), etag: Some(etag(&meta)) }))
-            }
+            Ok(meta) if meta.is_file() => Ok(Some(describe(name, &meta, files.now()))),
             Ok(_) => Ok(None),
             Err(error) if absent(&error) => files.require_root().map(|()| None),
             Err(error) => Err(error),
@@ -172,7 +170,7 @@ impl Bucket for DirectoryBucket {
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
         let (prefix_of, after) = (prefix.to_owned(), after.cloned());
         self.run("list", &format!("{prefix}*"), move |files| {
-            listing::page(files.root(), &prefix_of, after.as_ref(), depth)
+            listing::page(files, &prefix_of, after.as_ref(), depth)
         })
         .await
     }

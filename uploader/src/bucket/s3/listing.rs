@@ -1,5 +1,7 @@
 //! Listings of objects.
 
+use std::time::SystemTime;
+
 use http::Method;
 use percent_encoding::percent_decode_str;
 
@@ -46,7 +48,7 @@ pub(super) async fn list(
     }
     let listing = xml::listing(&reply.body).map_err(|cause| not_understood(what(), &reply, &cause))?;
     let lead = connection.address.full_key("");
-    let mut page = page(listing, &lead)
+    let mut page = page(listing, &lead, reply.date())
         .ok_or_else(|| without(what(), "the listing is incomplete and does not say where it continues"))?;
     if let Some(Position::Key(after)) = after.map(|cursor| &cursor.0) {
         // Some servers ignore `start-after`.
@@ -55,10 +57,11 @@ pub(super) async fn list(
     Ok(page)
 }
 
-/// Sorts a page and makes its keys relative to `lead`, the prefix of the address with its slash.
+/// Sorts a page and makes its keys relative to `lead`, the prefix of the address with its slash. `now` is the time of the
+/// server when it sent the page.
 ///
 /// Returns `None` if the server says that more keys follow, but not how to ask for them.
-fn page(listing: Listing, lead: &str) -> Option<ListPage> {
+fn page(listing: Listing, lead: &str, now: Option<SystemTime>) -> Option<ListPage> {
     let relative = |key: String| {
         let mut key = if listing.encoded { url_decode(&key) } else { key };
         let below = key.len() > lead.len() && key.starts_with(lead);
@@ -68,7 +71,8 @@ fn page(listing: Listing, lead: &str) -> Option<ListPage> {
     page.objects.reserve(listing.objects.len());
     for object in listing.objects {
         if let Some(key) = relative(object.key) {
-            page.objects.push(ObjectMeta { key, size: object.size, etag: object.etag });
+            let age = ObjectMeta::age(now, object.modified);
+            page.objects.push(ObjectMeta { key, size: object.size, etag: object.etag, age });
         }
     }
     page.folders.extend(listing.folders.into_iter().filter_map(relative));

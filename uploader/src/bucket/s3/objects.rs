@@ -47,7 +47,8 @@ pub(super) async fn head(connection: &Connection, key: &str) -> Result<Option<Ob
     let reply = connection.send(connection.request(Method::HEAD, key), what).await?;
     if reply.is_success() {
         let size = reply.size().ok_or_else(|| without(what(), "the answer has no size"))?;
-        return Ok(Some(ObjectMeta { key: key.to_owned(), size, etag: reply.etag() }));
+        let age = ObjectMeta::age(reply.date(), reply.modified());
+        return Ok(Some(ObjectMeta { key: key.to_owned(), size, etag: reply.etag(), age }));
     }
     match reply.status {
         404 => Ok(None),

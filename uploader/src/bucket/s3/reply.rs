@@ -1,5 +1,7 @@
 //! Answers of an S3 server, and failures to get one.
 
+use std::time::SystemTime;
+
 use aws_credential_types::provider::error::CredentialsError;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -41,6 +43,20 @@ impl Reply {
 
     pub(super) fn etag(&self) -> Option<String> {
         self.header("etag").map(str::to_owned)
+    }
+
+    /// The time of the server when it answered. An answer from a cache has an old date, which is not used.
+    pub(super) fn date(&self) -> Option<SystemTime> {
+        self.time("date").filter(|_| self.header("age").is_none())
+    }
+
+    /// The time when the object was last written, by the clock of the server.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        self.time("last-modified")
+    }
+
+    fn time(&self, header: &str) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.header(header)?).ok()
     }
 
     /// The size that the server announced, in bytes.

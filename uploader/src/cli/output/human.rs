@@ -75,7 +75,8 @@ fn header(plan: &Plan, address: &str) -> String {
     }
     for (kind, label) in [
         (OutcomeKind::Present, "already there"),
-        (OutcomeKind::Differs, "there with other contents"),
+        (OutcomeKind::Differs, "there as another build"),
+        (OutcomeKind::Unusable, "there but unusable"),
         (OutcomeKind::Upstream, "upstream"),
         (OutcomeKind::Excluded, "excluded"),
         (OutcomeKind::Refused, "refused"),
@@ -107,6 +108,7 @@ fn totals(report: &Report, took: Duration, levels: Option<Levels>) -> String {
     let mut text = format!("{pushed} pushed ({} of NAR, {} sent{level})", size(nar), size(sent));
     for kind in [
         OutcomeKind::Signed,
+        OutcomeKind::Unusable,
         OutcomeKind::Failed,
         OutcomeKind::Refused,
         OutcomeKind::Blocked,
@@ -125,8 +127,12 @@ impl Progress for Human {
         if !self.quiet {
             self.line(&header(plan, &self.address));
         }
+        // Another build of a path matters to those who build against it.
+        let is_told = |kind: OutcomeKind| {
+            kind.is_unfinished() || (kind == OutcomeKind::Differs && !plan.todo.is_empty())
+        };
         for (path, outcome) in &plan.settled.outcomes {
-            if outcome.kind().is_unfinished() {
+            if is_told(outcome.kind()) {
                 self.finished(path, outcome);
             }
         }

@@ -1,5 +1,8 @@
 //! Reading of the XML that S3 servers answer with.
 
+use std::time::SystemTime;
+
+use aws_smithy_types::date_time::{DateTime, Format};
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
@@ -29,6 +32,8 @@ pub(in super::super) struct Listed {
     pub(in super::super) key: String,
     pub(in super::super) size: u64,
     pub(in super::super) etag: Option<String>,
+    /// The time when the object was last written.
+    pub(in super::super) modified: Option<SystemTime>,
 }
 
 /// Whether the body of an answer may hold an error in spite of its status. A long listing is not parsed for this.
@@ -57,6 +62,7 @@ pub(in super::super) fn listing(body: &[u8]) -> Result<Listing, String> {
         "ListBucketResult/Contents/Key" => object.key.push_str(text),
         "ListBucketResult/Contents/Size" => object.size = text.trim().parse().unwrap_or_default(),
         "ListBucketResult/Contents/ETag" => object.etag = Some(text.to_owned()),
+        "ListBucketResult/Contents/LastModified" => object.modified = time(text.trim()),
         "ListBucketResult/Contents" => page.objects.push(std::mem::take(&mut object)),
         "ListBucketResult/CommonPrefixes/Prefix" => page.folders.push(text.to_owned()),
         "ListBucketResult/IsTruncated" => page.truncated = text.trim() == "true",
@@ -66,6 +72,11 @@ pub(in super::super) fn listing(body: &[u8]) -> Result<Listing, String> {
         _ => {}
     })?;
     if whole { Ok(page) } else { Err("it is not a listing".into()) }
+}
+
+/// Reads a time such as `2026-01-01T00:00:00.000Z`.
+fn time(text: &str) -> Option<SystemTime> {
+    DateTime::from_str(text, Format::DateTimeWithOffset).ok()?.try_into().ok()
 }
 
 /// Reads the answer to `ListMultipartUploads`: keys and upload ids.
@@ -146,6 +157,8 @@ fn walk(body: &[u8], mut end: impl FnMut(&str, &str)) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -159,12 +172,15 @@ mod tests {
             <IsTruncated>true</IsTruncated><NextContinuationToken>t&lt;=</NextContinuationToken><Unknown/>\
             </ListBucketResult>";
         let page = listing(xml.as_bytes()).expect("listing");
-        let object = |key: &str, size, etag: Option<&str>| Listed {
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+        let object = |key: &str, size, etag: Option<&str>, modified| Listed {
             key: key.into(),
             size,
             etag: etag.map(Into::into),
+            modified,
         };
-        assert_eq!(page.objects, [object("a & b\"é", 12, Some("\"e\"")), object("b", 0, None)]);
+        let first = object("a & b\"é", 12, Some("\"e\""), Some(modified));
+        assert_eq!(page.objects, [first, object("b", 0, None, None)]);
         assert_eq!((page.folders, page.token.as_deref()), (vec!["c/".into(), "d/".into()], Some("t<=")));
         assert!(page.truncated && !page.encoded);
     }
