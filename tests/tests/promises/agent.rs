@@ -343,7 +343,9 @@ fn a_malformed_narinfo_in_the_bucket_does_not_hold_up_other_paths() -> Result<()
     let Some(mut world) = World::minio()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     let bad = world.nix.build(&samples::single("malformed"))?.remove(0);
-    world.target.put(&narinfo_key(&bad), b"")?;
+    // Somebody has signed it, so that larder does not replace it.
+    let signature = format!("malformed\nSig: somebody-1:{}==\n", "A".repeat(86));
+    world.target.put(&narinfo_key(&bad), signature.as_bytes())?;
     let agent = world.larder.agent(&[])?;
     let told = || world.status().is_ok_and(|status| status.to_string().contains("malformed"));
     eventually("the status naming the malformed narinfo", SOON, told)?;

@@ -70,6 +70,14 @@ impl Target {
             Self::Directory(directory) => Ok(std::fs::write(directory.path().join(key), bytes)?),
         }
     }
+
+    /// Deletes an object without larder.
+    pub(crate) fn delete(&self, key: &str) -> Result<()> {
+        match self {
+            Self::Server(server) => server.client().delete(BUCKET, key),
+            Self::Directory(directory) => Ok(std::fs::remove_file(directory.path().join(key))?),
+        }
+    }
 }
 
 /// A store, a larder for it, and a bucket after `larder init`.
