@@ -14,7 +14,7 @@ use crate::testbed::Testbed;
 /// Pushes 1,000 paths.
 pub(crate) fn run(context: &Context) -> Result<Vec<Row>> {
     let store = context.store(NixVersion::V2_34)?;
-    push_again(context, &store.nix, &store.tiny, "1,000 tiny, all there", 2.0)
+    push_again(context, &store.nix, &store.tiny, "1,000 tiny, all there", 3.0)
 }
 
 /// Pushes 10,000 paths.
@@ -22,7 +22,7 @@ pub(crate) fn run_many(context: &Context) -> Result<Vec<Row>> {
     let nix = NixHome::new(NixVersion::V2_34)?;
     context.say("generating 10,000 tiny paths");
     let paths = generate::tiny_files(&nix, 10_000)?;
-    push_again(context, &nix, &paths, "10,000 tiny, all there", 3.0)
+    push_again(context, &nix, &paths, "10,000 tiny, all there", 5.0)
 }
 
 fn push_again(
