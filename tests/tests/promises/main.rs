@@ -3,6 +3,7 @@
 mod agent;
 mod clock;
 mod conformance;
+mod credentials;
 mod errors;
 mod hook;
 mod main_job;
