@@ -202,6 +202,15 @@ impl LarderHome {
         Ok(command)
     }
 
+    /// Lets the commands run with a clock that is wrong by so many days. The clock that tells how much time passes stays
+    /// right, and so do the times of files. `library` is [`Requirement::FakeTime`](crate::need::Requirement::FakeTime).
+    pub fn shift_clock(&mut self, library: &Path, days: i32) {
+        self.set_env("LD_PRELOAD", &library.display().to_string());
+        self.set_env("FAKETIME", &format!("{days:+}d"));
+        self.set_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        self.set_env("NO_FAKE_STAT", "1");
+    }
+
     /// Runs `larder ARGS…` to its end, with success or not.
     pub fn try_run(&self, args: &[&str]) -> Result<Output> {
         let output = run(&mut self.command(args)?, self.timeout)?;

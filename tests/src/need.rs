@@ -24,6 +24,8 @@ pub enum Requirement {
     SeaweedFs,
     /// MinIO.
     MinIo,
+    /// The library that gives a program a wrong clock.
+    FakeTime,
     /// Garage (by flag).
     Garage,
     /// Ceph's radosgw and its daemons (by flag).
@@ -50,6 +52,7 @@ impl Requirement {
             Self::Packages => cache::file("packages/list").map(|_| cache::dir().join("packages")),
             Self::SeaweedFs => program(cache::dir().join("seaweedfs/weed")),
             Self::MinIo => program(cache::dir().join("minio/minio")),
+            Self::FakeTime => cache::file("faketime/libfaketimeMT.so.1"),
             Self::Garage => program(cache::dir().join("garage/bin/garage")),
             Self::Ceph => ["ceph-mon", "ceph-osd", "ceph-mgr", "ceph", "radosgw-admin"]
                 .iter()
@@ -71,6 +74,7 @@ impl Requirement {
             Self::Packages => "store",
             Self::SeaweedFs => "seaweedfs",
             Self::MinIo => "minio",
+            Self::FakeTime => "faketime",
             Self::Garage => "garage",
             Self::Ceph => "ceph",
             Self::Root | Self::FaultyBuild => "",

@@ -217,13 +217,14 @@ fn respond(
     fault: Option<Fault>,
     noted: &Noted<'_>,
 ) -> io::Result<bool> {
-    let head = loop {
+    let mut head = loop {
         let head = Head::read(from_server)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         if !(100..200).contains(&head.status()) {
             break head;
         }
         client.write_all(&head.raw)?;
     };
+    move_date(&mut head, noted.state.ahead.load(Ordering::SeqCst));
     let method = request.word(0);
     let framing = head.response_framing(method);
     let keep = method != "GET" || request.word(1).contains("list-type") || request.word(1).contains('?');
@@ -267,6 +268,14 @@ fn respond(
     Ok(!head.closes() && framing != Framing::UntilClose && !is_unread)
 }
 
+/// Moves the date of a response by so many seconds into the future.
+fn move_date(head: &mut Head, seconds: u64) {
+    let Some(old) = head.header("date").filter(|_| seconds > 0) else { return };
+    let Ok(date) = httpdate::parse_http_date(old) else { return };
+    let new = httpdate::fmt_http_date(date + Duration::from_secs(seconds));
+    head.raw = String::from_utf8_lossy(&head.raw).replace(old, &new).into_bytes();
+}
+
 /// Lets a client finish sending, so that it reads the response instead of a reset.
 fn drain(client: &TcpStream, from: &mut BufReader<TcpStream>) -> io::Result<()> {
     client.shutdown(Shutdown::Write)?;
@@ -287,6 +296,17 @@ fn remove_aws_chunks(body: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_is_moved() {
+        let raw = b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nServer: x\r\n\r\n";
+        let mut head = Head::read(&mut &raw[..]).unwrap().unwrap();
+        move_date(&mut head, 0);
+        assert_eq!(head.raw, raw);
+        move_date(&mut head, 86_400);
+        let moved = "HTTP/1.1 200 OK\r\nDate: Mon, 07 Nov 1994 08:49:37 GMT\r\nServer: x\r\n\r\n";
+        assert_eq!(String::from_utf8(head.raw).unwrap(), moved);
+    }
 
     #[test]
     fn aws_chunks_are_removed() {

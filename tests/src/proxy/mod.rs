@@ -32,6 +32,8 @@ struct State {
     sequence: AtomicU64,
     stopping: AtomicBool,
     latency_us: AtomicU64,
+    /// By how many seconds the `Date` of each response is moved into the future.
+    ahead: AtomicU64,
     fault: Mutex<Option<FaultRule>>,
     hold: Mutex<Option<(HoldRule, Gate)>>,
     rounds: Mutex<Option<Arc<Rounds>>>,
@@ -62,6 +64,7 @@ impl Proxy {
             sequence: AtomicU64::default(),
             stopping: AtomicBool::default(),
             latency_us: AtomicU64::default(),
+            ahead: AtomicU64::default(),
             fault: Mutex::default(),
             hold: Mutex::default(),
             rounds: Mutex::default(),
@@ -106,6 +109,12 @@ impl Proxy {
     /// Delays each request by this.
     pub fn set_latency(&self, latency: Duration) {
         self.state.latency_us.store(latency.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    /// Moves the `Date` of each response from now on into the future: for the client, all objects of the server become
+    /// older by this time.
+    pub fn set_server_ahead(&self, time: Duration) {
+        self.state.ahead.store(time.as_secs(), Ordering::SeqCst);
     }
 
     /// Asks a rule about each request from now on.

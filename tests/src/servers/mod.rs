@@ -59,6 +59,11 @@ pub trait S3Server: fmt::Debug + Send + Sync {
         404
     }
 
+    /// Restarts the server with other keys, and without the old ones. Only MinIO can do this.
+    fn rotate(&mut self, _access_key: &str, _secret_key: &str) -> Result<()> {
+        anyhow::bail!("{:?} keeps its keys", self.kind())
+    }
+
     /// Creates a bucket that anyone may read. On SeaweedFS and `s3s-fs` only a bucket that was named at the start can be made public.
     fn make_public_bucket(&self, bucket: &str) -> Result<()> {
         self.client().create_bucket(bucket)?;

@@ -9,7 +9,7 @@ use larder_tests::process::{Output, eventually};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(120);
-const LARDER: &str = "/opt/new/larder";
+pub(crate) const LARDER: &str = "/opt/new/larder";
 
 /// Boots a machine with Nix as Debian installs it, without a cache; on the network of another machine where one is given.
 pub(crate) fn debian(beside: Option<&Machine>) -> Result<Option<Machine>> {
@@ -38,7 +38,7 @@ pub(crate) fn debian(beside: Option<&Machine>) -> Result<Option<Machine>> {
 }
 
 /// The same with the two programs in /opt, a signing key, and another program as post-build-hook.
-fn machine() -> Result<Option<Machine>> {
+pub(crate) fn machine() -> Result<Option<Machine>> {
     let Some(machine) = debian(None)? else { return Ok(None) };
     for program in ["larder", "larder-hook"] {
         machine.put(&binary(program)?, &format!("/opt/new/{program}"))?;
@@ -118,7 +118,7 @@ fn snapshot(machine: &Machine) -> Result<String> {
     Ok(machine.shell(line)?.ok()?.stdout)
 }
 
-fn main_pid(machine: &Machine) -> Result<String> {
+pub(crate) fn main_pid(machine: &Machine) -> Result<String> {
     Ok(machine.run(&["systemctl", "show", "-p", "MainPID", "--value", "larder-agent.service"])?.ok()?.stdout)
 }
 

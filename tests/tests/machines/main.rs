@@ -4,6 +4,7 @@ mod absent;
 mod activation;
 mod booted;
 mod clients;
+mod credentials;
 mod modules;
 mod relay;
 mod setup;

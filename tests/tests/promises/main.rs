@@ -2,7 +2,9 @@
 
 mod agent;
 mod available;
+mod clock;
 mod conformance;
+mod credentials;
 mod errors;
 mod hook;
 mod main_job;

@@ -17,12 +17,12 @@ const RESERVATIONS: &str = "larder/reservations/";
 /// The id of a writer that no longer runs.
 const KILLED: &str = "0123456789abcdfghijklmnp";
 
-fn keys(world: &World, prefix: &str) -> Result<Vec<String>> {
+pub(crate) fn keys(world: &World, prefix: &str) -> Result<Vec<String>> {
     Ok(world.target.list()?.into_keys().filter(|key| key.starts_with(prefix)).collect())
 }
 
 /// Another larder over the same store, with the same bucket behind the same proxy.
-fn another(world: &World, proxy: &Proxy) -> Result<LarderHome> {
+pub(crate) fn another(world: &World, proxy: &Proxy) -> Result<LarderHome> {
     let mut larder = LarderHome::new(&world.nix)?;
     larder.use_keys(&[&world.key])?;
     if let Target::Server(server) = &world.target {

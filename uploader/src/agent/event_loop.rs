@@ -38,6 +38,9 @@ const PAUSES: Backoff =
 const SESSION_LINGER: Duration = Duration::from_secs(30);
 /// How often the queue is repaired after crashes of others.
 const RECONCILE_EVERY: Duration = Duration::from_secs(3600);
+/// The age from which copies of credentials may be out of date. An agent that has just started would get the same copies
+/// again.
+const COPIES_AGE: Duration = Duration::from_secs(60);
 /// How long the agent waits at its end for the last records to be written.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,8 @@ pub struct Agent {
     /// Whether the next push tries the parked paths that are only blocked.
     recheck: bool,
     reconcile_at: Instant,
+    /// When the service manager copied the credentials, if the agent uses copies.
+    copied_at: Option<Instant>,
 }
 
 /// A push that has ended.
@@ -122,7 +127,16 @@ impl Agent {
             batch: JOBS_A_PUSH,
             recheck: true,
             reconcile_at: Instant::now(),
+            copied_at: None,
         }))
+    }
+
+    /// Says that the service manager copied the credentials when it started the agent. When such an agent is more than a
+    /// minute old and the server refuses the credentials, the agent ends with an error: the service manager starts the
+    /// agent again with new copies.
+    pub fn with_copied_credentials(mut self) -> Self {
+        self.copied_at = Some(Instant::now());
+        self
     }
 
     /// Reports the agent's state to a service manager.
@@ -135,7 +149,8 @@ impl Agent {
     /// did not finish stays queued.
     ///
     /// # Errors
-    /// The queue's thread has died; or, with [`Until::Done`], a permanent error keeps everything from being pushed.
+    /// The queue's thread has died; or, with [`Until::Done`], a permanent error keeps everything from being pushed; or the
+    /// server refuses [copied credentials](Agent::with_copied_credentials).
     pub async fn run(mut self, until: Until, stop: impl Future<Output = ()>, drain: Duration) -> Result<()> {
         let mut service = std::mem::take(&mut self.service);
         let (state, pulse) = (self.queue.watch(), self.queue.pulse().clone());
@@ -185,7 +200,7 @@ impl Agent {
             tokio::select! {
                 Some(ended) = self.pushes.next(), if !self.pushes.is_empty() => {
                     let general = self.end_push(ended).await?;
-                    if let Some(error) = general.filter(|error| ends(until, error)) {
+                    if let Some(error) = general.filter(|error| self.ends(until, error)) {
                         return Err(error);
                     }
                 }
@@ -380,6 +395,16 @@ impl Agent {
         sleep.max(Duration::from_millis(20))
     }
 
+    /// Whether a general error ends the agent.
+    fn ends(&self, until: &Until, error: &Error) -> bool {
+        let area = error.area();
+        // Such an error may be that of one job, which smaller pushes find.
+        let is_of_a_job = matches!(area, Area::Store | Area::General);
+        let copies_are_old = self.copied_at.is_some_and(|at| at.elapsed() >= COPIES_AGE);
+        (area == Area::Credentials && copies_are_old)
+            || (matches!(until, Until::Done(_)) && error.retry() == Retry::Permanent && !is_of_a_job)
+    }
+
     /// Lets running pushes finish and their consequences be written, for at most this time.
     async fn drain(&mut self, limit: Duration) {
         let finish = async {
@@ -414,14 +439,6 @@ impl Agent {
             self.closing.spawn(pusher.close());
         }
     }
-}
-
-/// Whether a general error ends the agent.
-fn ends(until: &Until, error: &Error) -> bool {
-    matches!(until, Until::Done(_))
-        && error.retry() == Retry::Permanent
-        // Such an error may be that of one job, which smaller pushes find.
-        && !matches!(error.area(), Area::Store | Area::General)
 }
 
 #[cfg(test)]

@@ -178,3 +178,17 @@ async fn a_stopped_agent_begins_the_sweep_after_its_former_session() {
     agent.run(Until::Stopped, std::future::ready(()), Duration::from_secs(5)).await.unwrap();
     assert!(!has_lease(&bucket, &id).await);
 }
+
+#[tokio::test]
+async fn refused_copies_of_credentials_end_an_agent_that_has_had_them_for_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = agent(dir.path(), None).await;
+    let [credentials, bucket] =
+        [Area::Credentials, Area::Bucket].map(|area| Error::permanent(area, "refused"));
+    let now = Instant::now();
+    for (copied_at, ends) in [(None, false), (Some(now), false), (now.checked_sub(COPIES_AGE), true)] {
+        agent.copied_at = copied_at;
+        assert_eq!(agent.ends(&Until::Stopped, &credentials), ends, "{copied_at:?}");
+        assert!(!agent.ends(&Until::Stopped, &bucket));
+    }
+}

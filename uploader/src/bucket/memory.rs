@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::interface::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
-    Object, ObjectMeta, Position, Put,
+    Object, ObjectMeta, Position, Put, Unfinished,
 };
 use super::key_syntax;
 use crate::base::error::{Area, Error, Result};
@@ -25,8 +25,10 @@ pub(crate) struct MemoryBucket(Arc<Mutex<Objects>>);
 #[derive(Debug, Default)]
 struct Objects {
     by_key: BTreeMap<String, Stored>,
-    /// The number of writes so far, from which entity tags are made.
+    /// The number of writes and uploads so far, from which entity tags and upload ids are made.
     writes: u64,
+    /// Multipart uploads that were begun and not ended.
+    uploads: Vec<Unfinished>,
 }
 
 #[derive(Clone, Debug)]
@@ -161,8 +163,22 @@ impl Bucket for MemoryBucket {
 
     async fn start_multipart(&self, key: &str, _: ContentType) -> Result<Box<dyn Multipart>> {
         key_syntax::check(key)?;
-        let upload = MemoryMultipart { bucket: self.clone(), key: key.to_owned(), parts: Mutex::default() };
-        Ok(Box::new(upload))
+        let mut objects = self.objects();
+        objects.writes += 1;
+        let upload = Unfinished { key: key.to_owned(), id: objects.writes.to_string() };
+        objects.uploads.push(upload.clone());
+        drop(objects);
+        Ok(Box::new(MemoryMultipart { bucket: self.clone(), upload, parts: Mutex::default() }))
+    }
+
+    async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {
+        let uploads = self.objects().uploads.clone();
+        Ok(uploads.into_iter().filter(|upload| upload.key.starts_with(prefix)).collect())
+    }
+
+    async fn discard(&self, upload: &Unfinished) -> Result<()> {
+        self.objects().uploads.retain(|other| other != upload);
+        Ok(())
     }
 
     async fn exists(&self) -> Result<bool> {
@@ -184,7 +200,7 @@ impl Bucket for MemoryBucket {
 
 struct MemoryMultipart {
     bucket: MemoryBucket,
-    key: String,
+    upload: Unfinished,
     parts: Mutex<BTreeMap<u32, Bytes>>,
 }
 
@@ -200,17 +216,17 @@ impl Multipart for MemoryMultipart {
         if parts.is_empty() || !parts.keys().copied().eq((1..).take(parts.len())) {
             return Err(Error::permanent(
                 Area::Bucket,
-                format!("cannot finish the upload of `{}`", self.key),
+                format!("cannot finish the upload of `{}`", self.upload.key),
             )
             .because("parts are missing"));
         }
         let whole: Vec<u8> = parts.into_values().flatten().collect();
-        self.bucket.objects().write(&self.key, whole.into());
-        Ok(())
+        self.bucket.objects().write(&self.upload.key, whole.into());
+        self.bucket.discard(&self.upload).await
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
-        Ok(())
+        self.bucket.discard(&self.upload).await
     }
 }
 

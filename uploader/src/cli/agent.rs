@@ -9,7 +9,7 @@ use super::signals::stopped;
 use crate::agent::{Agent, Service, Until};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
-use crate::config::config_keys::LINGER;
+use crate::config::config_keys::{CREDENTIALS_FILE, LINGER};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,7 +38,17 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     } else {
         Until::Stopped
     };
-    let agent = agent.with_service(Service::from_environment());
+    let mut agent = agent.with_service(Service::from_environment());
+    if has_copied_credentials(context) {
+        agent = agent.with_copied_credentials();
+    }
     agent.run(until, stopped()?, Duration::from_secs(args.drain)).await?;
     Ok(Exit::Ok)
+}
+
+/// Whether the credentials file is a copy that systemd made for this process (`LoadCredential=`).
+fn has_copied_credentials(context: &Context) -> bool {
+    let file = context.config.get(CREDENTIALS_FILE);
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty());
+    file.zip(directory).is_some_and(|(file, directory)| file.starts_with(directory))
 }

@@ -1,29 +1,34 @@
 //! Removes the objects that killed writers leave in a bucket: unfinished multipart uploads, reservations, and leases.
 //!
 //! The key of a NAR names its writer, and so does the contents of a reservation. A writer is dead when its lease is
-//! gone, or has not been renewed for so long that the writer is dead by any clock.
+//! gone, or when its lease was last written more than a day ago. The bucket tells the age of a lease by its own clock:
+//! the clocks of the writers may be wrong.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use larder_hook::time::now;
 use tokio::task::JoinHandle;
 
 use crate::base::error::Result;
 use crate::bucket::{Bucket, Depth};
-use crate::format::marker::{Lease, Reservation};
+use crate::format::marker::Reservation;
 use crate::format::object_keys;
 
-/// The age in seconds from which a lease shows that its writer is dead. A session ends 20 minutes after the last
-/// renewal. The difference is for clocks that differ.
-const DEAD: u64 = 24 * 3600;
+/// The age from which a lease shows that its writer is dead. A session ends 20 minutes after the last renewal.
+const DEAD: Duration = Duration::from_secs(24 * 3600);
+/// The most pages of leases that are read. A bucket has more than one page of leases only if a thousand hosts write to
+/// it.
+const PAGES: usize = 32;
+/// The longest time that the removal takes.
+const LONGEST: Duration = Duration::from_secs(10 * 60);
 
 /// Begins to remove what writers that were killed have left in the bucket. `own` is the id of this writer, `former` the
 /// id of a session that is known to be dead.
 pub(super) fn begin(bucket: Arc<dyn Bucket>, own: String, former: Option<String>) -> JoinHandle<()> {
     tokio::spawn(async move {
         // After an error, the next session finds the objects again.
-        let _ = sweep(&*bucket, &own, former.as_deref()).await;
+        let _ = tokio::time::timeout(LONGEST, sweep(&*bucket, &own, former.as_deref())).await;
     })
 }
 
@@ -32,27 +37,22 @@ async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<(
     if let Some(former) = former {
         bucket.delete(&object_keys::lease(former)).await?;
     }
-    let own = object_keys::writer(own);
     // Leases are read last: a writer writes its lease before it begins an upload or a reservation.
-    let reserved = reservations(bucket, own).await?;
+    let reserved = reservations(bucket, object_keys::writer(own)).await?;
     // Some servers do not list uploads.
-    let mut left = bucket.unfinished(object_keys::NARS).await.unwrap_or_default();
-    left.retain(|upload| object_keys::nar_writer(&upload.key).is_some_and(|writer| writer != own));
-    if left.is_empty() && reserved.is_empty() {
-        return Ok(());
-    }
-    let Leases { alive, dead } = leases(bucket).await?;
+    let left = bucket.unfinished(object_keys::NARS).await.unwrap_or_default();
+    let leases = leases(bucket, own).await?;
     for (key, writer) in reserved {
-        if !alive.contains(&writer) {
+        if leases.prove_dead(&writer) {
             bucket.delete(&key).await?;
         }
     }
     for upload in left {
-        if object_keys::nar_writer(&upload.key).is_some_and(|writer| !alive.contains(writer)) {
+        if object_keys::nar_writer(&upload.key).is_some_and(|writer| leases.prove_dead(writer)) {
             bucket.discard(&upload).await?;
         }
     }
-    for lease in dead {
+    for lease in leases.dead {
         bucket.delete(&lease).await?;
     }
     Ok(())
@@ -80,26 +80,43 @@ struct Leases {
     alive: HashSet<String>,
     /// The keys of the leases of dead writers.
     dead: Vec<String>,
+    /// Whether all leases are known.
+    complete: bool,
 }
 
-async fn leases(bucket: &dyn Bucket) -> Result<Leases> {
-    let mut leases = Leases { alive: HashSet::new(), dead: Vec::new() };
-    let mut after = None;
-    loop {
-        let page = bucket.list(object_keys::WRITERS, after.as_ref(), Depth::Flat).await?;
-        for lease in page.objects {
-            let Some(id) = object_keys::lease_id(&lease.key) else { continue };
-            let read = bucket.get(&lease.key).await?;
-            let parsed = read.and_then(|object| serde_json::from_slice::<Lease>(&object.body).ok());
-            match parsed {
-                Some(parsed) if parsed.renewed.abs_diff(now()) > DEAD => leases.dead.push(lease.key),
-                // An unreadable lease may belong to a living writer. So may a lease that was deleted after the listing.
-                _ => drop(leases.alive.insert(object_keys::writer(id).to_owned())),
-            }
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(leases),
-        }
+impl Leases {
+    /// Whether the writer has no lease of a living writer.
+    fn prove_dead(&self, writer: &str) -> bool {
+        self.complete && !self.alive.contains(writer)
     }
 }
+
+/// Reads the leases. The session with the id `own` lives in any case.
+async fn leases(bucket: &dyn Bucket, own: &str) -> Result<Leases> {
+    let alive = HashSet::from([object_keys::writer(own).to_owned()]);
+    let mut leases = Leases { alive, dead: Vec::new(), complete: false };
+    let mut after = None;
+    for _ in 0..PAGES {
+        let page = bucket.list(object_keys::WRITERS, after.as_ref(), Depth::Flat).await?;
+        for lease in page.objects {
+            match object_keys::lease_id(&lease.key) {
+                None => {}
+                Some(id) if id != own && lease.age.is_some_and(|age| age > DEAD) => {
+                    leases.dead.push(lease.key);
+                }
+                // The writer of a lease of unknown age may live.
+                Some(id) => drop(leases.alive.insert(object_keys::writer(id).to_owned())),
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            leases.complete = true;
+            break;
+        }
+    }
+    Ok(leases)
+}
+
+#[cfg(test)]
+#[path = "sweep_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -19,6 +20,8 @@ const REQUESTS_A_PAGE: usize = 20;
 const SPLIT: usize = 32;
 /// The number of concurrent requests for pages.
 const CONCURRENT: usize = 8;
+/// The longest time that a scan takes. After that time, single questions take less.
+const LONGEST: Duration = Duration::from_secs(10 * 60);
 /// The characters of nix-base32 in ascending order.
 const ALPHABET: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
@@ -36,6 +39,8 @@ pub(super) struct PrefixScan<K, V> {
     pub(super) found: HashMap<K, V>,
     /// When the scan began.
     pub(super) at: Moment,
+    /// The longest time that the scan takes, counted from its beginning.
+    longest: Duration,
     /// The scanned prefixes, and how far each is known.
     covered: Vec<(String, Reached)>,
     /// The number of pages so far.
@@ -59,7 +64,7 @@ impl<K: Eq + Hash, V: Ord> PrefixScan<K, V> {
     /// A scan without pages. In all keys but a few, a hash in nix-base32 follows `prefix`.
     pub(super) fn new(prefix: &'static str, depth: Depth) -> Self {
         let (found, at) = (HashMap::new(), Moment::now());
-        Self { prefix, depth, found, at, covered: Vec::new(), pages: 0, next: None }
+        Self { prefix, depth, found, at, longest: LONGEST, covered: Vec::new(), pages: 0, next: None }
     }
 
     /// Whether the scan knows all keys that start with `prefix`.
@@ -74,7 +79,7 @@ impl<K: Eq + Hash, V: Ord> PrefixScan<K, V> {
         })
     }
 
-    /// Continues the scan up to `worth` pages, counted from its beginning. `read` picks the values to keep.
+    /// Continues the scan up to `worth` pages or 10 minutes, counted from its beginning. `read` picks the values to keep.
     ///
     /// Hashes are spread evenly, so the first page tells the approximate number of pages. When that number is above
     /// `worth`, the scan stops: the part that it could cover would save less than it costs.
@@ -85,7 +90,7 @@ impl<K: Eq + Hash, V: Ord> PrefixScan<K, V> {
     where
         F: Fn(ObjectMeta) -> Option<(K, V)> + Sync,
     {
-        while self.pages == 0 || (self.next.is_some() && self.pages < worth) {
+        while self.pages == 0 || (self.next.is_some() && self.pages < worth && !self.is_late()) {
             if let Some(((_, Reached::Key(key)), expected)) = self.covered.first().zip(self.expected()) {
                 if expected > worth {
                     return Ok(());
@@ -117,6 +122,10 @@ impl<K: Eq + Hash, V: Ord> PrefixScan<K, V> {
         }
     }
 
+    fn is_late(&self) -> bool {
+        self.at.elapsed() > self.longest
+    }
+
     /// The approximate number of pages, estimated from the part of the hashes that the scan has passed.
     fn expected(&self) -> Option<usize> {
         let (_, Reached::Key(key)) = self.covered.first()? else { return None };
@@ -132,7 +141,8 @@ impl<K: Eq + Hash, V: Ord> PrefixScan<K, V> {
     {
         let pages_left = AtomicUsize::new(worth.saturating_sub(self.pages));
         let take_page = || {
-            pages_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            let take = |left: usize| left.checked_sub(1);
+            !self.is_late() && pages_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
         };
         let prefixes = ALPHABET.chars().map(|letter| format!("{}{letter}", self.prefix));
         let unscanned = prefixes.filter(|prefix| prefix.as_str() > key || key.starts_with(prefix.as_str()));

@@ -134,3 +134,18 @@ async fn an_unfinished_scan_of_an_unsorted_listing_proves_no_absence() {
     assert_eq!(asked.len(), 20);
     assert!(["0", "00", "m", "zzz"].iter().all(|key| !scanned.covers(key)));
 }
+
+#[tokio::test]
+async fn a_scan_that_takes_too_long_ends() {
+    for longest in [Duration::ZERO, LONGEST] {
+        let bucket = bucket(2000, true);
+        let mut scan = PrefixScan::new("", Depth::OneLevel);
+        scan.longest = longest;
+        while scan.at.elapsed() == Duration::ZERO {
+            std::thread::yield_now();
+        }
+        scan.run(&bucket, 1000, |object| Some((object.key, object.size))).await.unwrap();
+        let pages = bucket.asked.lock().unwrap().len();
+        assert_eq!((pages > 1, scan.covers("m")), (longest == LONGEST, longest == LONGEST), "{pages} pages");
+    }
+}

@@ -67,8 +67,10 @@ impl Tree {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        if self.swept.set(()).is_ok() {
-            sweep(&directory);
+        if self.swept.set(()).is_ok()
+            && let Some(now) = self.now()
+        {
+            sweep(&directory, now);
         }
         Ok(directory)
     }
@@ -194,11 +196,12 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes old unfinished files. Ignores errors.
-fn sweep(directory: &Path) {
+/// Removes old unfinished files. Ignores errors. The clock of the file system tells their age: the clock of this machine
+/// may be wrong, and another machine may be writing them.
+fn sweep(directory: &Path, now: SystemTime) {
     let old = |path: &Path| {
         let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-        let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        let age = modified.ok().and_then(|modified| now.duration_since(modified).ok());
         age.is_some_and(|age| age > ABANDONED)
     };
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {

@@ -73,17 +73,11 @@ pub(super) fn provider(
         return Ok(SharedCredentialsProvider::new(provider));
     }
 
-    let remote = ProviderConfig::default()
-        .with_region(Some(region.clone()))
-        .with_http_client(CredentialsClient::new(trust.clone(), true));
-    let mut profile = ProfileFileCredentialsProvider::builder().configure(&remote);
-    if let Some(name) = &address.profile {
-        profile = profile.profile_name(name);
-    }
-    let profile = profile.build();
+    let profile = Profile { name: address.profile.clone(), region: region.clone(), trust: trust.clone() };
     let mut chain = if address.profile.is_some() {
         CredentialsProviderChain::first_try("profile", profile)
     } else {
+        let remote = remote(region, trust);
         let identity = WebIdentityTokenCredentialsProvider::builder().configure(&remote).build();
         CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
             .or_else("web identity", identity)
@@ -98,6 +92,41 @@ pub(super) fn provider(
             .or_else("machine", ImdsCredentialsProvider::builder().configure(&local).build());
     }
     Ok(SharedCredentialsProvider::new(chain))
+}
+
+/// The settings of providers that may ask a server on the internet.
+fn remote(region: &Region, trust: &Trust) -> ProviderConfig {
+    ProviderConfig::default()
+        .with_region(Some(region.clone()))
+        .with_http_client(CredentialsClient::new(trust.clone(), true))
+}
+
+/// A profile in the AWS configuration files. The SDK's provider reads the files once. So larder makes a new provider each
+/// time that credentials are loaded, and notices changed credentials.
+struct Profile {
+    name: Option<String>,
+    region: Region,
+    trust: Trust,
+}
+
+impl ProvideCredentials for Profile {
+    fn provide_credentials<'a>(&'a self) -> Provided<'a>
+    where
+        Self: 'a,
+    {
+        let mut profile =
+            ProfileFileCredentialsProvider::builder().configure(&remote(&self.region, &self.trust));
+        if let Some(name) = &self.name {
+            profile = profile.profile_name(name);
+        }
+        Provided::new(async move { profile.build().provide_credentials().await })
+    }
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Profile").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A credentials file. It is read each time that credentials are loaded, so that larder notices changed credentials.

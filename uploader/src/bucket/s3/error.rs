@@ -145,7 +145,7 @@ fn refused(
 }
 
 /// The code of AWS for a code of Garage, which has one code for everything that it forbids.
-fn precise<'a>(code: &'a str, message: &str) -> &'a str {
+pub(super) fn precise<'a>(code: &'a str, message: &str) -> &'a str {
     match code {
         "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
         "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",

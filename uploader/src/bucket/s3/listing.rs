@@ -50,6 +50,9 @@ pub(super) async fn list(
     let lead = connection.address.full_key("");
     let mut page = page(listing, &lead, reply.date())
         .ok_or_else(|| without(what(), "the listing is incomplete and does not say where it continues"))?;
+    if page.next.is_some() && page.next.as_ref() == after {
+        return Err(without(what(), "the listing has no end: the server names the same position again"));
+    }
     if let Some(Position::Key(after)) = after.map(|cursor| &cursor.0) {
         // Some servers ignore `start-after`.
         page.objects.retain(|object| object.key > *after);

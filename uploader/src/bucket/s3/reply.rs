@@ -1,13 +1,30 @@
 //! Answers of an S3 server, and failures to get one.
 
+use std::fmt;
 use std::time::SystemTime;
 
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use bytes::Bytes;
 use http::HeaderMap;
 
 use super::xml::read::Fault;
 use crate::base::error::Cause;
+
+/// What a request is signed with.
+#[derive(Clone)]
+pub(super) struct Signature {
+    pub(super) credentials: Credentials,
+    /// The time by the clock of the server, as far as it is known.
+    pub(super) time: SystemTime,
+}
+
+impl fmt::Debug for Signature {
+    /// Shows no credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signature").field("time", &self.time).finish_non_exhaustive()
+    }
+}
 
 /// The answer of the server, with any status.
 #[derive(Debug)]
@@ -18,6 +35,8 @@ pub(super) struct Reply {
     pub(super) body: Bytes,
     /// Empty unless the answer is a refusal.
     pub(super) fault: Fault,
+    /// What the request was signed with.
+    pub(super) signature: Signature,
 }
 
 impl Reply {

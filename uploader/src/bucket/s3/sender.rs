@@ -4,7 +4,7 @@
 //! The SDK's own client needs half as much processor time again for a push of many small paths.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use larder_hook::fault::point;
 use tokio::time::Instant;
 
-use super::reply::{Failure, Reply};
+use super::reply::{Failure, Reply, Signature};
 use super::request::Request;
 use super::retry::{Attempts, asked_for, asks_for_less};
 use super::signer::Signer;
@@ -54,7 +54,7 @@ impl Sender {
             let outcome = self.throttled(request, &url).await;
             let wait = match &outcome {
                 Ok(reply) if reply.is_success() => None,
-                Ok(reply) if self.signer.heed(&reply.fault.code, &reply.headers) => attempts.at_once(),
+                Ok(reply) if self.signer.heed(reply).await => attempts.at_once(),
                 Ok(reply) => attempts.after_refusal(reply.status, &reply.fault.code, &reply.headers),
                 Err(Failure::NoAnswer(error)) => attempts.after_trouble(diagnosis::diagnose(error.as_ref())),
                 Err(Failure::Broken(_)) => attempts.after_break(),
@@ -88,7 +88,7 @@ impl Sender {
     }
 
     async fn attempt(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
-        let identity = self.signer.identity().await.map_err(Failure::Credentials)?;
+        let signature = self.signer.prepare().await.map_err(Failure::Credentials)?;
         let (body, progress) = match &request.body {
             Some(body) => upload_body::to_send(body.bytes.clone()),
             None => (transport::Body::empty(), None),
@@ -96,7 +96,7 @@ impl Sender {
         let unsendable = |cause: Cause| Failure::Unsendable(chain(cause.as_ref()));
         let mut message = compose(request, url, body).map_err(unsendable)?;
         let payload = request.payload(self.bucket.starts_with("https:"));
-        self.signer.sign(&mut message, payload, &identity, SystemTime::now()).map_err(unsendable)?;
+        self.signer.sign(&mut message, payload, &signature).map_err(unsendable)?;
         let bytes = u64::try_from(request.size()).unwrap_or(u64::MAX);
         let limit = request.patience + Duration::from_secs(bytes / SLOWEST);
         let end = Instant::now() + limit;
@@ -109,7 +109,7 @@ impl Sender {
                 return Err(late("the transfer of the request made no progress".into()));
             }
         };
-        reply(response, request, end).await
+        reply(response, request, signature, end).await
     }
 }
 
@@ -139,13 +139,19 @@ fn late(text: String) -> Failure {
 }
 
 /// Reads the body of an answer until `end`. The bytes of an object may take the time limit of the request once more.
-async fn reply(response: transport::Response, request: &Request<'_>, end: Instant) -> Result<Reply, Failure> {
+async fn reply(
+    response: transport::Response,
+    request: &Request<'_>,
+    signature: Signature,
+    end: Instant,
+) -> Result<Reply, Failure> {
     let (head, body) = response.into_parts();
     let mut reply = Reply {
         status: head.status.as_u16(),
         headers: head.headers,
         body: Bytes::new(),
         fault: Fault::default(),
+        signature,
     };
     if request.method == Method::HEAD {
         return Ok(reply);

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
@@ -13,8 +14,12 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
-use http::header::{AGE, DATE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 
+use super::error::precise;
+use super::reply::{Reply, Signature};
+use super::xml::read::Fault;
+use crate::base::clock::Moment;
 use crate::base::error::Cause;
 use crate::base::lock::lock;
 
@@ -35,13 +40,13 @@ pub(super) struct Signer {
     kept: Mutex<Option<Kept>>,
     loading: tokio::sync::Mutex<()>,
     /// By how many milliseconds the server's clock is ahead of this machine's clock. Zero unless the server has refused a
-    /// signature for its date.
+    /// signature while the clocks differed.
     ahead: AtomicI64,
 }
 
 struct Kept {
-    identity: Identity,
-    until: SystemTime,
+    credentials: Credentials,
+    loaded: Moment,
 }
 
 impl Signer {
@@ -50,33 +55,45 @@ impl Signer {
         Self { credentials, region, service, kept, loading, ahead }
     }
 
-    /// The credentials to sign with.
-    pub(super) async fn identity(&self) -> Result<Identity, CredentialsError> {
-        if let Some(identity) = self.kept() {
-            return Ok(identity);
+    /// The credentials and the time to sign with.
+    pub(super) async fn prepare(&self) -> Result<Signature, CredentialsError> {
+        let credentials = self.current(|_| true).await?;
+        Ok(Signature { credentials, time: self.now() })
+    }
+
+    /// The present time by the clock of the server, as far as it is known.
+    fn now(&self) -> SystemTime {
+        let millis = self.ahead.load(Ordering::Relaxed);
+        let (now, span) = (SystemTime::now(), Duration::from_millis(millis.unsigned_abs()));
+        let shifted = if millis < 0 { now.checked_sub(span) } else { now.checked_add(span) };
+        shifted.unwrap_or(now)
+    }
+
+    /// The kept credentials if they are valid and `fit`, otherwise those that the provider has now.
+    async fn current(&self, fit: impl Fn(&Credentials) -> bool) -> Result<Credentials, CredentialsError> {
+        if let Some(kept) = self.kept(&fit) {
+            return Ok(kept);
         }
         // One of the waiting requests asks the provider. The others find its credentials.
         let _loading = self.loading.lock().await;
-        if let Some(identity) = self.kept() {
-            return Ok(identity);
+        if let Some(kept) = self.kept(&fit) {
+            return Ok(kept);
         }
         let credentials = tokio::time::timeout(LOADING, self.credentials.provide_credentials())
             .await
             .map_err(|_| CredentialsError::provider_timed_out(LOADING))??;
-        let until = credentials.expiry().map_or_else(|| SystemTime::now() + LIFE, |expiry| expiry - EARLY);
-        let identity = Identity::from(credentials);
-        *self.slot() = Some(Kept { identity: identity.clone(), until });
-        Ok(identity)
+        *lock(&self.kept) = Some(Kept { credentials: credentials.clone(), loaded: Moment::now() });
+        Ok(credentials)
     }
 
-    fn kept(&self) -> Option<Identity> {
-        let slot = self.slot();
-        let kept = slot.as_ref().filter(|kept| SystemTime::now() < kept.until)?;
-        Some(kept.identity.clone())
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Kept>> {
-        lock(&self.kept)
+    fn kept(&self, fit: impl Fn(&Credentials) -> bool) -> Option<Credentials> {
+        let slot = lock(&self.kept);
+        let Kept { credentials, loaded } = slot.as_ref()?;
+        let valid = match credentials.expiry() {
+            Some(expiry) => self.now() + EARLY < expiry,
+            None => loaded.elapsed() < LIFE,
+        };
+        (valid && fit(credentials)).then(|| credentials.clone())
     }
 
     /// Adds the signature to a request whose other headers are complete. Fails if the request cannot be signed.
@@ -84,18 +101,18 @@ impl Signer {
         &self,
         request: &mut http::Request<B>,
         payload: SignableBody<'_>,
-        identity: &Identity,
-        now: SystemTime,
+        signature: &Signature,
     ) -> Result<(), Cause> {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let identity = Identity::from(signature.credentials.clone());
         let params = v4::SigningParams::builder()
-            .identity(identity)
+            .identity(&identity)
             .region(&self.region)
             .name(&self.service)
-            .time(shifted(now, self.ahead.load(Ordering::Relaxed)))
+            .time(signature.time)
             .settings(settings)
             .build()?
             .into();
@@ -112,38 +129,52 @@ impl Signer {
         Ok(())
     }
 
-    /// Takes notice of a refusal. Returns whether the same request would now be signed differently.
-    ///
-    /// If the server does not know the credentials, or they have expired, the next request loads credentials again.
-    pub(super) fn heed(&self, code: &str, headers: &HeaderMap) -> bool {
-        match code {
-            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidAccessKeyId" => {
-                *self.slot() = None;
-                false
-            }
-            "RequestTimeTooSkewed" | "SignatureDoesNotMatch" => self.set_clock(headers, SystemTime::now()),
-            _ => false,
+    /// Takes notice of a refusal. Returns whether the same request would now be signed differently: with other
+    /// credentials, or with another time.
+    pub(super) async fn heed(&self, refusal: &Reply) -> bool {
+        let Signature { credentials: refused, time } = &refusal.signature;
+        // Servers give different codes for a wrong time, and no code in the answer to a HEAD.
+        let other_time = matches!(refusal.status, 400 | 401 | 403) && self.set_clock(refusal.date(), *time);
+        if !rejects_credentials(&refusal.fault) {
+            return other_time;
         }
+        // Another request may have loaded new credentials in the meantime.
+        let now = self.current(|kept| kept != refused).await;
+        other_time || now.is_ok_and(|now| now != *refused)
     }
 
-    /// Adopts the server's clock if it is far from the signed date. Returns whether it is.
-    fn set_clock(&self, headers: &HeaderMap, now: SystemTime) -> bool {
-        // An answer from a cache has an old date.
-        let date = headers.get(DATE).filter(|_| !headers.contains_key(AGE));
-        let Some(server) = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok()) else {
-            return false;
-        };
-        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let ahead = match server.duration_since(now) {
-            Ok(ahead) => millis(ahead),
-            Err(behind) => -millis(behind.duration()),
-        };
-        let before = self.ahead.load(Ordering::Relaxed);
-        let far = ahead.abs_diff(before) > SKEW.as_millis() as u64;
+    /// Adopts the clock of the server if it is far from the time in the refused signature. Returns whether it is. Then
+    /// another request may have adopted that clock in the meantime.
+    fn set_clock(&self, server: Option<SystemTime>, signed: SystemTime) -> bool {
+        let Some(server) = server else { return false };
+        let far = millis_ahead(server, signed).unsigned_abs() > SKEW.as_millis() as u64;
         if far {
-            self.ahead.store(ahead, Ordering::Relaxed);
+            self.ahead.store(millis_ahead(server, SystemTime::now()), Ordering::Relaxed);
         }
         far
+    }
+}
+
+/// Whether the server does not accept the credentials, or not any more.
+fn rejects_credentials(fault: &Fault) -> bool {
+    let code = precise(&fault.code, &fault.message);
+    matches!(
+        code,
+        "ExpiredToken"
+            | "ExpiredTokenException"
+            | "InvalidAccessKeyId"
+            | "InvalidToken"
+            | "SignatureDoesNotMatch"
+            | "TokenRefreshRequired"
+    )
+}
+
+/// By how many milliseconds `one` is ahead of `other`.
+fn millis_ahead(one: SystemTime, other: SystemTime) -> i64 {
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    match one.duration_since(other) {
+        Ok(ahead) => millis(ahead),
+        Err(behind) => -millis(behind.duration()),
     }
 }
 
@@ -151,12 +182,6 @@ impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signer").field("region", &self.region).finish_non_exhaustive()
     }
-}
-
-fn shifted(time: SystemTime, millis: i64) -> SystemTime {
-    let span = Duration::from_millis(millis.unsigned_abs());
-    let shifted = if millis < 0 { time.checked_sub(span) } else { time.checked_add(span) };
-    shifted.unwrap_or(time)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use aws_credential_types::Credentials;
 use aws_credential_types::provider::future::ProvideCredentials as Provided;
+use bytes::Bytes;
 
 use super::*;
 
@@ -33,8 +33,8 @@ fn signer(life: Option<Duration>) -> (Signer, Arc<AtomicU32>) {
     (Signer::new(provider, "us-east-1".into(), "s3".into()), given)
 }
 
-fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
-    all.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("value"))).collect()
+fn signer_with(credentials: Credentials) -> Signer {
+    Signer::new(SharedCredentialsProvider::new(credentials), "us-east-1".into(), "s3".into())
 }
 
 fn header<'a>(request: &'a http::Request<()>, name: &str) -> Option<&'a str> {
@@ -45,26 +45,50 @@ fn header<'a>(request: &'a http::Request<()>, name: &str) -> Option<&'a str> {
 async fn valid_credentials_are_loaded_once() {
     for life in [None, Some(Duration::from_secs(60))] {
         let (signer, given) = signer(life);
-        futures::future::join_all((0..20).map(|_| signer.identity())).await;
-        assert!(signer.identity().await.is_ok());
+        futures::future::join_all((0..20).map(|_| signer.prepare())).await;
+        assert!(signer.prepare().await.is_ok());
         assert_eq!(given.load(Ordering::Relaxed), 1);
     }
     let (signer, given) = signer(Some(Duration::from_secs(5)));
     for _ in 0..3 {
-        signer.identity().await.expect("identity");
+        signer.prepare().await.expect("credentials");
     }
     assert_eq!(given.load(Ordering::Relaxed), 3);
 }
 
+/// The answer to a request that was signed with `signature`.
+fn refusal(status: u16, code: &str, headers: &[(&'static str, &str)], signature: &Signature) -> Reply {
+    let fault = Fault { code: code.into(), message: String::new() };
+    let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+    Reply { status, headers: headers.collect(), body: Bytes::new(), fault, signature: signature.clone() }
+}
+
 #[tokio::test]
-async fn refused_credentials_are_loaded_again() {
-    let (signer, given) = signer(None);
-    for code in ["ExpiredToken", "InvalidAccessKeyId", "AccessDenied", "SlowDown"] {
-        signer.identity().await.expect("identity");
-        assert!(!signer.heed(code, &HeaderMap::new()), "{code}");
+async fn a_request_is_signed_with_new_credentials_after_the_old_ones_were_refused() {
+    for (status, code, again) in [
+        (400, "ExpiredToken", true),
+        (403, "InvalidAccessKeyId", true),
+        (403, "SignatureDoesNotMatch", true),
+        (403, "AccessDenied", false),
+        (503, "SlowDown", false),
+    ] {
+        let (signer, given) = signer(None);
+        let first = signer.prepare().await.expect("credentials");
+        let refused = refusal(status, code, &[], &first);
+        assert_eq!(signer.heed(&refused).await, again, "{code}");
+        // Requests that were signed before do not load the credentials again.
+        assert_eq!(signer.heed(&refused).await, again, "{code}");
+        let second = signer.prepare().await.expect("credentials");
+        assert_eq!(second.credentials != first.credentials, again, "{code}");
+        assert_eq!(given.load(Ordering::Relaxed), 1 + u32::from(again), "{code}");
     }
-    signer.identity().await.expect("identity");
-    assert_eq!(given.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_request_with_refused_credentials_is_not_repeated_while_the_provider_has_no_others() {
+    let signer = signer_with(Credentials::new("id", "secret", None, None, "test"));
+    let signature = signer.prepare().await.expect("credentials");
+    assert!(!signer.heed(&refusal(403, "InvalidAccessKeyId", &[], &signature)).await);
 }
 
 /// The signature is that of the example in the documentation of Signature Version 4 for S3.
@@ -77,16 +101,16 @@ async fn signs_as_documented() {
         None,
         "test",
     );
-    let signer = Signer::new(SharedCredentialsProvider::new(credentials), "us-east-1".into(), "s3".into());
+    let signer = signer_with(credentials);
     let mut request = http::Request::put("https://examplebucket.s3.amazonaws.com/test%24file.text")
         .header("date", "Fri, 24 May 2013 00:00:00 GMT")
         .header("x-amz-storage-class", "REDUCED_REDUNDANCY")
         .body(())
         .expect("request");
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_369_353_600);
-    let identity = signer.identity().await.expect("identity");
+    let signature = Signature { time, ..signer.prepare().await.expect("credentials") };
     let body = SignableBody::Bytes(b"Welcome to Amazon S3.");
-    signer.sign(&mut request, body, &identity, time).expect("sign");
+    signer.sign(&mut request, body, &signature).expect("sign");
     assert_eq!(
         header(&request, "authorization"),
         Some(
@@ -102,34 +126,46 @@ async fn signs_as_documented() {
 async fn a_session_token_is_sent_and_signed() {
     let (signer, _) = signer(None);
     let mut request = http::Request::get("http://[::1]:9000/b/k").body(()).expect("request");
-    let identity = signer.identity().await.expect("identity");
-    signer.sign(&mut request, SignableBody::UnsignedPayload, &identity, SystemTime::now()).expect("sign");
+    let signature = signer.prepare().await.expect("credentials");
+    signer.sign(&mut request, SignableBody::UnsignedPayload, &signature).expect("sign");
     let header = |name| header(&request, name).unwrap_or_default();
     assert_eq!(header("x-amz-security-token"), "token");
     assert!(header("authorization").contains("x-amz-security-token"));
     assert_eq!(header("x-amz-content-sha256"), "UNSIGNED-PAYLOAD");
 }
 
+/// The date of the server in the tests, as a header and in seconds since 1970.
+const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+const SECONDS: u64 = 784_111_777;
+
 #[tokio::test]
 async fn a_clock_that_is_far_off_is_corrected() {
-    let (signer, _) = signer(None);
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-    let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-    let off = Duration::from_secs(3600);
-    assert!(!signer.set_clock(&headers(&[]), now - off));
-    assert!(!signer.set_clock(&headers(&[date, ("age", "3600")]), now - off));
-    assert!(!signer.set_clock(&headers(&[date]), now - SKEW));
-
-    let signed_at = |local| {
-        let mut request = http::Request::get("http://h/b/k").body(()).expect("request");
-        let identity = Identity::from(Credentials::new("id", "secret", None, None, "test"));
-        signer.sign(&mut request, SignableBody::Bytes(b""), &identity, local).expect("sign");
-        header(&request, "x-amz-date").map(str::to_owned)
-    };
-    for local in [now - off, now + off] {
-        assert!(signer.set_clock(&headers(&[date]), local));
-        assert_eq!(signed_at(local).as_deref(), Some("19941106T084937Z"));
-        // The same refusal again has another reason.
-        assert!(!signer.set_clock(&headers(&[date]), local));
+    let signer = signer_with(Credentials::new("id", "secret", None, None, "test"));
+    let server = SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS);
+    let credentials = signer.prepare().await.expect("credentials").credentials;
+    let signed = |time| Signature { credentials: credentials.clone(), time };
+    let off = Duration::from_secs(3 * 24 * 3600);
+    for (status, code, headers, time, corrected) in [
+        (403, "RequestTimeTooSkewed", vec![DATE], server - off, true),
+        (403, "RequestTimeTooSkewed", vec![DATE], server + off, true),
+        // Some servers give another code, and the answer to a HEAD has none.
+        (403, "SignatureDoesNotMatch", vec![DATE], server + off, true),
+        (403, "", vec![DATE], server + off, true),
+        // The clocks agree: the refusal has another reason.
+        (403, "RequestTimeTooSkewed", vec![DATE], server - SKEW, false),
+        (403, "RequestTimeTooSkewed", vec![], server - off, false),
+        (403, "RequestTimeTooSkewed", vec![DATE, ("age", "3600")], server - off, false),
+        (503, "SlowDown", vec![DATE], server - off, false),
+    ] {
+        signer.ahead.store(0, Ordering::Relaxed);
+        let refused = refusal(status, code, &headers, &signed(time));
+        assert_eq!(signer.heed(&refused).await, corrected, "{refused:?}");
+        let differs = signer.now().duration_since(server).map_or(0, |since| since.as_secs());
+        assert_eq!(differs < 3600, corrected, "{refused:?}");
+        // A request that was sent at the same time is repeated, too.
+        assert_eq!(signer.heed(&refused).await, corrected, "{refused:?}");
+        // A request with the corrected time is not repeated.
+        let time = signer.now();
+        assert!(!corrected || !signer.heed(&refusal(status, code, &headers, &signed(time))).await);
     }
 }

@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::base::error::{Area, Retry};
@@ -349,12 +350,43 @@ async fn a_listing_is_decoded_and_sorted() {
     let keys: Vec<&str> = page.objects.iter().map(|object| object.key.as_str()).collect();
     assert_eq!((keys, page.folders), (vec!["a+b", "b é"], vec!["c/".to_owned()]));
     assert!(server.seen()[0].contains("start-after=pre%20fix%2B%2Fa"), "{:?}", server.seen());
-    bucket.list("", page.next.as_ref(), Depth::Flat).await.expect("list");
+    // The second page has the same token as the first page.
+    let error = bucket.list("", page.next.as_ref(), Depth::Flat).await.expect_err("the same page");
+    assert!(error.to_string().contains("has no end"), "{error}");
     assert!(server.seen()[1].contains("continuation-token=t%3D"), "{:?}", server.seen());
 
     let endless = xml.replace("<NextContinuationToken>t=</NextContinuationToken>", "");
     let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", &endless)]).await;
     assert_eq!(bucket.list("", None, Depth::OneLevel).await.expect_err("no token").retry(), Retry::Unknown);
+
+    // This server does not know positions at all: it sends the first page again.
+    let first = "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>pre fix+/a</Key></Contents>\
+        </ListBucketResult>";
+    let (_dir, _server, bucket) = scripted(vec![reply("200 OK", "", first)]).await;
+    let page = bucket.list("", None, Depth::Flat).await.expect("list");
+    assert!(bucket.list("", page.next.as_ref(), Depth::Flat).await.is_err());
+}
+
+#[tokio::test]
+async fn a_listing_tells_ages_by_the_clock_of_the_server() {
+    let listed = "<ListBucketResult><Contents><Key>pre fix+/a</Key>\
+        <LastModified>1994-11-05T08:49:37.000Z</LastModified></Contents><Contents><Key>pre fix+/b</Key>\
+        <LastModified>1994-11-07T08:49:37.5Z</LastModified></Contents><Contents><Key>pre fix+/c</Key></Contents>\
+        </ListBucketResult>";
+    let day = Duration::from_secs(24 * 3600);
+    for (headers, ages) in [
+        ("date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", [Some(day), Some(Duration::ZERO), None]),
+        // An answer from a cache tells nothing, and neither does an answer without a date.
+        ("date: Sun, 06 Nov 1994 08:49:37 GMT\r\nage: 5\r\n", [None; 3]),
+        ("", [None; 3]),
+    ] {
+        let (_dir, _server, bucket) = scripted(vec![reply("200 OK", headers, listed)]).await;
+        let page = bucket.list("", None, Depth::Flat).await.expect("list");
+        assert_eq!(page.objects.iter().map(|object| object.age).collect::<Vec<_>>(), ages, "{headers}");
+    }
+    let head = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\nlast-modified: Sat, 05 Nov 1994 08:49:37 GMT\r\n";
+    let (_dir, _server, bucket) = scripted(vec![reply("200 OK", head, "")]).await;
+    assert_eq!(bucket.head("a").await.expect("head").and_then(|head| head.age), Some(day));
 }
 
 #[tokio::test]
