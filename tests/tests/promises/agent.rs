@@ -268,6 +268,7 @@ fn a_store_whose_files_cannot_be_seen_leaves_its_jobs_queued() -> Result<()> {
     world.larder.install_hook(&mut world.nix)?;
     let built = world.nix.build(&samples::app("unmounted"))?;
     let elsewhere = world.larder.dir().join("elsewhere/store").display().to_string();
+    std::fs::create_dir_all(&elsewhere)?;
     world.larder.set_string("real-store-dir", &elsewhere)?;
     // The hook has queued its jobs by now. The agent cannot see the files.
     let mut agent = world.larder.agent(&[])?;

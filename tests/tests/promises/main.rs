@@ -13,6 +13,7 @@ mod narinfo;
 mod order;
 mod push;
 mod secrets;
+mod store_away;
 mod trust;
 mod world;
 mod writers;

@@ -8,7 +8,7 @@ use super::requeue::enqueue;
 use crate::base::error::{Error, Result};
 use crate::base::queue_error::in_queue;
 use crate::format::path_info::PathInfo;
-use crate::store::{Daemon, StoreLocation};
+use crate::store::{Daemon, StoreLocation, all_outputs};
 
 /// The file in `state/` with the time at which the last catch-up began, in seconds since 1970.
 const CAUGHT_UP: &str = "caught-up";
@@ -34,8 +34,7 @@ impl CatchUp {
         let begun = now();
         let since = if all { 0 } else { since(queue)? };
         let mut daemon = Daemon::connect(store)?;
-        let valid: Vec<_> =
-            daemon.all_valid_paths()?.into_iter().filter(|path| !path.is_derivation()).collect();
+        let valid = all_outputs(&mut daemon)?;
         let mut built: Vec<PathInfo> = daemon.path_infos(&valid)?.into_iter().flatten().collect();
         built.retain(|info| info.ultimate && info.registration_time >= since);
         built.sort_by_key(|info| info.registration_time);

@@ -19,7 +19,7 @@ use crate::base::error::{Error, Result};
 use crate::base::queue_error::in_queue;
 use crate::format::public_key::public_keys;
 use crate::push::{Progress, Report, Request, Root};
-use crate::store::{StoreLocation, StorePath};
+use crate::store::{Daemon, StoreLocation, StorePath};
 
 /// A file of this name in `incoming/` asks for every path to be tried now. The leading dot tells it from a job.
 pub(super) const NUDGE: &str = ".nudge";
@@ -198,6 +198,8 @@ impl Keeper {
             if self.inbox.jobs().get(&id).is_some_and(|taken| taken.job.paths.is_empty()) {
                 let daemon = self.daemon.get()?;
                 if let Err(error) = self.inbox.resolve_outputs(&id, daemon) {
+                    // An empty store says nothing about this job.
+                    self.daemon.get()?.check_not_empty()?;
                     self.remarks.0.remark(&error.to_string());
                     self.put_off(&id, &error)?;
                     continue;
@@ -233,7 +235,7 @@ impl Keeper {
     /// The queue cannot be written.
     pub(super) fn settle_failure(&mut self, ids: &[String], error: &Error) -> Result<Blame> {
         self.release(ids);
-        if !self.daemon_answers() {
+        if !self.store_answers() {
             return Ok(Blame::Everything);
         }
         if ids.len() > 1 {
@@ -267,10 +269,10 @@ impl Keeper {
         })
     }
 
-    /// Whether the daemon accepts connections.
-    fn daemon_answers(&mut self) -> bool {
+    /// Whether the daemon accepts connections, and its store has paths.
+    fn store_answers(&mut self) -> bool {
         self.daemon.close();
-        self.daemon.get().is_ok()
+        self.daemon.get().and_then(Daemon::check_not_empty).is_ok()
     }
 
     /// Records the error that keeps everything from being pushed.

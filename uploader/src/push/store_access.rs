@@ -54,19 +54,27 @@ impl StoreAccess {
         let lent = lock(&self.lent).take();
         match lent {
             Some(mut daemon) => {
-                let closure = closure(&mut daemon, roots);
+                let closure = known_closure(&mut daemon, roots);
                 self.lend(daemon);
                 closure
             }
-            None => closure(&mut Daemon::connect(&self.location)?, roots),
+            None => known_closure(&mut Daemon::connect(&self.location)?, roots),
         }
     }
 
-    /// Whether the daemon says that `path` is not valid. Missing files alone do not show that.
+    /// Whether the daemon says that `path` is not valid. Missing files alone do not show that, and neither does an
+    /// empty store.
     pub(super) async fn is_gone(&self, path: &Arc<StorePath>) -> bool {
         let (store, asked) = (self.location.clone(), path.clone());
-        let ask = move || Daemon::connect(&store)?.valid_paths(&[asked]);
-        matches!(tokio::task::spawn_blocking(ask).await, Ok(Ok(valid)) if !valid.contains(path))
+        let ask = move || {
+            let mut daemon = Daemon::connect(&store)?;
+            let is_gone = daemon.valid_paths(&[asked])?.is_empty();
+            if is_gone {
+                daemon.check_not_empty()?;
+            }
+            Ok::<_, Error>(is_gone)
+        };
+        matches!(tokio::task::spawn_blocking(ask).await, Ok(Ok(true)))
     }
 
     /// Closes the lent connection. When larder has started the daemon, this waits for the daemon's end.
@@ -74,6 +82,15 @@ impl StoreAccess {
         let lent = self.lent.clone();
         let _ = tokio::task::spawn_blocking(move || drop(lock(&lent).take())).await;
     }
+}
+
+/// The closure of `roots` in a store that can show that a path is gone.
+fn known_closure(daemon: &mut Daemon, roots: &[Arc<StorePath>]) -> Result<Closure> {
+    let closure = closure(daemon, roots)?;
+    if closure.infos.is_empty() && !closure.missing.is_empty() {
+        daemon.check_not_empty()?;
+    }
+    Ok(closure)
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ const STATE_DIR: &str = "/nix/var/nix";
 const LOG_DIR: &str = "/nix/var/log/nix";
 const DAEMON: &str = "nix-daemon";
 
+/// The database of the store, in the state directory.
+const DATABASE: &str = "db/db.sqlite";
+
 /// Directories of `nix-daemon` that may be absent from the PATH of a service.
 const DAEMON_DIRS: [&str; 2] = ["/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin"];
 
@@ -106,6 +109,23 @@ impl StoreLocation {
     /// The file-system path of a store path.
     pub fn real_path(&self, path: &StorePath) -> PathBuf {
         self.real_dir.join(path.to_basename())
+    }
+
+    /// Checks that the store is there. Where larder runs the daemon itself, the daemon would make an empty store in the
+    /// place of a store that is not mounted.
+    ///
+    /// # Errors
+    /// The database or the directory of the store does not exist. Only for [`DaemonAddress::Stdio`]: a daemon that
+    /// somebody else runs may have both in another place.
+    pub(crate) fn check_exists(&self) -> Result<()> {
+        if matches!(self.daemon, DaemonAddress::Socket(_)) {
+            return Ok(());
+        }
+        let mut needed = [self.state_dir.join(DATABASE), self.real_dir.clone()].into_iter();
+        let Some(missing) = needed.find(|path| matches!(path.try_exists(), Ok(false))) else { return Ok(()) };
+        Err(Error::transient(Area::Store, format!("cannot open the nix store `{}`", self.store_dir))
+            .because(format!("`{}` does not exist", missing.display()))
+            .hint("is the store mounted, and are `real-store-dir` and `nix-state-dir` right? larder runs no `nix-daemon` without a store, because the daemon would make an empty store"))
     }
 
     /// The address of `nix-daemon --stdio` for this store, run from `program`.
@@ -279,6 +299,27 @@ mod tests {
         let DaemonAddress::Stdio { args, .. } = location.stdio("/bin/nix-daemon") else { panic!() };
         assert_eq!(args[1], "--store");
         assert!(args[2].contains("real=/r%201/nix/store&state=/nix/var/nix"), "{}", args[2]);
+    }
+
+    #[test]
+    fn a_store_that_is_not_there_is_not_opened_by_a_daemon_of_larder() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            real_dir: Some(dir.path().join("store")),
+            state_dir: Some(dir.path().join("var")),
+            ..Default::default()
+        };
+        let mut location = detect(&options, &[("NIX_REMOTE", "daemon")]).unwrap();
+        // The daemon at a socket may have the store in another place.
+        location.check_exists().unwrap();
+        location.daemon = location.stdio("/bin/nix-daemon");
+        let refusal = |location: &StoreLocation| location.check_exists().unwrap_err().to_string();
+        assert!(refusal(&location).contains("db.sqlite"));
+        std::fs::create_dir_all(dir.path().join("var/db")).unwrap();
+        std::fs::write(dir.path().join("var").join(DATABASE), "").unwrap();
+        assert!(refusal(&location).contains("/store` does not exist"));
+        std::fs::create_dir(dir.path().join("store")).unwrap();
+        location.check_exists().unwrap();
     }
 
     #[test]

@@ -13,8 +13,13 @@ use crate::base::error::{Area, Error, Result};
 const MAX_LINKS: usize = 40;
 
 /// All valid paths of the store except derivations. Blocks.
+///
+/// Fails where the store is empty.
 pub fn all_outputs(daemon: &mut Daemon) -> Result<Vec<Arc<StorePath>>> {
     let valid = daemon.all_valid_paths()?;
+    if valid.is_empty() {
+        daemon.check_not_empty()?;
+    }
     Ok(valid.into_iter().filter(|path| !path.is_derivation()).map(Arc::new).collect())
 }
 
@@ -32,6 +37,7 @@ pub fn valid_paths_of(
     paths.dedup();
     let valid = daemon.valid_paths(&paths)?;
     if let Some(path) = paths.iter().find(|path| !valid.contains(&***path)) {
+        daemon.check_not_empty()?;
         let path = store.store_dir.render_path(path);
         return Err(Error::permanent(Area::Store, format!("`{path}` is not in the store"))
             .hint("build it first, or check the path"));

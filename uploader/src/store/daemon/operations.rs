@@ -73,7 +73,11 @@ impl Daemon {
     }
 
     /// Connects. `timeout` is the time that the daemon may be silent.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or larder would have to run a daemon for a store that does not exist.
     pub fn connect_with(location: &StoreLocation, timeout: Option<Duration>) -> Result<Self> {
+        location.check_exists()?;
         let conversation = Conversation::open(&location.daemon, timeout)?;
         Ok(Self { conversation, store_dir: location.store_dir.clone() })
     }
@@ -135,6 +139,22 @@ impl Daemon {
             start_reply(connection)?;
             read_paths(&mut connection.from, store_dir)
         })
+    }
+
+    /// Checks that the store can show that a path is gone. An empty store shows nothing: a daemon makes such a store
+    /// where the real store is not mounted. Asks for all valid paths, so call it only when no path was valid.
+    ///
+    /// # Errors
+    /// The daemon cannot be asked, or the store has no valid path.
+    pub fn check_not_empty(&mut self) -> Result<()> {
+        if !self.all_valid_paths()?.is_empty() {
+            return Ok(());
+        }
+        Err(Error::transient(Area::Store, format!("the nix store `{}` is empty", self.store_dir))
+            .because("the daemon knows no valid path")
+            .hint(
+                "is the store mounted? a daemon that starts before the store is mounted makes an empty store",
+            ))
     }
 
     /// Adds temporary roots: the paths stay in the store as long as this connection exists. The daemon does not check

@@ -173,6 +173,12 @@ fn errors_say_why_the_connection_failed() {
 
 #[test]
 fn errors_contain_the_output_of_the_program() {
+    // larder runs a daemon only for a store that exists.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("db")).unwrap();
+    std::fs::write(dir.path().join("db/db.sqlite"), "").unwrap();
+    let at =
+        |daemon| StoreLocation { real_dir: dir.path().into(), state_dir: dir.path().into(), ..at(daemon) };
     let run = |script: &str| {
         let args = vec!["-c".to_owned(), script.to_owned()];
         let env = vec![("WORD".to_owned(), "database".to_owned())];
