@@ -39,7 +39,8 @@ fn many_present_paths_cost_a_listing_and_a_sample() -> Result<()> {
     let again = world.larder.run(&push(&["--json"], &built))?;
     assert!(again.stdout.contains("\"present\":100"), "{}", again.stdout.lines().last().unwrap_or_default());
     assert_eq!(questions(&proxy.log()), (16, 1), "{:?}", proxy.log());
-    assert!(proxy.log().len() <= 16 + 1 + 6, "{:?}", proxy.log());
+    // A session begins and ends with four requests, and looks with three for what dead writers left.
+    assert!(proxy.log().len() <= 16 + 1 + 7, "{:?}", proxy.log());
     proxy.clear_log();
     world.larder.run(&push(&["--check"], &built))?;
     assert_eq!(questions(&proxy.log()).0, 100);
