@@ -41,7 +41,7 @@ fn many_present_paths_cost_a_listing_and_a_sample() -> Result<()> {
     // All paths are named, so that the sample has 64 of them. A listing of narinfos and one of NARs show the others.
     let log = proxy.log();
     assert_eq!(questions(&log), (64, 1));
-    assert!(log.len() <= 64 + 2 + 6, "{} requests", log.len());
+    assert!(log.len() <= 64 + 2 + 7, "{} requests", log.len());
     proxy.clear_log();
     world.larder.run(&push(&["--check"], &built))?;
     assert_eq!(questions(&proxy.log()).0, 100);

@@ -3,11 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use larder::format::public_key::public_keys;
+use larder::format::signature::verified;
 use larder_tests::larder::LarderHome;
 use larder_tests::nix::samples;
 use larder_tests::process::eventually;
-use larder_tests::proxy::{Fault, Proxy};
+use larder_tests::proxy::{Fault, Proxy, Record};
 
 use super::order::behind_proxy;
 use super::world::{BUCKET, Target, World, field};
@@ -61,6 +63,27 @@ fn hosts_that_push_the_same_at_the_same_time_send_a_large_nar_once() -> Result<(
     for path in &paths {
         let narinfo = world.narinfo(path)?.unwrap_or_default();
         assert!(field(&narinfo, "URL").is_some(), "{narinfo}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_lease_of_a_push_is_signed_by_each_of_its_keys() -> Result<()> {
+    let Some((mut world, proxy)) = behind_proxy()? else { return Ok(()) };
+    let other = world.nix.key_pair("other-1")?;
+    world.larder.use_keys(&[&world.key, &other])?;
+    let path = world.nix.build(&samples::single("signed"))?;
+    world.larder.run(&["push", &path[0]])?;
+    let written = |record: &Record| record.method == "PUT" && record.path.contains("larder/writers/");
+    let lease = proxy.log().into_iter().find(written).context("no lease was written")?;
+    let id = lease.path.rsplit('/').next().and_then(|name| name.strip_suffix(".json")).context("no id")?;
+    let contents: serde_json::Value = serde_json::from_slice(&lease.body)?;
+    let signatures: Vec<String> = serde_json::from_value(contents["signatures"].clone())?;
+    let signed = format!("larder-lease;1;{id};{}", contents["since"]);
+    for key in [&world.key, &other] {
+        let keys = public_keys([key.public.as_str()])?;
+        assert!(verified(&signed, &signatures, &keys), "{contents:#}");
+        assert!(!verified(&format!("{signed}0"), &signatures, &keys));
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ pub const NARS: &str = "nar/";
 pub const FORMAT: &str = "larder/format.json";
 /// The prefix of the keys of leases. Every running writer has a lease.
 pub const WRITERS: &str = "larder/writers/";
+/// The prefix of the keys of the objects that `larder init` writes to test a bucket, and deletes.
+pub const PROBES: &str = "larder/writers/probe-";
 /// The prefix of the keys of reservations. A writer reserves a large NAR while it sends the NAR.
 pub const RESERVATIONS: &str = "larder/reservations/";
 

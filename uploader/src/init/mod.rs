@@ -42,5 +42,5 @@ pub async fn allow_anonymous_reading(bucket: &dyn Bucket) -> std::result::Result
 
 /// Key of a temporary object, which a step writes and deletes to test the bucket.
 fn probe_key() -> String {
-    format!("{}probe-{:08x}", crate::format::object_keys::WRITERS, std::process::id())
+    format!("{}{:08x}", crate::format::object_keys::PROBES, std::process::id())
 }

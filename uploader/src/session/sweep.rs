@@ -99,11 +99,12 @@ async fn leases(bucket: &dyn Bucket, own: &str) -> Result<Leases> {
     for _ in 0..PAGES {
         let page = bucket.list(object_keys::WRITERS, after.as_ref(), Depth::Flat).await?;
         for lease in page.objects {
+            let is_old = lease.age.is_some_and(|age| age > DEAD);
             match object_keys::lease_id(&lease.key) {
+                Some(id) if id != own && is_old => leases.dead.push(lease.key),
+                // What a killed `larder init` left.
+                None if is_old && lease.key.starts_with(object_keys::PROBES) => leases.dead.push(lease.key),
                 None => {}
-                Some(id) if id != own && lease.age.is_some_and(|age| age > DEAD) => {
-                    leases.dead.push(lease.key);
-                }
                 // The writer of a lease of unknown age may live.
                 Some(id) => drop(leases.alive.insert(object_keys::writer(id).to_owned())),
             }

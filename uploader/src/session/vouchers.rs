@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix_narinfo::TrustedPublicKey;
 use tokio::sync::Mutex;
@@ -16,6 +17,9 @@ use crate::format::signature::verified;
 /// The most leases that are read for one writer. The random part of a writer's id that a key of a NAR has is long enough
 /// that two writers do not share it.
 const MOST: usize = 4;
+
+/// The longest time that the question about a writer takes: other questions wait for its answer.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// The writers that the session has asked the bucket about.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl Vouchers {
         if let Some(answer) = answers.get(writer) {
             return *answer;
         }
-        let Ok(answer) = self.ask(writer).await else { return false };
+        let Ok(Ok(answer)) = tokio::time::timeout(LONGEST, self.ask(writer)).await else { return false };
         answers.insert(writer.to_owned(), answer);
         answer
     }

@@ -12,22 +12,29 @@ use crate::bucket::{AnonymousRead, Body, Condition, ContentType, ListPage, Multi
 struct Pages {
     keys: Vec<String>,
     sorted: bool,
+    /// Whether each page is the first page, and the server says that more pages follow.
+    endless: bool,
     asked: Mutex<Vec<String>>,
 }
 
 #[async_trait]
 impl Bucket for Pages {
     async fn list(&self, prefix: &str, after: Option<&Cursor>, _: Depth) -> Result<ListPage> {
-        self.asked.lock().unwrap().push(prefix.to_owned());
+        let number = {
+            let mut asked = self.asked.lock().unwrap();
+            asked.push(prefix.to_owned());
+            asked.len()
+        };
         let mut keys: Vec<_> = self.keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
         if self.sorted {
             keys.sort();
         }
-        let start = after.map_or(0, |after| {
+        let start = after.filter(|_| !self.endless).map_or(0, |after| {
             keys.iter().position(|key| *after == Cursor::after(key)).unwrap_or_else(|| unreachable!()) + 1
         });
         let page: Vec<_> = keys[start..].iter().take(10).cloned().collect();
         let next = (start + 10 < keys.len()).then(|| Cursor::after(page.last().cloned().unwrap_or_default()));
+        let next = if self.endless { Some(Cursor::after(number.to_string())) } else { next };
         let objects =
             page.into_iter().map(|key| ObjectMeta { key, size: 1, etag: None, age: None }).collect();
         Ok(ListPage { objects, folders: Vec::new(), next })
@@ -147,5 +154,18 @@ async fn a_scan_that_takes_too_long_ends() {
         scan.run(&bucket, 1000, |object| Some((object.key, object.size))).await.unwrap();
         let pages = bucket.asked.lock().unwrap().len();
         assert_eq!((pages > 1, scan.covers("m")), (longest == LONGEST, longest == LONGEST), "{pages} pages");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_without_end_ends_when_it_is_not_worth_it_and_proves_no_absence() {
+    for sorted in [true, false] {
+        let endless = Pages { endless: true, ..bucket(2000, sorted) };
+        for worth in [5, 40, 400] {
+            endless.asked.lock().unwrap().clear();
+            let (scanned, asked) = scan(&endless, worth).await;
+            assert!(asked.len() <= worth, "{} pages", asked.len());
+            assert!(!scanned.covers("zz"), "{worth} pages");
+        }
     }
 }

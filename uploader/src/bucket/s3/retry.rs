@@ -101,8 +101,10 @@ pub(super) fn may_pass(status: u16, code: &str) -> bool {
 }
 
 /// The wait that the server asks for: in seconds, until a date, or in AWS's header in milliseconds.
+/// The server's own date says when it answered: the clock of this machine may be wrong.
 pub(super) fn asked_for(headers: &HeaderMap) -> Option<Duration> {
-    asked_at(headers, SystemTime::now())
+    let date = headers.get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    asked_at(headers, date.unwrap_or_else(SystemTime::now))
 }
 
 fn asked_at(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
@@ -185,6 +187,10 @@ mod tests {
         ] {
             assert_eq!(asked_at(&headers(name, value), now), wait.map(Duration::from_millis), "{value}");
         }
+        // The date in the answer counts, not the clock of this machine.
+        let mut dated = headers("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT");
+        dated.insert("date", "Sun, 06 Nov 1994 08:49:30 GMT".parse().expect("value"));
+        assert_eq!(asked_for(&dated), Some(Duration::from_secs(7)));
         let mut attempts = Attempts::at_most(3);
         let wait = attempts.after_refusal(503, "", &headers("retry-after", "2")).expect("another");
         assert!((2000..=2250).contains(&wait.as_millis()), "{wait:?}");
