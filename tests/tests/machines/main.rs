@@ -6,6 +6,7 @@ mod booted;
 mod clients;
 mod credentials;
 mod modules;
+mod neighbour;
 mod relay;
 mod setup;
 mod units;
