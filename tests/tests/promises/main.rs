@@ -8,6 +8,7 @@ mod main_job;
 mod many;
 mod narinfo;
 mod order;
+mod printed;
 mod push;
 mod secrets;
 mod trust;
