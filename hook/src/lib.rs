@@ -7,9 +7,11 @@ pub mod drv;
 pub mod environment;
 mod failure;
 pub mod fault;
+mod printable;
 pub mod queue;
 pub mod settings;
 pub mod store_path;
 pub mod time;
 
 pub use failure::{Failure, Result};
+pub use printable::printable;

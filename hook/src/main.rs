@@ -11,6 +11,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 
 use larder_hook::environment::{Build, Environment};
+use larder_hook::printable;
 use larder_hook::queue::{Job, Layout, Origin, Place, Queue};
 use larder_hook::settings::{self, Settings};
 use larder_hook::time::now;
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
 
 /// Prints a line for the person who builds. A closed stream must not fail a build.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "larder: {line}");
+    let _ = writeln!(std::io::stderr(), "larder: {}", printable(line));
 }
 
 fn exit(fail: bool) -> ExitCode {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::printable;
 use crate::store_path::StorePath;
 
 /// The version of the format that this code writes.
@@ -214,9 +215,11 @@ fn number<T: std::str::FromStr>(text: &str, reason: &str) -> Result<T, BadJob> {
     text.parse().map_err(|_| BadJob::damaged(reason))
 }
 
-/// Joins the lines of `text` with spaces, because the format has one line for each value.
+/// Joins the lines of `text` with spaces, because the format has one line for each value. Servers and daemons write parts
+/// of the text, and people read the file on a terminal.
 fn one_line(text: &str) -> String {
-    text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    let parts: Vec<_> = text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect();
+    printable(&parts.join(" ")).into_owned()
 }
 
 #[cfg(test)]
@@ -252,6 +255,16 @@ mod tests {
         let text = expected.to_text();
         expected.attempts[0].reason = "the server said no".into();
         assert_eq!(Job::parse(DIR, &text), Ok(expected));
+    }
+
+    #[test]
+    fn a_reason_controls_no_terminal() {
+        let mut job = job();
+        job.attempts[0].reason = "\u{1b}[2J said\r\n\u{9b}no".into();
+        let text = job.to_text();
+        assert!(text.contains("-b \\u001b[2J said \\u009bno\n"), "{text}");
+        let raw = text.replace("\\u001b", "\u{1b}");
+        assert_eq!(Job::parse(DIR, &raw), Job::parse(DIR, &text));
     }
 
     #[test]

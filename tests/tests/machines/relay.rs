@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(120);
+/// Narinfos of paths that no cache here has.
+const X: &str = "00000000000000000000000000000000.narinfo";
+const Y: &str = "11111111111111111111111111111111.narinfo";
 
 /// A running relay and its address.
 pub(crate) struct Relay {
@@ -99,14 +102,14 @@ fn a_relay_passes_on_what_a_cache_has() -> Result<()> {
         // A relay serves only reads, and only its caches.
         assert_eq!(request("PUT", &format!("{url}/x"), &[], b"x")?.status(), 405);
         assert_eq!(request("DELETE", &format!("{url}/{nar}"), &[], &[])?.status(), 405);
-        for path in ["none/nix-cache-info", "lan/../cache/nix-cache-info", "lan", "lan/no-such-file"] {
+        for path in ["none/nix-cache-info", "lan/../cache/nix-cache-info", "lan", "lan/nar/no-such-file"] {
             assert_eq!(get(&relay.url(path))?.status(), 404, "{path}");
         }
         // A cache that is away does not disturb the other.
-        assert_eq!(get(&relay.url("other/x.narinfo"))?.status(), 404);
+        assert_eq!(get(&relay.url(&format!("other/{X}")))?.status(), 404);
         let summary = get(&format!("{}/", relay.endpoint))?.text();
         assert!(
-            summary.contains(&format!("lan\t{base}\tanswers")) && summary.contains("\tunavailable"),
+            summary.contains(&format!("lan\t{base}\tcan be reached")) && summary.contains("\tunavailable"),
             "{summary}"
         );
     }
@@ -203,7 +206,12 @@ fn a_path_whose_download_breaks_off_is_built() -> Result<()> {
         });
         let output = nix.try_build(&samples::big("half", 8))?.ok().with_context(|| version.to_string())?;
         assert_eq!(output.stdout.trim(), path);
-        assert!(nix.is_valid(&path) && relay.said("lan is unavailable"), "{version}: {}", output.stderr);
+        assert!(
+            nix.is_valid(&path) && relay.said("lan does not give `/nar/"),
+            "{version}: {}",
+            output.stderr
+        );
+        assert!(!relay.said("unavailable"), "{version}: {}", relay.child.log());
         let cut = proxy.log().iter().any(|record| record.fault == Some(Fault::CutResponse));
         assert!(cut, "{version}: the NAR was not asked for");
     }
@@ -244,26 +252,176 @@ fn answers_that_would_fail_a_build_become_not_found() -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let relay = Relay::start(dir.path(), &words.iter().map(String::as_str).collect::<Vec<_>>())?;
     for (name, _) in answers {
-        assert_eq!(get(&relay.url(&format!("{name}/x.narinfo")))?.status(), 404, "{name}");
+        assert_eq!(get(&relay.url(&format!("{name}/{X}")))?.status(), 404, "{name}");
     }
     let log = relay.child.log();
-    for words in [
-        "refuses refuses `/x.narinfo` with status 401",
-        "strange refuses",
-        "fails is unavailable",
-        "busy is unavailable",
-        "babbles is unavailable",
+    for (name, reason) in [
+        ("refuses", "(status 401)"),
+        ("strange", "(status 418)"),
+        ("fails", "(status 500)"),
+        ("busy", "(status 503)"),
+        ("babbles", ""),
     ] {
-        assert!(log.contains(words), "no `{words}` in: {log}");
+        let words = format!("{name} does not give `/{X}` {reason}");
+        assert!(log.contains(&words), "no `{words}` in: {log}");
     }
+    // A server that answers is not away, whatever it answers.
+    assert!(!log.contains("unavailable"), "{log}");
     assert!(!log.contains("forbids"), "a bucket that cannot be listed says so of what is missing: {log}");
     let moved = scripted("HTTP/1.1 307 Temporary Redirect\r\nLocation: /b/x\r\nContent-Length: 0\r\n\r\n")?;
     let elsewhere = Relay::start(dir.path(), &[&format!("moved={moved}/a")])?;
-    let answer = request("HEAD", &elsewhere.url("moved/x"), &[], &[])?;
+    let answer = request("HEAD", &elsewhere.url("moved/nar/x"), &[], &[])?;
     assert_eq!((answer.status(), answer.head.header("location")), (307, Some(&*format!("{moved}/b/x"))));
     // The file that Nix reads first is there even so.
     let info = get(&relay.url("fails/nix-cache-info"))?.ok()?.text();
     assert_eq!(info, "WantMassQuery: 1\nPriority: 30\n");
+    Ok(())
+}
+
+/// One path of a cache is rotten in each of these ways. Nix builds that path and reads the other path from the cache, which
+/// is not unavailable.
+#[test]
+fn a_rotten_object_hides_only_itself() -> Result<()> {
+    at_once(versions(), rotten).map(drop)
+}
+
+fn rotten(version: NixVersion) -> Result<()> {
+    let mut nix = NixHome::new(version)?;
+    let key = nix.key_pair("relayed-1")?;
+    let server = Directory::start()?;
+    let mut larder = LarderHome::new(&nix)?;
+    larder.use_keys(&[&key])?;
+    larder.use_directory(server.path())?;
+    larder.run(&["init"])?;
+    let (bad, good) = (samples::big("rotten", 2), samples::single("sound"));
+    let paths = [nix.build(&bad)?.remove(0), nix.build(&good)?.remove(0)];
+    larder.run(&["push", &paths[0], &paths[1]])?;
+    let narinfo = narinfo_key(&paths[0]);
+    let nar = std::fs::read_to_string(server.path().join(&narinfo))?;
+    let nar = nar.lines().find_map(|line| line.strip_prefix("URL: ")).context("no URL")?.to_owned();
+    let proxy = Proxy::start(&server.public_base())?;
+    let relay = Relay::start(larder.dir(), &[&format!("lan={}", proxy.endpoint())])?;
+    for rotten in [&narinfo, &nar] {
+        let file = server.path().join(rotten);
+        let whole = std::fs::read(&file)?;
+        for fault in [Some(Fault::Status(500)), Some(Fault::CutResponse), Some(Fault::Drop), None] {
+            nix.retire()?;
+            for (name, value) in [
+                ("substituters", &*relay.url("lan")),
+                ("trusted-public-keys", &key.public),
+                ("fallback", "true"),
+                ("download-attempts", "2"),
+            ] {
+                nix.set_conf(name, value)?;
+            }
+            let name = format!("/{rotten}");
+            proxy.set_fault(move |record| fault.filter(|_| record.path == name));
+            // Without a fault of the network, the file itself is garbage.
+            std::fs::write(&file, if fault.is_some() { &whole[..] } else { b"garbage" })?;
+            let case = || format!("{version}, {rotten}, {fault:?}: {}", relay.child.log());
+            let memory = tempfile::tempdir()?;
+            let build = |expression: &str, more: &[&str]| -> Result<Output> {
+                let mut command = nix.build_command(expression, more)?;
+                command.env("XDG_CACHE_HOME", memory.path());
+                run(&mut command, SOON)?.ok().with_context(case)
+            };
+            build(&bad, &[])?;
+            build(&good, &["--max-jobs", "0"])?;
+            assert!(paths.iter().all(|path| nix.is_valid(path)), "{}", case());
+            assert!(!relay.said("unavailable"), "{}", case());
+        }
+        std::fs::write(&file, whole)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_no_cache_has_is_not_asked_for() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = Directory::start()?;
+    let proxy = Proxy::start(&server.public_base())?;
+    let relay = Relay::start(dir.path(), &[&format!("lan={}", proxy.endpoint())])?;
+    for path in [
+        "",
+        "?list-type=2",
+        "index.html",
+        "nar",
+        "nix-cache-info?list-type=2",
+        "nar/x.nar?versionId=1",
+        "nar/%2e%2e/x",
+        "larder/format.json",
+        &format!("nar/{}", "a".repeat(300)),
+        &"a/".repeat(3000),
+    ] {
+        assert_eq!(get(&relay.url(&format!("lan/{path}")))?.status(), 404, "{path}");
+    }
+    assert_eq!(proxy.log().len(), 0, "{:?}", proxy.log());
+    assert_eq!(get(&relay.url("lan/log/a.drv"))?.status(), 404);
+    assert_eq!(proxy.log().len(), 1, "a path that a cache may have was not asked for");
+    // A page of the web reaches the relay under the name of the page.
+    let port = relay.endpoint.rsplit(':').next().unwrap_or_default();
+    for host in [format!("evil.example:{port}"), "evil.example".into(), "10.0.0.1".into()] {
+        for path in ["", "lan/log/a.drv"] {
+            let url = format!("{}/{path}", relay.endpoint);
+            assert_eq!(with_host(&url, &host)?, 421, "{host}, {path}");
+        }
+    }
+    for host in [format!("localhost:{port}"), format!("[::1]:{port}"), format!("127.0.0.1:{port}")] {
+        assert_eq!(with_host(&relay.endpoint, &host)?, 200, "{host}");
+    }
+    assert_eq!(proxy.log().len(), 1, "{:?}", proxy.log());
+    Ok(())
+}
+
+/// The status of the answer to a request with this `Host`.
+fn with_host(url: &str, host: &str) -> Result<u16> {
+    let (address, path) =
+        url.trim_start_matches("http://").split_once('/').unwrap_or((url.trim_start_matches("http://"), ""));
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    answer.split(' ').nth(1).context("no status")?.parse().context("no status")
+}
+
+#[test]
+fn idle_connections_and_large_heads_lock_nobody_out() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = Directory::start()?;
+    std::fs::write(server.path().join("nix-cache-info"), "StoreDir: /nix/store\nPriority: 7\n")?;
+    let relay = command(&[&format!("lan={}", server.public_base())])?;
+    let mut limited = clean_command("sh");
+    limited.args(["-c", "ulimit -n 600; exec \"$0\" \"$@\""]).arg(relay.get_program()).args(relay.get_args());
+    limited.env("LARDER_CONFIG", "/dev/null");
+    let relay = Relay::spawn(dir.path(), &limited)?;
+    let address = relay.endpoint.trim_start_matches("http://").to_owned();
+    // More connections than the relay may have open files, some with the beginning of a request.
+    let idle = (0..600)
+        .map(|index| {
+            let mut stream = TcpStream::connect(&address)?;
+            if index % 2 == 0 {
+                stream.write_all(b"GET /lan/nix-ca")?;
+            }
+            Ok(stream)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let text = get(&relay.url("lan/nix-cache-info"))?.ok()?.text();
+    assert!(text.contains("Priority: 7"), "the relay did not ask the cache: {text}");
+    // The oldest of them were closed.
+    let closed = |mut stream: &TcpStream| {
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
+        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    eventually("the oldest connection being closed", SOON, || closed(&idle[0]))?;
+    assert!(idle.iter().filter(|stream| closed(stream)).count() >= 300);
+    assert!(!relay.said("unavailable"), "{}", relay.child.log());
+    let mut stream = TcpStream::connect(&address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    let _ = write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nA: {}\r\n\r\n", "a".repeat(20_000));
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(answer, b"HTTP/1.1 431");
     Ok(())
 }
 
@@ -293,11 +451,11 @@ fn an_answer_that_stands_still_is_cut_off() -> Result<()> {
     let begun = Instant::now();
     std::thread::scope(|scope| -> Result<()> {
         let head_only = scope.spawn(|| -> Result<()> {
-            assert_eq!(get(&relay.url("silent/x.narinfo"))?.status(), 404);
+            assert_eq!(get(&relay.url(&format!("silent/{X}")))?.status(), 404);
             assert!(begun.elapsed() >= Duration::from_secs(5), "given up after {:?}", begun.elapsed());
             // The next request does not wait: the relay does not ask the silent cache.
             assert_eq!(connections.load(Ordering::SeqCst), 1);
-            assert_eq!(get(&relay.url("silent/y.narinfo"))?.status(), 404);
+            assert_eq!(get(&relay.url(&format!("silent/{Y}")))?.status(), 404);
             assert_eq!(connections.load(Ordering::SeqCst), 1);
             Ok(())
         });
@@ -325,7 +483,7 @@ fn a_relay_that_is_not_used_ends_and_loses_no_request() -> Result<()> {
     let words = ["--exit-when-idle", "2", &lan];
     // A request waits in the socket until a relay takes it.
     let mut early = TcpStream::connect(listener.local_addr()?)?;
-    early.write_all(b"GET /lan/nix-cache-info HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")?;
+    early.write_all(b"GET /lan/nix-cache-info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     early.set_read_timeout(Some(SOON))?;
     let begun = Instant::now();
     let mut child = activated(&listener, &words)?;

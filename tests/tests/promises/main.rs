@@ -11,6 +11,7 @@ mod main_job;
 mod many;
 mod narinfo;
 mod order;
+mod printed;
 mod push;
 mod secrets;
 mod store_away;

@@ -70,7 +70,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     if args.check {
         return check_cache(&args.paths, context, &url, &keys).await;
     }
-    output::data(&instructions::adding(&url, &texts));
+    output::data_lines(&instructions::adding(&url, &texts));
     Ok(Exit::Ok)
 }
 

@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            output::usage(&error);
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };

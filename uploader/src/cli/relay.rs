@@ -47,8 +47,8 @@ fn show(event: Event<'_>) {
             "{cache} is unavailable, so the relay tells Nix that it has nothing: {reason}"
         )),
         Event::Available { cache } => output::say(&format!("{cache} answers again")),
-        Event::Refused { cache, path, status } => output::warn(&format!(
-            "{cache} refuses `{path}` with status {status}, so the relay tells Nix that the path is absent: let everybody read the cache, or put a password into `netrc-file`"
+        Event::Hidden { cache, path, reason } => output::warn(&format!(
+            "{cache} does not give `{path}` ({reason}), so the relay tells Nix that the path is absent. After status 401, let everybody read the cache, or put a password into `netrc-file`"
         )),
     }
 }

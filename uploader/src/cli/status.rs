@@ -21,7 +21,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let queue = context.queue(&store)?;
     let status = QueueStatus::gather(&queue, &store)?;
     if args.json {
-        output::data(&serde_json::to_string_pretty(&to_json(&status)).unwrap_or_default());
+        output::data_lines(&serde_json::to_string_pretty(&to_json(&status)).unwrap_or_default());
     } else {
         print_queue(&status);
         print_parked(&status);
@@ -70,6 +70,11 @@ fn line(name: &str, text: &str) {
     output::data(&format!("{:<14} {text}", format!("{name}:")));
 }
 
+/// Prints a path, which the lines after it describe.
+fn path_line(path: &str) {
+    output::data(&format!("  {path}"));
+}
+
 fn print_queue(status: &QueueStatus) {
     line("agent", if status.has_agent { "running" } else { "not running" });
     let oldest = status.oldest_age.map(|age| format!(", the oldest for {}", span(age))).unwrap_or_default();
@@ -78,10 +83,8 @@ fn print_queue(status: &QueueStatus) {
     line("retrying", &count(status.retries.len(), "path"));
     for attempts in &status.retries {
         let wait = span(attempts.next.saturating_sub(status.at));
-        output::data(&format!(
-            "  {}\n    attempt {} failed: {}; next in {wait}",
-            attempts.path, attempts.count, attempts.reason
-        ));
+        path_line(attempts.path.as_str());
+        output::data(&format!("    attempt {} failed: {}; next in {wait}", attempts.count, attempts.reason));
     }
 }
 
@@ -90,12 +93,14 @@ fn print_parked(status: &QueueStatus) {
         status.parked.iter().partition(|parked| parked.blocked_by.is_some());
     line("parked", &count(own.len(), "path"));
     for parked in own {
-        output::data(&format!("  {}\n    {}", parked.path, parked.reason));
+        path_line(parked.path.as_str());
+        output::data(&format!("    {}", parked.reason));
     }
     line("blocked", &count(blocked.len(), "path"));
     for parked in blocked {
         let by = parked.blocked_by.as_ref().map(ToString::to_string).unwrap_or_default();
-        output::data(&format!("  {}\n    by {by}", parked.path));
+        path_line(parked.path.as_str());
+        output::data(&format!("    by {by}"));
     }
     if !status.unreadable.is_empty() {
         line("unreadable", &status.unreadable.join(", "));

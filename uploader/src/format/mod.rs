@@ -2,6 +2,7 @@
 //! larder's own objects, NARs and their listings, and path infos.
 
 pub mod cache_info;
+pub mod cache_path;
 pub mod cache_url;
 #[cfg(test)]
 mod check_table;

@@ -9,7 +9,7 @@ use aws_smithy_types::body::SdkBody;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::base::error::Cause;
+use crate::base::error::{Cause, chain};
 
 /// The body of a request or of an answer.
 pub struct Body(SdkBody);
@@ -21,6 +21,15 @@ pub(crate) enum ReadError {
     TooLarge,
     /// The body ended before its announced end.
     Broken(Cause),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => f.write_str("it is too large"),
+            Self::Broken(cause) => write!(f, "it broke off: {}", chain(&**cause)),
+        }
+    }
 }
 
 impl Body {

@@ -58,6 +58,18 @@ pub(crate) fn diagnose(error: &(dyn StdError + 'static)) -> Trouble {
     Trouble::Broken
 }
 
+/// Whether there is no connection to the server, or no answer in time. Otherwise the server took the request.
+pub(crate) fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()) {
+            return true;
+        }
+        next = error.source();
+    }
+    diagnose(error) != Trouble::Broken
+}
+
 /// The error of an operation whose request has no answer.
 pub(crate) fn explain(what: String, error: &(dyn StdError + 'static)) -> Error {
     let trouble = diagnose(error);

@@ -13,6 +13,15 @@ use super::{diagnosis, trust::Trust};
 use crate::base::error::{Area, Cause, Error, Result};
 use crate::base::lock::lock;
 
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// There is no connection to the server, or the time ran out.
+    Unreachable(Error),
+    /// The connection broke, or the answer is malformed. Another request may be answered.
+    Broken(Error),
+}
+
 /// Forwards requests to one server.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -45,15 +54,24 @@ impl Forwarder {
     ///
     /// An answer with any status is an answer. A `Location` header becomes an absolute URL. After a failure the
     /// connections are not used again: when a machine has moved to another network, all of them are dead.
-    pub async fn send(&self, method: &str, rest: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    pub async fn send(
+        &self,
+        method: &str,
+        rest: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response, NoAnswer> {
         let base = self.url.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
         let target = format!("{base}{rest}");
         let what = || format!("cannot read `{target}`");
         let request = compose(method, &target, headers)
-            .map_err(|error| Error::permanent(Area::Usage, what()).because(error))?;
+            .map_err(|error| NoAnswer::Broken(Error::permanent(Area::Usage, what()).because(error)))?;
         let mut response = self.transport().send(request).await.map_err(|error| {
             *lock(&self.transport) = None;
-            diagnosis::explain(what(), &error)
+            let reason = diagnosis::explain(what(), &error);
+            match diagnosis::is_unreachable(&error) {
+                true => NoAnswer::Unreachable(reason),
+                false => NoAnswer::Broken(reason),
+            }
         })?;
         // A relative location is relative to the server's URL, which the client does not know.
         let absolute = |location: &HeaderValue| {

@@ -16,7 +16,7 @@ mod trust;
 pub use body::Body;
 pub(crate) use body::ReadError;
 pub(crate) use credentials_client::CredentialsClient;
-pub use forward::Forwarder;
+pub use forward::{Forwarder, NoAnswer};
 pub use reader::{Answer, PublicReader};
 pub use transport::Response;
 pub(crate) use transport::{Request, SendError, Timeouts, Transport};

@@ -209,7 +209,9 @@ fn measure(pushed: &mut Pushed, away: Away, client: Client) -> Result<Output> {
     let output =
         run(&mut if setting.nix_resolves() { apart(&build, "--net", "true") } else { build }, LIMIT)?;
     if let Some(relay) = setting.relay.filter(|_| away != Away::NoNars) {
-        anyhow::ensure!(relay.said("lan is unavailable"), "{}: the relay has not noticed", away.name());
+        // A server that answers with errors is not away.
+        let says = if away == Away::Errors { "lan does not give" } else { "lan is unavailable" };
+        anyhow::ensure!(relay.said(says), "{}: the relay has not noticed", away.name());
     }
     Ok(output)
 }

@@ -1,6 +1,5 @@
 //! Shows a push to a person: a progress bar on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -8,7 +7,7 @@ use nix_derivation::StorePath;
 
 use super::compression::{CompressionStatistics, Levels};
 use super::quantity::{count, size};
-use super::terminal::say;
+use super::terminal::{is_terminal, say};
 use crate::push::decide::{Action, Plan};
 use crate::push::progress::Effort;
 use crate::push::{Outcome, OutcomeKind, Progress, Report};
@@ -25,7 +24,7 @@ impl Human {
     /// A renderer for pushes to the bucket at `address`. A quiet renderer shows no plan and no bar: an agent pushes
     /// many times, and only the outcomes matter in its log.
     pub(in crate::cli) fn new(address: String, quiet: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none() && !quiet;
+        let terminal = is_terminal() && std::env::var_os("CI").is_none() && !quiet;
         Self {
             bar: terminal.then(progress_bar),
             address,

@@ -11,4 +11,4 @@ pub(super) use human::Human;
 pub(super) use json::Json;
 pub(super) use quantity::{count, size};
 pub(super) use setup::show_plan;
-pub(super) use terminal::{data, error, say, warn};
+pub(super) use terminal::{data, data_lines, error, say, usage, warn};

@@ -1,7 +1,7 @@
 //! Shows the changes of `larder setup` to a person.
 
 use super::quantity::size;
-use super::terminal::{data, say};
+use super::terminal::{data, data_lines, say};
 use crate::setup::{Change, Plan, diff};
 
 /// Prints each change of a plan, with the difference of each text file, and the plan's remarks.
@@ -23,7 +23,7 @@ fn show_file(path: &str, before: Option<&[u8]>, after: &[u8], mode: u32) {
     match (std::str::from_utf8(before.unwrap_or_default()), std::str::from_utf8(after)) {
         (Ok(before), Ok(after)) => {
             data(&format!("{verb} file {path} (mode {mode:04o})"));
-            data(diff(before, after).trim_end_matches('\n'));
+            data_lines(&diff(before, after));
         }
         _ => data(&format!("{verb} file {path} ({})", size(after.len() as u64))),
     }

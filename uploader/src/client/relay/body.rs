@@ -22,7 +22,7 @@ pub(super) enum Body {
     /// A text of the relay; `None` after it was sent.
     Text(Option<Bytes>),
     /// The body from a cache. A stalled body ends with an error; Nix then resumes the download or reports a failure.
-    Forwarded { body: http::Body, stall: Pin<Box<Sleep>>, _running: RunningRequest },
+    Forwarded { body: http::Body, stall: Pin<Box<Sleep>>, running: RunningRequest },
 }
 
 impl Body {
@@ -33,7 +33,7 @@ impl Body {
 
     /// Forwards a body. The request counts as running until the body is sent.
     pub(super) fn forwarded(body: http::Body, running: RunningRequest) -> Self {
-        Self::Forwarded { body, stall: Box::pin(sleep(STALL_TIMEOUT)), _running: running }
+        Self::Forwarded { body, stall: Box::pin(sleep(STALL_TIMEOUT)), running }
     }
 }
 
@@ -47,9 +47,11 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Forwarded { body, stall, .. } => {
+            Self::Forwarded { body, stall, running } => {
                 let frame = Pin::new(body).poll_frame(context);
                 if frame.is_ready() {
+                    // The client has taken the frame before: the server asks for frames as it can send them.
+                    running.progress();
                     stall.as_mut().reset(Instant::now() + STALL_TIMEOUT);
                     return frame;
                 }

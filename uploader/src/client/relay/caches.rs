@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::event::{Event, Observer};
 use super::health::Health;
 use crate::base::error::{Area, Error, Result};
+use crate::format::cache_path::is_cache_path;
 use crate::format::cache_url::url_fault;
 use crate::http::Forwarder;
 
@@ -51,17 +52,13 @@ impl Caches {
         Ok(Self { list, observer })
     }
 
-    /// The cache that a request for `path` is for, and the path below the cache's URL. `None` if no cache has that
-    /// name, or if the path would leave the cache.
+    /// The cache that a request for `path` is for, and the path below the cache's URL, with its slash. `None` if no cache
+    /// has that name, or if a cache has no files with such a path.
     pub(super) fn find<'a>(&self, path: &'a str) -> Option<(&Cache, &'a str)> {
         let named = path.strip_prefix('/')?;
         let (name, rest) = named.split_at(named.find('/')?);
-        let leaves =
-            |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-        if rest.split(['/', '?']).any(leaves) {
-            return None;
-        }
-        Some((self.list.iter().find(|cache| cache.name == name)?, rest))
+        let cache = self.list.iter().find(|cache| cache.name == name)?;
+        is_cache_path(rest.strip_prefix('/')?).then_some((cache, rest))
     }
 
     /// Tells the observer of an event.
@@ -73,7 +70,7 @@ impl Caches {
     pub(super) fn summary(&self) -> String {
         let line = |cache: &Cache| {
             let state =
-                if cache.health.is_available() { "answers, or had no request" } else { "unavailable" };
+                if cache.health.is_available() { "can be reached, or had no request" } else { "unavailable" };
             format!("{}\t{}\t{state}\n", cache.name, cache.url)
         };
         self.list.iter().map(line).collect()
@@ -120,8 +117,18 @@ mod tests {
         let caches = caches(&["lan=http://c:1/b?priority=3", "other=https://d"]).expect("caches");
         let find = |path| caches.find(path).map(|(cache, rest)| (cache.name.clone(), rest));
         assert_eq!(find("/lan/nix-cache-info"), Some(("lan".into(), "/nix-cache-info")));
-        assert_eq!(find("/other/nar/x.nar.zst?a=b"), Some(("other".into(), "/nar/x.nar.zst?a=b")));
-        for path in ["/", "", "lan/x", "/lan", "/none/x", "/lan/../x", "/lan/%2E%2e/x", "/lan/a/.."] {
+        assert_eq!(find("/other/nar/x.nar.zst"), Some(("other".into(), "/nar/x.nar.zst")));
+        for path in [
+            "/",
+            "",
+            "lan/nar/x",
+            "/lan",
+            "/lan/",
+            "/none/nar/x",
+            "/lan/x",
+            "/lan/nar/../x",
+            "/lan/nar/x?a=b",
+        ] {
             assert_eq!(find(path), None, "{path}");
         }
     }

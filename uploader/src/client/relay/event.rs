@@ -3,7 +3,7 @@
 /// An event of one cache. Each variant has the name of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The cache did not answer. Its last request was answered, or it had none.
+    /// The cache cannot be reached, or did not answer in time. Its last request was answered, or it had none.
     Unavailable {
         /// The cache.
         cache: &'a str,
@@ -15,14 +15,15 @@ pub enum Event<'a> {
         /// The cache.
         cache: &'a str,
     },
-    /// The cache answered with a status that no request of a reader should get.
-    Refused {
+    /// The relay hides an answer of the cache: it tells Nix that the path is absent, because Nix would fail a build. The
+    /// answer before was not hidden.
+    Hidden {
         /// The cache.
         cache: &'a str,
         /// The path of the request, below the cache's URL.
         path: &'a str,
-        /// The status.
-        status: u16,
+        /// What is wrong with the answer.
+        reason: String,
     },
 }
 

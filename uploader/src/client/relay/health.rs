@@ -1,5 +1,6 @@
 //! Decides whether a request is sent to a cache. The caller passes the time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,14 @@ use crate::base::lock::lock;
 /// How long the relay sends no request to a cache that did not answer. Nix itself waits twice as long.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The health of a cache: `None` if its last request was answered, otherwise the time of the next request.
+/// The health of a cache.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<Option<Instant>>);
+pub(super) struct Health {
+    /// `None` if the cache could be reached by the last request, otherwise the time of the next request.
+    retry_at: Mutex<Option<Instant>>,
+    /// Whether the relay has hidden the last answer.
+    hides: AtomicBool,
+}
 
 impl Health {
     /// Whether a request may be sent to the cache. While the cache is unavailable, this allows one request in each
@@ -42,8 +48,13 @@ impl Health {
         self.retry_at().is_none()
     }
 
+    /// Records whether the relay hides an answer of the cache. Returns whether it hides this one and not the one before.
+    pub(super) fn hides(&self, hides: bool) -> bool {
+        !self.hides.swap(hides, Ordering::Relaxed) && hides
+    }
+
     fn retry_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        lock(&self.0)
+        lock(&self.retry_at)
     }
 }
 
@@ -63,5 +74,12 @@ mod tests {
         assert!(health.may_ask(start + 2 * RETRY_INTERVAL));
         assert!(health.answered() && !health.answered() && health.is_available());
         assert!(health.may_ask(start + 2 * RETRY_INTERVAL));
+    }
+
+    #[test]
+    fn the_first_of_several_hidden_answers_is_told() {
+        let health = Health::default();
+        assert!(!health.hides(false) && health.hides(true) && !health.hides(true));
+        assert!(!health.hides(false) && health.hides(true) && health.is_available());
     }
 }
