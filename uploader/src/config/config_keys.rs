@@ -66,6 +66,8 @@ config_keys! {
         "push the paths of `upstream-keys` too, for a full mirror";
     TRUSTED_KEYS: Vec<String>, "trusted-keys", Unset,
         "public keys; larder may sign and push paths that one of these keys has signed";
+    CLOSURE_TRUST: bool, "closure-trust", Value("true"),
+        "sign every path in the closure of a path that was built here; `false` refuses the paths of the closure that have no evidence of their own";
     WRITE_LISTINGS: bool, "write-listings", Value("false"),
         "write a listing of the NAR, `<hash>.ls`, next to each narinfo";
     PRIORITY: u64, "priority", Value("30"),

@@ -8,6 +8,7 @@ use nix_derivation::StorePath;
 use super::claims::Claims;
 use super::decide::{Action, Plan, Request, Rules, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
+use super::notes::Notes;
 use super::outcome::{Outcome, Report};
 use super::progress::Progress;
 use super::publish::Publisher;
@@ -46,6 +47,7 @@ pub struct Pusher {
     /// The limit on concurrent small requests of all pushes. A small NAR takes a slot before it is read.
     requests: RequestLimit,
     claims: Claims,
+    notes: Notes,
     listings: bool,
 }
 
@@ -72,6 +74,7 @@ impl Pusher {
             sender,
             requests: RequestLimit::default(),
             claims: Claims::default(),
+            notes: Notes::default(),
             listings,
         })
     }
@@ -126,10 +129,12 @@ impl Pusher {
         let scan = NarinfoScan::begin(self.session.bucket(), unknown);
         let request = Arc::new(request);
         let (closure, verdicts) = self.judge(&request).await?;
+        let by_closure = verdicts.by_closure(&closure);
         let asked = verdicts.asked(&closure).cloned().collect();
         let presence = self.survey(asked, scan, request.read_all).await?;
         let plan = plan(&request, closure, verdicts, presence);
         progress.planned(&plan);
+        self.notes.make(&plan, &by_closure, &self.store.location, &*progress).await;
         if request.dry_run {
             return Ok(planned(plan));
         }

@@ -99,8 +99,10 @@ fn fate(
         // The narinfo has another signature or none. larder does not add its own.
         (Verdict::Refused, Some(Presence::LacksSignatures)) => Outcome::Present,
         (Verdict::Refused, _) => Outcome::Refused(REFUSED.into()),
-        (Verdict::Push, Some(Presence::LacksSignatures)) => return Err(Action::Sign),
-        (Verdict::Push, _) => {
+        (Verdict::Push | Verdict::PushByClosure, Some(Presence::LacksSignatures)) => {
+            return Err(Action::Sign);
+        }
+        (Verdict::Push | Verdict::PushByClosure, _) => {
             let left_out = request.no_closure && !roots.contains(&**path);
             if !left_out && !request.parked.contains(&**path) {
                 return Err(Action::Upload);
