@@ -45,6 +45,40 @@ fn paths_that_the_hook_queues_count_as_built_here() -> Result<()> {
 }
 
 #[test]
+fn paths_that_are_signed_only_as_part_of_a_closure_are_named_and_can_be_refused() -> Result<()> {
+    for version in versions() {
+        let mut world = World::new(version, Target::Directory(Directory::start()?))?;
+        let imported = world.nix.build(&samples::single(&format!("mentioned {version}")))?.remove(0);
+        // The path comes back from elsewhere: unsigned, and not `ultimate`.
+        let elsewhere = world.nix.twin()?;
+        elsewhere.import_unsigned(&world.nix, std::slice::from_ref(&imported))?;
+        world.nix.nix_store(&["--delete", &imported])?.ok()?;
+        world.nix.import_unsigned(&elsewhere, std::slice::from_ref(&imported))?;
+        // Whoever may build has an unsigned import signed by mentioning it.
+        let text = format!("see {imported}");
+        let path = format!("builtins.storePath {imported}");
+        let expression = format!(
+            r#"derivation {{ name = "mention"; system = builtins.currentSystem; builder = "/bin/sh";
+                 args = [ "-c" "echo ${{{path}}} > $out" ]; text = "{text}"; }}"#
+        );
+        let built = world.nix.build(&expression)?;
+        let name = imported.rsplit('/').next().unwrap_or_default();
+        world.larder.set("closure-trust", "false")?;
+        let refused = world.larder.try_run(&["push", &built[0]])?;
+        assert_said(&refused, 3, &[&format!("refused {name}"), "blocked"]);
+        assert!(world.narinfo(&imported)?.is_none() && world.narinfo(&built[0])?.is_none());
+        world.larder.unset("closure-trust")?;
+        let pushed = world.larder.run(&["push", &built[0]])?;
+        assert_said(&pushed, 0, &["signs 1 path only because", name, "closure-trust"]);
+        world.assert_complete(&built)?;
+        // Nothing is signed any more, so there is nothing to say.
+        let again = world.larder.run(&["push", &built[0]])?;
+        assert!(!again.stderr.contains("only because"), "{}", again.stderr);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_verified_signature_by_a_trusted_key_is_enough_and_is_kept() -> Result<()> {
     let Some(version) = versions().into_iter().next() else { return Ok(()) };
     let (mut world, _builder, built) = with_imported(version, "friend")?;

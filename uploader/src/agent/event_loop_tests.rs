@@ -61,6 +61,7 @@ async fn pusher(bucket: &Arc<dyn Bucket>, dir: &Path) -> Pusher {
         push_upstream: false,
         trusted_keys: Vec::new(),
         trust_unsigned: false,
+        closure_trust: true,
         exclude: patterns(&[]).unwrap(),
         max_nar_size: None,
     };

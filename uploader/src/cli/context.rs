@@ -131,6 +131,7 @@ impl Context {
                 push_upstream: config.get(config_keys::PUSH_UPSTREAM),
                 trusted_keys: public(config_keys::TRUSTED_KEYS)?,
                 trust_unsigned,
+                closure_trust: config.get(config_keys::CLOSURE_TRUST),
                 exclude: patterns(&config.get(config_keys::EXCLUDE))?,
                 max_nar_size: config.get(config_keys::MAX_NAR_SIZE).map(|Size(bytes)| bytes),
             },

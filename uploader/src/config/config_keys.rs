@@ -68,6 +68,8 @@ config_keys! {
         "public keys that the clients of this bucket trust; larder may sign and push paths that one of these keys has signed, and relies on narinfos in the bucket with such a signature";
     TRUST_BUCKET: bool, "trust-bucket", Value("false"),
         "share NARs that others have put into the bucket without a look at their contents";
+    CLOSURE_TRUST: bool, "closure-trust", Value("true"),
+        "sign every path in the closure of a path that was built here; `false` refuses the paths of the closure that have no evidence of their own";
     WRITE_LISTINGS: bool, "write-listings", Value("false"),
         "write a listing of the NAR, `<hash>.ls`, next to each narinfo";
     PRIORITY: u64, "priority", Value("30"),

@@ -5,6 +5,7 @@ pub mod decide;
 mod execution;
 #[cfg(test)]
 mod model_tests;
+mod notes;
 pub mod outcome;
 pub mod progress;
 pub mod publish;

@@ -145,6 +145,7 @@ impl World {
             push_upstream: false,
             trusted_keys: Vec::new(),
             trust_unsigned: false,
+            closure_trust: true,
             exclude: patterns(&["excluded-*".into()]).expect("a pattern"),
             max_nar_size: None,
         };

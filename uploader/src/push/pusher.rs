@@ -8,6 +8,7 @@ use nix_derivation::StorePath;
 use super::claims::Claims;
 use super::decide::{AboveWork, Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
+use super::notes::Notes;
 use super::outcome::{Outcome, Report};
 use super::progress::Progress;
 use super::publish::Publisher;
@@ -51,6 +52,7 @@ pub struct Pusher {
     /// The limit on concurrent small requests of all pushes. A small NAR takes a slot before it is read.
     requests: RequestLimit,
     claims: Claims,
+    notes: Notes,
     listings: bool,
     adopt: Vec<String>,
 }
@@ -78,6 +80,7 @@ impl Pusher {
             sender,
             requests: RequestLimit::default(),
             claims: Claims::default(),
+            notes: Notes::default(),
             listings,
             adopt,
         })
@@ -133,10 +136,12 @@ impl Pusher {
         let scan = BucketScan::begin(self.session.bucket(), unknown);
         let request = Arc::new(request);
         let (closure, verdicts) = self.judge(&request).await?;
+        let by_closure = verdicts.by_closure(&closure);
         let asked = verdicts.asked(&closure).cloned().collect();
         let (presence, nars) = self.survey(asked, scan, &request).await?;
         let plan = plan(&request, closure, verdicts, presence);
         progress.planned(&plan);
+        self.notes.make(&plan, &by_closure, &self.store.location, &*progress).await;
         if request.dry_run {
             return Ok(planned(plan));
         }

@@ -126,8 +126,10 @@ fn fate(
         // A trusted key signed the narinfo. larder does not add its own signature.
         (Verdict::Refused, Some(Presence::LacksSignatures { accepted: true })) => Outcome::Present,
         (Verdict::Refused, _) => Outcome::Refused(REFUSED.into()),
-        (Verdict::Push, Some(Presence::LacksSignatures { .. })) => return Err(Action::Sign),
-        (Verdict::Push, _) => {
+        (Verdict::Push | Verdict::PushByClosure, Some(Presence::LacksSignatures { .. })) => {
+            return Err(Action::Sign);
+        }
+        (Verdict::Push | Verdict::PushByClosure, _) => {
             let left_out = request.no_closure && !roots.contains(&**path);
             if !left_out && !request.parked.contains(&**path) {
                 return Err(Action::Upload);

@@ -47,6 +47,7 @@ fn rules() -> Rules {
         push_upstream: false,
         trusted_keys: Vec::new(),
         trust_unsigned: false,
+        closure_trust: true,
         exclude: GlobSet::empty(),
         max_nar_size: None,
     }
@@ -117,6 +118,18 @@ fn the_closure_of_a_local_build_is_trusted_and_other_unsigned_paths_are_refused(
     // The hook says that this machine built x, so x and its reference y are trusted.
     let lines = &lines[2..];
     assert_eq!(todo(&make(&request(&["x"], true), closure(lines), &rules(), &[])), "x y");
+    // Only the closure of x says that y can be trusted. The configuration may deny that.
+    let by_closure = |lines: &[&str], rules: &Rules| {
+        let (closure, request) = (closure(lines), request(&["x"], true));
+        judge(&StoreDir::default(), &request, &closure, rules).by_closure(&closure)
+    };
+    assert_eq!(by_closure(lines, &rules()), [path("y")].into());
+    assert!(by_closure(&["x: y", "!y:"], &rules()).is_empty());
+    let mut strict = rules();
+    strict.closure_trust = false;
+    let made = make(&request(&["x"], true), closure(lines), &strict, &[]);
+    assert_eq!((settled(&made, "x"), settled(&made, "y")), ("blocked", "refused"));
+    assert!(by_closure(lines, &strict).is_empty());
     let mut willing = rules();
     willing.trust_unsigned = true;
     assert_eq!(todo(&make(&request(&["x"], false), closure(lines), &willing, &[])), "x y");

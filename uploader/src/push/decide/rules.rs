@@ -22,6 +22,8 @@ pub struct Rules {
     pub trusted_keys: Vec<TrustedPublicKey>,
     /// Trust every path.
     pub trust_unsigned: bool,
+    /// Trust every path in the closure of a path that was built here.
+    pub closure_trust: bool,
     /// Patterns on the names of paths that are not pushed.
     pub exclude: GlobSet,
     /// Paths whose NAR is larger than this number of bytes are not pushed.
@@ -33,12 +35,25 @@ pub struct Rules {
 pub enum Verdict {
     /// Push the path and sign it.
     Push,
+    /// Push the path and sign it, only because a path that was built here refers to it.
+    PushByClosure,
     /// The path is available upstream.
     Upstream,
     /// The configuration excludes the path, for this reason.
     Excluded(String),
     /// Nothing shows that the path can be trusted.
     Refused,
+}
+
+/// What this machine has done with a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This machine has built the path.
+    Built,
+    /// A path that this machine has built refers to the path, directly or indirectly.
+    Used,
+    /// Nothing is known.
+    Unknown,
 }
 
 /// Compiles the patterns of `exclude`.
@@ -58,13 +73,13 @@ pub fn patterns(texts: &[String]) -> Result<GlobSet> {
 }
 
 impl Rules {
-    /// Judges a path. `built_here` says whether this machine built the path or used it in a build; `extra_keys` are the
-    /// keys that Nix trusted when the path was queued. A signature is checked only where it decides the verdict.
+    /// Judges a path. `origin` says whether this machine built the path or used it in a build; `extra_keys` are the keys
+    /// that Nix trusted when the path was queued. A signature is checked only where it decides the verdict.
     pub fn judge(
         &self,
         store_dir: &StoreDir,
         info: &PathInfo,
-        built_here: bool,
+        origin: Origin,
         extra_keys: &[TrustedPublicKey],
     ) -> Verdict {
         let print = LazyCell::new(|| fingerprint(store_dir, info));
@@ -87,13 +102,16 @@ impl Rules {
             ));
         }
         let trusted = self.trust_unsigned
-            || info.ultimate
-            || built_here
+            || origin == Origin::Built
             || signed_by(&self.upstream_keys)
             || signed_by(&self.trusted_keys)
             || signed_by(extra_keys)
             || is_content_addressed(store_dir, info);
-        if trusted { Verdict::Push } else { Verdict::Refused }
+        match origin {
+            _ if trusted => Verdict::Push,
+            Origin::Used if self.closure_trust => Verdict::PushByClosure,
+            _ => Verdict::Refused,
+        }
     }
 }
 

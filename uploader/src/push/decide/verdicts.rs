@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::{self, available_parallelism};
 
-use nix_derivation::StoreDir;
+use nix_derivation::{StoreDir, StorePath};
 
 use super::graph::{Graph, referrers};
 use super::request::Request;
-use super::rules::{Rules, Verdict};
+use super::rules::{Origin, Rules, Verdict};
 use crate::format::path_info::PathInfo;
 use crate::store::Closure;
 
@@ -23,13 +23,25 @@ pub struct Verdicts {
 impl Verdicts {
     /// The paths whose presence in the bucket decides the plan.
     pub fn asked<'a>(&self, closure: &'a Closure) -> impl Iterator<Item = &'a Arc<PathInfo>> {
-        let asked = |verdict: &Verdict| matches!(verdict, Verdict::Push | Verdict::Refused);
-        closure
-            .infos
-            .values()
-            .zip(&self.verdicts)
-            .filter(move |(_, verdict)| asked(verdict))
-            .map(|(info, _)| info)
+        self.infos(closure, |verdict| {
+            matches!(verdict, Verdict::Push | Verdict::PushByClosure | Verdict::Refused)
+        })
+    }
+
+    /// The paths that may be signed only because a path that was built here refers to them.
+    pub fn by_closure(&self, closure: &Closure) -> HashSet<Arc<StorePath>> {
+        let infos = self.infos(closure, |verdict| *verdict == Verdict::PushByClosure);
+        infos.map(|info| info.path.clone()).collect()
+    }
+
+    /// The paths of the closure with a verdict that is `wanted`.
+    fn infos<'a>(
+        &self,
+        closure: &'a Closure,
+        wanted: fn(&Verdict) -> bool,
+    ) -> impl Iterator<Item = &'a Arc<PathInfo>> {
+        let infos = closure.infos.values().zip(&self.verdicts);
+        infos.filter(move |(_, verdict)| wanted(verdict)).map(|(info, _)| info)
     }
 }
 
@@ -39,10 +51,13 @@ const MANY: usize = 1000;
 /// Judges each path of a closure.
 pub fn judge(store_dir: &StoreDir, request: &Request, closure: &Closure, rules: &Rules) -> Verdicts {
     let graph = Graph::of(closure);
-    let built_here = built_here(request, closure, &graph);
-    let nodes: Vec<_> = closure.infos.values().zip(built_here).collect();
-    let judge = |nodes: &[(&Arc<PathInfo>, bool)]| -> Vec<Verdict> {
-        nodes.iter().map(|(info, here)| rules.judge(store_dir, info, *here, &request.extra_keys)).collect()
+    let origins = origins(request, closure, &graph);
+    let nodes: Vec<_> = closure.infos.values().zip(origins).collect();
+    let judge = |nodes: &[(&Arc<PathInfo>, Origin)]| -> Vec<Verdict> {
+        nodes
+            .iter()
+            .map(|(info, origin)| rules.judge(store_dir, info, *origin, &request.extra_keys))
+            .collect()
     };
     let processors = if nodes.len() < MANY { 1 } else { available_parallelism().map_or(1, usize::from) };
     let (first, rest) = nodes.split_at(nodes.len().div_ceil(processors));
@@ -59,7 +74,8 @@ pub fn judge(store_dir: &StoreDir, request: &Request, closure: &Closure, rules: 
     let origins =
         (0..).zip(&verdicts).filter(|(_, verdict)| excluded(verdict)).map(|(node, _)| node).collect();
     for (verdict, origin) in verdicts.iter_mut().zip(referrers(&graph, origins)) {
-        if let (Verdict::Push | Verdict::Refused, Some(origin)) = (&verdict, origin) {
+        if let (Verdict::Push | Verdict::PushByClosure | Verdict::Refused, Some(origin)) = (&verdict, origin)
+        {
             let origin = nodes[origin as usize].0.path.to_basename();
             *verdict = Verdict::Excluded(format!("it refers to `{origin}`, which is excluded"));
         }
@@ -67,19 +83,25 @@ pub fn judge(store_dir: &StoreDir, request: &Request, closure: &Closure, rules: 
     Verdicts { graph, verdicts }
 }
 
-/// For each node: whether this machine built the path, or used it in a build. This machine has trusted these paths
-/// already.
-fn built_here(request: &Request, closure: &Closure, graph: &Graph) -> Vec<bool> {
+/// What this machine has done with each path. It has trusted the paths that it used in a build already.
+fn origins(request: &Request, closure: &Closure, graph: &Graph) -> Vec<Origin> {
     let told: HashSet<_> =
         request.roots.iter().filter(|root| root.built_here).map(|root| &*root.path).collect();
-    let known = |info: &PathInfo| info.ultimate || told.contains(&*info.path);
-    let infos = (0..).zip(closure.infos.values());
-    let mut next: Vec<u32> = infos.filter(|(_, info)| known(info)).map(|(node, _)| node).collect();
-    let mut reached = vec![false; graph.len()];
-    while let Some(node) = next.pop() {
-        if !std::mem::replace(&mut reached[node as usize], true) {
+    let built = |info: &PathInfo| info.ultimate || told.contains(&*info.path);
+    let mut origins = vec![Origin::Unknown; graph.len()];
+    let mut next = Vec::new();
+    for ((node, info), origin) in (0..).zip(closure.infos.values()).zip(&mut origins) {
+        if built(info) {
+            *origin = Origin::Built;
             next.extend(graph.from(node));
         }
     }
-    reached
+    while let Some(node) = next.pop() {
+        let origin = &mut origins[node as usize];
+        if *origin == Origin::Unknown {
+            *origin = Origin::Used;
+            next.extend(graph.from(node));
+        }
+    }
+    origins
 }
