@@ -37,5 +37,6 @@ pub mod s3;
 pub mod secrets;
 pub mod servers;
 pub mod socket;
+pub mod strict;
 pub mod synthetic;
 pub mod wire;

@@ -5,9 +5,11 @@
 mod common;
 mod compare;
 mod daemon;
+mod hostile;
 mod kill;
 mod matrix;
 mod polite;
 mod silent_daemon;
 mod store;
+mod tamper;
 mod writers;
