@@ -6,6 +6,7 @@ mod errors;
 mod hook;
 mod main_job;
 mod many;
+mod names;
 mod narinfo;
 mod order;
 mod push;

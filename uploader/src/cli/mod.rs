@@ -10,6 +10,7 @@ mod context;
 mod flush;
 mod init;
 mod key;
+mod names;
 mod output;
 mod push;
 mod queue;

@@ -6,6 +6,7 @@ mod build_log;
 mod closure;
 mod daemon;
 mod location;
+mod names;
 mod nar;
 mod selection;
 
@@ -15,4 +16,4 @@ pub use daemon::{DEFAULT_TIMEOUT, Daemon, ProtocolVersion, Server};
 pub use location::{DaemonAddress, StoreLocation, StoreOptions};
 pub use nar::{Digested, HashingWriter, NarError, dump};
 pub use nix_derivation::{StoreDir, StorePath};
-pub use selection::{all_outputs, resolve, valid_paths_of};
+pub use selection::{Selected, all_outputs, paths_of, valid_paths_of};
