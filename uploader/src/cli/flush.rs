@@ -41,7 +41,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
             Flushed::Left(left) => {
                 return Err(Error::transient(
                     Area::General,
-                    format!("{left} queued builds have not been pushed in time"),
+                    format!("{} not pushed in time", output::count(left, "queued build")),
                 )
                 .hint("they stay queued; `larder status` shows why they wait"));
             }

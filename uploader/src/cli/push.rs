@@ -223,7 +223,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Flag};
 
     #[derive(Parser)]
     struct Command {
@@ -233,12 +233,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_configuration_is_reported_before_missing_paths() {
-        let run_with = async |flags: &[(&str, String)]| {
+        let run_with = async |flags: &[Flag<'_>]| {
             let context = Context { config: Config::load(&|_| None, flags).unwrap() };
             let Command { args } = Command::parse_from(["push"]);
             run(args, &context).await.unwrap_err().area()
         };
         assert_eq!(run_with(&[]).await, Area::Usage);
-        assert_eq!(run_with(&[("trusted-keys", "no key".into())]).await, Area::Config);
+        assert_eq!(run_with(&[Flag::set("trusted-keys", "no key")]).await, Area::Config);
     }
 }
