@@ -71,6 +71,30 @@ fn values_and_errors_name_the_flag_that_the_user_gave() -> Result<()> {
 }
 
 #[test]
+fn a_relative_directory_of_the_queue_keeps_its_paths_from_garbage_collection() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let built = world.nix.build(&samples::single("relative"))?.remove(0);
+    world.larder.run(&["--state-dir", "queue", "catch-up", "--all"])?;
+    assert!(world.larder.dir().join("queue/incoming").is_dir());
+    world.nix.gc()?;
+    assert!(world.nix.is_valid(&built));
+    Ok(())
+}
+
+#[test]
+fn a_wrong_number_of_seconds_is_told_in_plain_words() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    for args in [
+        &["agent", "--drain", "soon"][..],
+        &["flush", "--wait", "--timeout", "1.5"],
+        &["relay", "--exit-when-idle", "-", "a=http://127.0.0.1:9"],
+    ] {
+        assert_said(&world.larder.try_run(args)?, 2, &["a whole number of seconds"]);
+    }
+    Ok(())
+}
+
+#[test]
 fn counts_have_their_nouns_in_the_right_number() -> Result<()> {
     let Some(world) = World::plain()? else { return Ok(()) };
     world.larder.run(&["queue", "create"])?;

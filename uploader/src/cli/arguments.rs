@@ -24,6 +24,11 @@ pub(super) struct Global {
     set: Vec<String>,
 }
 
+/// Reads a number of seconds.
+pub(super) fn seconds(text: &str) -> std::result::Result<u64, &'static str> {
+    text.parse().map_err(|_| "give a whole number of seconds, for example `60`")
+}
+
 impl Global {
     /// The configuration keys that the flags set, with their values.
     pub(super) fn configuration(&self) -> Result<Vec<Flag<'_>>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use larder_hook::settings;
 
-use super::config_keys::{self, COMPRESSION, COMPRESSION_LEVEL, JOBS, PRIORITY, ROWS};
+use super::config_keys::{self, COMPRESSION, COMPRESSION_LEVEL, JOBS, PRIORITY, ROWS, STATE_DIR};
 use super::effective::{Config, Source};
 use super::typed_key::{Flag, Row};
 use super::value::Value;
@@ -81,6 +81,13 @@ impl Config {
         {
             return Err(wrong(PRIORITY.row(), format!("`priority = {priority}` is too high"))
                 .hint("Nix reads numbers up to 2147483647"));
+        }
+        // The hook, the agent and the commands have different current directories.
+        if let Some(dir) = self.get(STATE_DIR).filter(|dir| !dir.is_absolute())
+            && !matches!(self.source(STATE_DIR.row()), Source::Flag(_))
+        {
+            return Err(wrong(STATE_DIR.row(), format!("`state-dir = \"{}\"` is relative", dir.display()))
+                .hint("give an absolute path, such as `/var/lib/larder`"));
         }
         if self.get(JOBS) == Some(0) {
             return Err(wrong(JOBS.row(), "`jobs = 0` would upload nothing".into())

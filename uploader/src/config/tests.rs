@@ -69,6 +69,15 @@ fn errors_about_values_name_the_place_as_the_user_gave_it() {
 }
 
 #[test]
+fn a_relative_directory_of_the_queue_is_taken_from_a_flag_only() {
+    let given = load("", &[], &[Flag::set("state-dir", "queue")]).unwrap().state_dir();
+    assert_eq!(given, std::env::current_dir().unwrap().join("queue"));
+    for result in [load("state-dir = 'queue'", &[], &[]), load("", &[("LARDER_STATE_DIR", "queue")], &[])] {
+        assert!(result.unwrap_err().to_string().contains("is relative"));
+    }
+}
+
+#[test]
 fn every_default_is_of_its_kind() {
     for row in ROWS {
         assert_eq!(row.default().is_some(), matches!(row.default, KeyDefault::Value(_)), "{}", row.name);
