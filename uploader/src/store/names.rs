@@ -36,8 +36,8 @@ pub(super) enum Outputs {
 /// of that name. The error is the reason why the name means nothing.
 pub(super) fn meaning(store: &StoreLocation, name: &Path) -> Result<Meaning, String> {
     // No store path has one of the separators in its name, but another file may have one.
-    if name.symlink_metadata().is_err()
-        && let Some((derivation, outputs)) = split_outputs(name)
+    if let Some((derivation, outputs)) = split_outputs(name)
+        && name.symlink_metadata().is_err()
     {
         let path = path_of(store, derivation)?;
         if !path.is_derivation() {
