@@ -72,6 +72,18 @@ in { inherit app multi same1 same2 fixed user empty odd; }
     )
 }
 
+/// A derivation with the outputs `out`, `dev` and `doc`; `dev` refers to `out`.
+pub fn multi(tag: &str) -> String {
+    with_head(
+        tag,
+        r#"
+in mk "multi" "mkdir $out $dev $doc; echo $tag > $out/a; echo $out > $dev/b; echo doc > $doc/c" {
+  outputs = [ "out" "dev" "doc" ];
+}
+"#,
+    )
+}
+
 /// A single small file.
 pub fn single(tag: &str) -> String {
     with_head(tag, r#"in mk "single" "echo single $tag > $out" { }"#)

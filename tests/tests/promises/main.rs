@@ -3,12 +3,14 @@
 mod agent;
 mod available;
 mod clock;
+mod command_line;
 mod conformance;
 mod credentials;
 mod errors;
 mod hook;
 mod main_job;
 mod many;
+mod names;
 mod narinfo;
 mod order;
 mod printed;

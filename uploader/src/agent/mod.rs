@@ -27,4 +27,4 @@ pub use service::Service;
 pub(crate) use catch_up::CatchUp;
 pub(crate) use flush::{Flush, Flushed};
 pub(crate) use queue_status::QueueStatus;
-pub(crate) use requeue::{forget, requeue_all, select_parked};
+pub(crate) use requeue::{forget, not_parked, requeue_all, select_parked};

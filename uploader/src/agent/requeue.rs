@@ -1,6 +1,8 @@
 //! Queues jobs for users other than root: where a user may not write to `gcroots/auto`, the daemon makes the roots.
 //! Queues parked paths again, and forgets them.
 
+use std::sync::Arc;
+
 use larder_hook::queue::{Job, Parked, Place, Queue};
 
 use super::path_conversion::to_queued;
@@ -14,29 +16,28 @@ pub(super) fn enqueue(queue: &Queue, store: &StoreLocation, job: &Job) -> Result
     Ok(if unprotected.is_some() { register(queue, store, &id, job.paths.len()) } else { Ok(()) })
 }
 
+/// The error about a path that is not parked; `None` if the path is parked.
+pub(crate) fn not_parked(parked: &[Parked], store: &StoreLocation, path: &StorePath) -> Option<Error> {
+    let queued = to_queued(store, path);
+    if parked.iter().any(|parked| queued.as_ref() == Some(&parked.path)) {
+        return None;
+    }
+    let path = store.store_dir.render_path(path);
+    let error = Error::permanent(Area::Usage, format!("`{path}` is not parked"));
+    Some(error.hint("`larder status` lists the parked paths"))
+}
+
 /// Reduces the parked paths to the named paths and the paths that they block.
-///
-/// # Errors
-/// A named path is not parked.
 pub(crate) fn select_parked(
     mut parked: Vec<Parked>,
     store: &StoreLocation,
-    named: &[StorePath],
-) -> Result<Vec<Parked>> {
-    let mut wanted = Vec::new();
-    for path in named {
-        let queued = to_queued(store, path);
-        let queued = queued.filter(|queued| parked.iter().any(|parked| parked.path == *queued));
-        wanted.push(queued.ok_or_else(|| {
-            let path = store.store_dir.render_path(path);
-            Error::permanent(Area::Usage, format!("`{path}` is not parked"))
-                .hint("`larder status` lists the parked paths")
-        })?);
-    }
+    named: &[Arc<StorePath>],
+) -> Vec<Parked> {
+    let wanted: Vec<_> = named.iter().filter_map(|path| to_queued(store, path)).collect();
     parked.retain(|parked| {
         wanted.contains(&parked.path) || parked.blocked_by.as_ref().is_some_and(|by| wanted.contains(by))
     });
-    Ok(parked)
+    parked
 }
 
 /// Queues parked paths again. Returns how many were still parked.

@@ -21,4 +21,4 @@ pub use interface::{
 pub use open::open;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use s3::read_answer;
-pub use s3::{Options, S3Bucket};
+pub use s3::{Options, S3Bucket, check_credentials_file};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::arguments::seconds;
 use super::context::Context;
 use super::output::Human;
 use super::signals::stopped;
@@ -17,7 +18,7 @@ pub(super) struct Args {
     #[arg(long)]
     exit_when_idle: bool,
     /// Seconds that running pushes get to finish when the agent is stopped
-    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = seconds)]
     drain: u64,
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::base::error::{Area, Error, Result};
+use crate::config::Flag;
 use crate::config::config_keys::{BUCKET, STATE_DIR};
 
 /// Flags that every subcommand takes.
@@ -17,25 +18,30 @@ pub(super) struct Global {
     bucket: Option<String>,
     /// The directory of the queue
     #[arg(long, global = true, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
+    state_dir: Option<String>,
     /// Set any configuration key for this call: `--set compression=xz`
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
+/// Reads a number of seconds.
+pub(super) fn seconds(text: &str) -> std::result::Result<u64, &'static str> {
+    text.parse().map_err(|_| "give a whole number of seconds, for example `60`")
+}
+
 impl Global {
     /// The configuration keys that the flags set, with their values.
-    pub(super) fn configuration(&self) -> Result<Vec<(&str, String)>> {
-        let mut values: Vec<(&str, String)> = Vec::new();
+    pub(super) fn configuration(&self) -> Result<Vec<Flag<'_>>> {
+        let mut values = Vec::new();
         for set in &self.set {
-            let (key, value) = set.split_once('=').ok_or_else(|| {
-                Error::permanent(Area::Usage, format!("`--set {set}` has no `=`"))
-                    .hint("write `--set key=value`")
+            let (key, value) = set.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
+                Error::permanent(Area::Usage, format!("`--set {set}` does not have the form KEY=VALUE"))
+                    .hint("write, for example, `--set jobs=4`")
             })?;
-            values.push((key, value.to_owned()));
+            values.push(Flag::set(key, value));
         }
-        values.extend(self.bucket.iter().map(|bucket| BUCKET.flag(bucket)));
-        values.extend(self.state_dir.iter().map(|dir| STATE_DIR.flag(dir.display().to_string())));
+        values.extend(self.bucket.iter().map(|bucket| BUCKET.flag("--bucket", bucket)));
+        values.extend(self.state_dir.iter().map(|dir| STATE_DIR.flag("--state-dir", dir)));
         Ok(values)
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     let found = CatchUp::find(&queue, &store, args.all)?;
     if args.dry_run {
         found.built.iter().for_each(|info| output::data(&store.store_dir.render_path(&info.path)));
-        output::say(&format!("would queue {} paths", found.built.len()));
+        output::say(&format!("would queue {}", output::count(found.built.len(), "path")));
         return Ok(Exit::Ok);
     }
     if let Some(error) = found.enqueue(&queue, &store)? {
@@ -36,7 +36,10 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output::say(&match found.built.len() {
         0 => "found no path to queue".to_owned(),
-        count => format!("queued {count} paths; paths that are in the bucket are not sent again"),
+        number => {
+            let paths = output::count(number, "path");
+            format!("queued {paths}; a path that is in the bucket is not sent again")
+        }
     });
     Ok(Exit::Ok)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix_narinfo::TrustedPublicKey;
 
 use super::context::Context;
-use super::output;
+use super::{names, output};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::client::check::{self, MissingPath};
@@ -141,12 +141,13 @@ async fn check_cache(
     let store = context.store()?;
     let reader = PublicReader::new(context.ca_file().as_deref())?;
     show_usable(url, check::cache(&reader, url, store.store_dir.as_str()).await?);
-    for path in paths {
-        let path = crate::store::resolve(&store, path)?;
+    let named = crate::store::paths_of(paths, &store)?;
+    names::check(!named.found.is_empty(), &named.bad, None)?;
+    for path in named.paths() {
         check::path(&reader, url, &store.store_dir, &path, keys).await?;
         output::say(&format!("{}: signed by a trusted key, and the cache has its NAR", path.to_basename()));
     }
-    Ok(Exit::Ok)
+    Ok(if named.bad.is_empty() { Exit::Ok } else { Exit::Partial })
 }
 
 fn show_usable(url: &str, missing: MissingPath) {

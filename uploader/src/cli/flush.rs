@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::arguments::seconds;
 use super::context::Context;
 use super::output::{self, Human};
 use super::signals::stopped;
@@ -16,7 +17,7 @@ pub(super) struct Args {
     #[arg(long, required = true)]
     wait: bool,
     /// Stop waiting after so many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<u64>,
 }
 
@@ -41,7 +42,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
             Flushed::Left(left) => {
                 return Err(Error::transient(
                     Area::General,
-                    format!("{left} queued builds have not been pushed in time"),
+                    format!("{} not pushed in time", output::count(left, "queued build")),
                 )
                 .hint("they stay queued; `larder status` shows why they wait"));
             }

@@ -82,13 +82,13 @@ async fn read_back(context: &Context, bucket: &dyn Bucket, store_dir: &str) -> R
 mod tests {
     use super::*;
     use crate::bucket;
-    use crate::config::Config;
+    use crate::config::{Config, Flag};
 
     #[tokio::test]
     async fn a_file_of_certificates_that_cannot_be_used_keeps_clients_from_reading() {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("file://{}", dir.path().display());
-        let flags = [("ca-file", dir.path().join("absent.pem").display().to_string())];
+        let flags = [Flag::set("ca-file", dir.path().join("absent.pem").display().to_string())];
         let context = Context { config: Config::load(&|_| None, &flags).unwrap() };
         let bucket = bucket::open(&url, &bucket::Options::default()).await.unwrap();
         assert_eq!(read_back(&context, &*bucket, "/nix/store").await.unwrap(), Exit::Partial);

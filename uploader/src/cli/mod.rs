@@ -10,6 +10,7 @@ mod context;
 mod flush;
 mod init;
 mod key;
+mod names;
 mod output;
 mod push;
 mod queue;
@@ -101,12 +102,12 @@ fn run(cli: Cli) -> Result<Exit> {
     }
     let context = Context::load(&cli.global)?;
     match cli.command {
-        Command::Config(args) => config::run(args, &context),
         Command::Queue(args) => queue::run(args, &context),
         Command::Status(args) => status::run(args, &context),
         Command::CatchUp(args) => catch_up::run(args, &context),
         Command::Retry(args) => retry::run(args, &context),
         Command::Init(args) => block_on(async move { init::run(args, &context).await }),
+        Command::Config(args) => block_on(async move { config::run(args, &context).await }),
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),

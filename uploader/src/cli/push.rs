@@ -1,11 +1,14 @@
 //! `larder push`: pushes named paths without the queue.
 
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::context::Context;
+use super::names;
 use super::output::{self, Human, Json};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
@@ -14,13 +17,16 @@ use crate::store::{self, Daemon, StoreLocation, StorePath};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Store paths, or links to store paths such as ./result
+    /// Store paths, their base names, links such as ./result, or outputs of derivations such as x.drv^out
     paths: Vec<PathBuf>,
     /// Read more paths from standard input, separated by white space
     #[arg(long)]
     stdin: bool,
+    /// Push nothing if any path is not in the store. By default, larder names such paths and pushes the others
+    #[arg(long)]
+    strict: bool,
     /// Push all valid paths of the store except derivations
-    #[arg(long, conflicts_with_all = ["paths", "stdin"])]
+    #[arg(long, conflicts_with_all = ["paths", "stdin", "strict"])]
     all: bool,
     /// Push only these paths; the bucket must have their references already
     #[arg(long)]
@@ -57,6 +63,14 @@ enum Selection {
     Named(Vec<PathBuf>),
 }
 
+/// What the selection leads to.
+struct Wanted {
+    /// The selected paths.
+    roots: Vec<Arc<StorePath>>,
+    /// The names that lead to no valid path, with the reason.
+    bad: Vec<(PathBuf, Error)>,
+}
+
 /// The renderers of a push. The one that the arguments choose receives the events.
 struct Renderers {
     human: Arc<Human>,
@@ -69,21 +83,24 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     // A wrong configuration is reported before standard input is read.
     let options = options(&args, context)?;
     let selection = selection(&args)?;
-    let (pusher, roots, address) = open(options, context, &store, selection).await?;
+    let (pusher, wanted, address) = open(options, context, &store, selection).await?;
+    let json = args.json.then(|| Arc::new(Json::new(store.store_dir.clone())));
+    let go_on = !args.strict && !wanted.roots.is_empty();
+    if let Err(error) = names::check(go_on, &wanted.bad, json.as_deref()) {
+        pusher.close().await;
+        return Err(error);
+    }
     if !args.dry_run {
         pusher.begin_sweep(None);
     }
     let request = Request {
-        roots: roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
+        roots: wanted.roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,
         dry_run: args.dry_run,
         read_all: args.check,
         ..Request::default()
     };
-    let renderers = Renderers {
-        human: Arc::new(Human::new(address, args.json)),
-        json: args.json.then(|| Arc::new(Json::new(store.store_dir.clone()))),
-    };
+    let renderers = Renderers { human: Arc::new(Human::new(address, args.json)), json };
     let report = tokio::select! {
         report = pusher.push(request, renderers.progress()) => Some(report),
         _ = tokio::signal::ctrl_c() => None,
@@ -98,7 +115,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let report = report?;
     show(&args, &renderers, &report, begun);
-    Ok(if report.is_complete() { Exit::Ok } else { Exit::Partial })
+    if !wanted.bad.is_empty() && !args.json {
+        output::say(&format!("{} skipped, see the warnings above", output::count(wanted.bad.len(), "name")));
+    }
+    Ok(if report.is_complete() && wanted.bad.is_empty() { Exit::Ok } else { Exit::Partial })
 }
 
 /// The options from the configuration and the arguments.
@@ -121,11 +141,12 @@ fn selection(args: &Args) -> Result<Selection> {
     }
     let mut names = args.paths.clone();
     if args.stdin {
-        let mut text = String::new();
+        let mut text = Vec::new();
         std::io::stdin()
-            .read_to_string(&mut text)
+            .read_to_end(&mut text)
             .map_err(|error| Error::permanent(Area::Usage, "cannot read standard input").because(error))?;
-        names.extend(text.split_whitespace().map(PathBuf::from));
+        let words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        names.extend(words.map(|word| PathBuf::from(OsStr::from_bytes(word))));
     }
     if names.is_empty() && !args.stdin {
         return Err(Error::permanent(Area::Usage, "no paths are given")
@@ -134,26 +155,26 @@ fn selection(args: &Args) -> Result<Selection> {
     Ok(Selection::Named(names))
 }
 
-/// Opens the session with the bucket, and at the same time asks the store for the selected paths. Returns both and the
-/// bucket's address.
+/// Opens the session with the bucket, and at the same time asks the store what the selection leads to. Returns both and
+/// the bucket's address.
 async fn open(
     options: Options,
     context: &Context,
     store: &Arc<StoreLocation>,
     selection: Selection,
-) -> Result<(Pusher, Vec<Arc<StorePath>>, String)> {
+) -> Result<(Pusher, Wanted, String)> {
     let asked = store.clone();
-    let roots = tokio::task::spawn_blocking(move || select(&selection, &asked));
+    let wanted = tokio::task::spawn_blocking(move || select(&selection, &asked));
     let (bucket, keys) = (context.bucket().await?, context.keys()?);
     let address = bucket.address();
     let pusher = Pusher::open(bucket, store.clone(), keys, options).await;
-    let roots = roots.await.unwrap_or_else(|error| {
+    let wanted = wanted.await.unwrap_or_else(|error| {
         Err(Error::permanent(Area::General, "the thread that reads the store died").because(error))
     });
-    match (pusher, roots) {
-        (Ok(pusher), Ok((daemon, roots))) => {
+    match (pusher, wanted) {
+        (Ok(pusher), Ok((daemon, wanted))) => {
             pusher.lend(daemon);
-            Ok((pusher, roots, address))
+            Ok((pusher, wanted, address))
         }
         (Ok(pusher), Err(error)) => {
             pusher.close().await;
@@ -163,15 +184,19 @@ async fn open(
     }
 }
 
-/// The selected paths, and the connection that protects their closures from garbage collection while it is open.
-fn select(selection: &Selection, store: &StoreLocation) -> Result<(Daemon, Vec<Arc<StorePath>>)> {
+/// What the selection leads to, and the connection that protects the closures of the paths from garbage collection while
+/// it is open.
+fn select(selection: &Selection, store: &StoreLocation) -> Result<(Daemon, Wanted)> {
     let mut daemon = Daemon::connect(store)?;
-    let roots = match selection {
-        Selection::All => store::all_outputs(&mut daemon)?,
-        Selection::Named(names) => store::valid_paths_of(names, store, &mut daemon)?,
+    let wanted = match selection {
+        Selection::All => Wanted { roots: store::all_outputs(&mut daemon)?, bad: Vec::new() },
+        Selection::Named(names) => {
+            let selected = store::valid_paths_of(names, store, &mut daemon)?;
+            Wanted { roots: selected.paths(), bad: selected.bad }
+        }
     };
-    daemon.add_temp_roots(&roots)?;
-    Ok((daemon, roots))
+    daemon.add_temp_roots(&wanted.roots)?;
+    Ok((daemon, wanted))
 }
 
 impl Renderers {
@@ -208,7 +233,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Flag};
 
     #[derive(Parser)]
     struct Command {
@@ -218,12 +243,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_configuration_is_reported_before_missing_paths() {
-        let run_with = async |flags: &[(&str, String)]| {
+        let run_with = async |flags: &[Flag<'_>]| {
             let context = Context { config: Config::load(&|_| None, flags).unwrap() };
             let Command { args } = Command::parse_from(["push"]);
             run(args, &context).await.unwrap_err().area()
         };
         assert_eq!(run_with(&[]).await, Area::Usage);
-        assert_eq!(run_with(&[("trusted-keys", "no key".into())]).await, Area::Config);
+        assert_eq!(run_with(&[Flag::set("trusted-keys", "no key")]).await, Area::Config);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::arguments::seconds;
 use super::context::Context;
 use super::output;
 use super::signals::stopped;
@@ -23,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     /// Exit after this many seconds without a request
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     exit_when_idle: Option<u64>,
 }
 

@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use super::context::Context;
-use super::output;
-use crate::agent::{forget, requeue_all, select_parked};
+use super::{names, output};
+use crate::agent::{forget, not_parked, requeue_all, select_parked};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::base::queue_error::in_queue;
-use crate::store::resolve;
+use crate::store::{Selected, paths_of};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Parked paths
+    /// Parked paths, named as for `larder push`
     paths: Vec<PathBuf>,
     /// All parked paths
     #[arg(long, conflicts_with = "paths")]
@@ -33,9 +33,12 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
             Error::permanent(Area::Usage, "no paths are given").hint("name parked paths, or give `--all`")
         );
     }
+    let mut named = Selected::default();
     if !args.all {
-        let named = args.paths.iter().map(|path| resolve(&store, path)).collect::<Result<Vec<_>>>()?;
-        parked = select_parked(parked, &store, &named)?;
+        named = paths_of(&args.paths, &store)?;
+        named.retain(|_, path| not_parked(&parked, &store, path));
+        names::check(!named.found.is_empty(), &named.bad, None)?;
+        parked = select_parked(parked, &store, &named.paths());
     }
     let (word, count) = if args.forget {
         ("forgot", forget(&queue, &parked)?)
@@ -43,5 +46,5 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         ("queued", requeue_all(&queue, &store, &parked)?)
     };
     output::say(&format!("{word} {}", output::count(count, "path")));
-    Ok(Exit::Ok)
+    Ok(if named.bad.is_empty() { Exit::Ok } else { Exit::Partial })
 }

@@ -6,6 +6,7 @@ use super::arguments::Global;
 use super::output;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
+use crate::config::config_keys::{CREDENTIALS_FILE, SIGNING_KEY_FILES};
 use crate::setup::{self, Removal, STATE_DIR, System, Tree, USER};
 
 #[derive(Debug, clap::Args)]
@@ -46,8 +47,9 @@ pub(super) fn run(args: Args, global: &Global) -> Result<Exit> {
 }
 
 fn install(args: &Args, tree: &Tree, mut system: System, global: &Global) -> Result<Exit> {
-    let mut defaults = vec![("signing-key-files", args.signing_key_file.join(" "))];
-    defaults.extend(args.credentials_file.iter().map(|file| ("credentials-file", file.clone())));
+    let mut defaults = vec![SIGNING_KEY_FILES.flag("--signing-key-file", args.signing_key_file.join(" "))];
+    let credentials = args.credentials_file.iter();
+    defaults.extend(credentials.map(|file| CREDENTIALS_FILE.flag("--credentials-file", file)));
     let (config, new_config) = setup::read_or_make_configuration(tree, global.configuration()?, defaults)?;
     let parts = setup::read_installation(tree, &config, new_config, !args.no_hook)?;
     let plan = setup::plan_installation(tree, parts)?;

@@ -115,11 +115,11 @@ fn print_summary(summary: &Summary, now: u64) {
     let ago = |at: u64| format!("{} ago", span(now.saturating_sub(at)));
     line("excluded", &format!("{} so far", summary.excluded));
     let latest = if summary.gone.is_empty() { "" } else { ", the latest:" };
-    line("gone", &format!("{} paths{latest}", summary.gone.len()));
+    line("gone", &format!("{}{latest}", count(summary.gone.len(), "path")));
     for gone in summary.gone.iter().rev().take(5) {
         output::data(&format!("  {} ({})", gone.path, ago(gone.at)));
     }
-    line("pushed", &format!("{} paths so far, {} sent", summary.pushed, size(summary.sent_bytes)));
+    line("pushed", &format!("{} so far, {} sent", count(summary.pushed, "path"), size(summary.sent_bytes)));
     line("last success", &summary.last_success.map_or("never".into(), ago));
     if let Some(error) = &summary.last_error {
         line("last error", error);

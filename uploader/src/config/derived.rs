@@ -56,9 +56,11 @@ impl Config {
         i64::try_from(self.get(PRIORITY)).unwrap_or(30)
     }
 
-    /// The directory of the queue.
+    /// The directory of the queue, as an absolute path: the GC roots of Nix are links to its links. A flag may name a
+    /// path relative to the current directory.
     pub fn state_dir(&self) -> PathBuf {
-        self.get(STATE_DIR).unwrap_or_else(|| {
+        let given = self.get(STATE_DIR).map(|dir| std::path::absolute(&dir).unwrap_or(dir));
+        given.unwrap_or_else(|| {
             let root = rustix::process::geteuid().is_root();
             let own = settings::default_state_dir(&settings::process_environment, root);
             // A user without a queue, on a machine where root's hook fills a queue, means the queue of root.

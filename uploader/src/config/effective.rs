@@ -50,6 +50,11 @@ impl Config {
         })
     }
 
+    /// The source of the value of a key.
+    pub(super) fn source(&self, row: &Row) -> Source {
+        self.values.get(row.name).map_or(Source::Default, |(_, source)| source.clone())
+    }
+
     /// The effective value of a key.
     pub fn get<T: Typed>(&self, key: ConfigKey<T>) -> T {
         let row = key.row();

@@ -35,6 +35,9 @@ pub fn write_secret_key(key: &SecretKey, path: &Path) -> Result<()> {
     let failed = |error: std::io::Error| {
         let failed = Error::permanent(Area::General, format!("cannot write `{}`", path.display()));
         match error.kind() {
+            std::io::ErrorKind::AlreadyExists if path.is_dir() => {
+                failed.because("it is a directory").hint("name the file of the key")
+            }
             std::io::ErrorKind::AlreadyExists => failed.because("the file exists already").hint(
                 "do not lose a key that has signed paths; choose another name, or another file with `--output`",
             ),
@@ -61,6 +64,7 @@ mod tests {
         let key = SecretKey::generate("cache.example-1").unwrap();
         write_secret_key(&key, &path).unwrap();
         assert!(write_secret_key(&key, &path).unwrap_err().to_string().contains("exists already"));
+        assert!(write_secret_key(&key, dir.path()).unwrap_err().to_string().contains("it is a directory"));
         let (read, warning) = read_secret_key(&path).unwrap();
         assert!(warning.is_none());
         let signature = read.sign("1;x").to_nix_string();

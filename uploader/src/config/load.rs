@@ -4,19 +4,19 @@ use std::path::Path;
 
 use larder_hook::settings;
 
-use super::config_keys::{self, COMPRESSION, JOBS, ROWS};
+use super::config_keys::{self, COMPRESSION, COMPRESSION_LEVEL, JOBS, PRIORITY, ROWS, STATE_DIR};
 use super::effective::{Config, Source};
-use super::typed_key::Row;
+use super::typed_key::{Flag, Row};
 use super::value::Value;
 use crate::base::error::{Area, Error, Result};
 use crate::format::object_keys::Compression;
 
 impl Config {
-    /// Reads the configuration files, then the environment, then `flags` (names of keys with their values as text).
+    /// Reads the configuration files, then the environment, then `flags`.
     ///
     /// # Errors
     /// A file cannot be read, a key is unknown, or a value is wrong.
-    pub fn load(variable: settings::Variables<'_>, flags: &[(&str, String)]) -> Result<Self> {
+    pub fn load(variable: settings::Variables<'_>, flags: &[Flag<'_>]) -> Result<Self> {
         let mut config = Self::default();
         for file in settings::config_files(variable) {
             config.lay_file(&file)?;
@@ -27,8 +27,9 @@ impl Config {
                 config.lay_text(row, &text, Source::Environment(name))?;
             }
         }
-        for (name, text) in flags {
-            config.lay_text(config_keys::find(name)?, text, Source::Flag(format!("--{name}")))?;
+        for Flag { key, text, given } in flags {
+            let row = config_keys::find(key).map_err(|error| error.because(format!("in `{given}`")))?;
+            config.lay_text(row, text, Source::Flag(given.clone()))?;
         }
         config.check()?;
         Ok(config)
@@ -51,31 +52,46 @@ impl Config {
     }
 
     fn lay_text(&mut self, row: &'static Row, text: &str, source: Source) -> Result<()> {
-        let value = Value::from_text(row.kind, text).ok_or_else(|| row.wrong_kind())?;
+        let wrong = || row.wrong_kind().because(format!("in `{source}`"));
+        let value = Value::from_text(row.kind, text).ok_or_else(wrong)?;
         self.lay(row, value, source);
         Ok(())
     }
 
     /// Checks what the kind of a single value does not show.
     fn check(&self) -> Result<()> {
-        let wrong = |what: String| Error::permanent(Area::Config, what);
+        let wrong = |key: &Row, what: String| {
+            Error::permanent(Area::Config, what).because(format!("in `{}`", self.source(key)))
+        };
         let name = self.get(COMPRESSION);
         if !Compression::ALL.iter().any(|known| known.name() == name) {
-            return Err(
-                wrong(format!("`compression = \"{name}\"` is unknown")).hint("use `zstd`, `xz` or `none`")
-            );
+            return Err(wrong(COMPRESSION.row(), format!("`compression = \"{name}\"` is unknown"))
+                .hint("use `zstd`, `xz` or `none`"));
         }
         let highest = match self.compression() {
             Compression::Zstd => 22,
             Compression::Xz => 9,
-            Compression::None => i32::MAX,
+            Compression::None => i32::MAX as u64,
         };
-        if let Some(level) = self.level().filter(|level| *level > highest) {
-            return Err(wrong(format!("`compression-level = {level}` is too high"))
+        if let Some(level) = self.get(COMPRESSION_LEVEL).filter(|level| *level > highest) {
+            return Err(wrong(COMPRESSION_LEVEL.row(), format!("`compression-level = {level}` is too high"))
                 .hint(format!("the highest level of {name} is {highest}")));
         }
+        if let Some(priority) = Some(self.get(PRIORITY)).filter(|priority| i32::try_from(*priority).is_err())
+        {
+            return Err(wrong(PRIORITY.row(), format!("`priority = {priority}` is too high"))
+                .hint("Nix reads numbers up to 2147483647"));
+        }
+        // The hook, the agent and the commands have different current directories.
+        if let Some(dir) = self.get(STATE_DIR).filter(|dir| !dir.is_absolute())
+            && !matches!(self.source(STATE_DIR.row()), Source::Flag(_))
+        {
+            return Err(wrong(STATE_DIR.row(), format!("`state-dir = \"{}\"` is relative", dir.display()))
+                .hint("give an absolute path, such as `/var/lib/larder`"));
+        }
         if self.get(JOBS) == Some(0) {
-            return Err(wrong("`jobs = 0` would upload nothing".into()).hint("remove it to use the default"));
+            return Err(wrong(JOBS.row(), "`jobs = 0` would upload nothing".into())
+                .hint("remove it to use the default"));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ mod value;
 
 pub use effective::{Config, Source};
 pub use secret_file::exposure;
-pub use typed_key::{ConfigKey, KeyDefault, Row, Size, Typed};
+pub use typed_key::{ConfigKey, Flag, KeyDefault, Row, Size, Typed};
 pub use value::{Kind, Value};
 
 #[cfg(test)]

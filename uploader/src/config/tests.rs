@@ -4,7 +4,7 @@ use super::config_keys::{EXCLUDE, JOBS, MAX_NAR_SIZE, ROWS};
 use super::*;
 use crate::base::error::{Area, Result};
 
-fn load(file: &str, variables: &[(&str, &str)], flags: &[(&str, String)]) -> Result<Config> {
+fn load(file: &str, variables: &[(&str, &str)], flags: &[Flag<'_>]) -> Result<Config> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");
     std::fs::write(&path, file).unwrap();
@@ -20,14 +20,14 @@ fn load(file: &str, variables: &[(&str, &str)], flags: &[(&str, String)]) -> Res
 #[test]
 fn flag_wins_over_environment_over_file() {
     let file = "bucket = 's3://file'\njobs = 3\nexclude = ['a', 'b']\nmax-nar-size = '2 GiB'\n";
-    let config = load(file, &[("LARDER_BUCKET", "s3://env")], &[("jobs", "5".into())]).unwrap();
+    let config = load(file, &[("LARDER_BUCKET", "s3://env")], &[Flag::set("jobs", "5")]).unwrap();
     assert_eq!(config.bucket().unwrap(), "s3://env");
     assert_eq!(config.get(JOBS), Some(5));
     assert_eq!(config.get(MAX_NAR_SIZE), Some(Size(2 << 30)));
     assert_eq!(config.get(EXCLUDE), ["a", "b"]);
     let source = |name: &str| config.effective().find(|(row, ..)| row.name == name).unwrap().2.to_string();
     assert_eq!(source("bucket"), "LARDER_BUCKET");
-    assert_eq!(source("jobs"), "--jobs");
+    assert_eq!(source("jobs"), "--set jobs");
     assert_eq!(source("compression"), "default");
 }
 
@@ -53,6 +53,28 @@ fn errors_about_values_show_an_example() {
     assert!(load("compression = 'brotli'", &[], &[]).is_err());
     assert!(load("compression = 'xz'\ncompression-level = 12", &[], &[]).is_err());
     assert!(load("bucket = ", &[], &[]).is_err());
+}
+
+#[test]
+fn errors_about_values_name_the_place_as_the_user_gave_it() {
+    let many = |flags: &[Flag<'_>]| load("", &[], flags).unwrap_err().to_string();
+    assert!(many(&[Flag::set("jobs", "many")]).contains("`--set jobs`"));
+    assert!(many(&[Flag::set("jbos", "4")]).contains("`--set jbos`"));
+    assert!(many(&[Flag::set("compression", "best")]).contains("`--set compression`"));
+    let variable = load("", &[("LARDER_JOBS", "many")], &[]).unwrap_err();
+    assert!(variable.to_string().contains("`LARDER_JOBS`"), "{variable}");
+    assert_eq!(variable.hint_text(), Some("the value is a whole number, for example `4`"));
+    assert!(load("priority = 5000000000", &[], &[]).unwrap_err().to_string().contains("too high"));
+    assert!(load("compression-level = 5000000000", &[], &[]).unwrap_err().to_string().contains("too high"));
+}
+
+#[test]
+fn a_relative_directory_of_the_queue_is_taken_from_a_flag_only() {
+    let given = load("", &[], &[Flag::set("state-dir", "queue")]).unwrap().state_dir();
+    assert_eq!(given, std::env::current_dir().unwrap().join("queue"));
+    for result in [load("state-dir = 'queue'", &[], &[]), load("", &[("LARDER_STATE_DIR", "queue")], &[])] {
+        assert!(result.unwrap_err().to_string().contains("is relative"));
+    }
 }
 
 #[test]

@@ -50,7 +50,30 @@ impl Row {
     pub(super) fn wrong_kind(&self) -> Error {
         let (kind, example) = self.kind.example();
         Error::permanent(Area::Config, format!("`{}` has a value of the wrong kind", self.name))
-            .hint(format!("it takes {kind}: {example} ({})", self.help))
+            .hint(format!("the value is {kind}, for example `{example}`"))
+    }
+}
+
+/// The value of a configuration key on the command line.
+#[derive(Clone, Debug)]
+pub struct Flag<'a> {
+    /// The name of the key.
+    pub(super) key: &'a str,
+    /// The value as text.
+    pub(super) text: String,
+    /// The flag as the user gave it, without the value.
+    pub(super) given: String,
+}
+
+impl<'a> Flag<'a> {
+    /// The value of `--set KEY=VALUE`.
+    pub fn set(key: &'a str, text: impl Into<String>) -> Self {
+        Self { key, text: text.into(), given: format!("--set {key}") }
+    }
+
+    /// The name of the key.
+    pub fn key(&self) -> &'a str {
+        self.key
     }
 }
 
@@ -81,9 +104,9 @@ impl<T> ConfigKey<T> {
         self.row
     }
 
-    /// The key with a value, as a flag of the command line sets it.
-    pub fn flag(self, text: impl Into<String>) -> (&'static str, String) {
-        (self.row.name, text.into())
+    /// A value of the key from a flag of its own, such as `--bucket`.
+    pub fn flag(self, flag: &str, text: impl Into<String>) -> Flag<'static> {
+        Flag { key: self.row.name, text: text.into(), given: flag.to_owned() }
     }
 }
 

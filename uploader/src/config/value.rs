@@ -30,13 +30,13 @@ impl Kind {
         }
     }
 
-    /// The kind with its article, and an example in TOML.
+    /// The kind with its article, and an example in a configuration file.
     pub(super) fn example(self) -> (&'static str, &'static str) {
         match self {
-            Self::Text => ("a text", "\"…\""),
-            Self::Path => ("a path", "\"/…\""),
-            Self::List => ("a list of texts", "[\"…\", \"…\"]"),
-            Self::Switch => ("a switch", "true or false"),
+            Self::Text => ("a text", "\"text\""),
+            Self::Path => ("a path", "\"/directory/file\""),
+            Self::List => ("a list of texts", "[\"first\", \"second\"]"),
+            Self::Switch => ("`true` or `false`", "true"),
             Self::Number => ("a whole number", "4"),
             Self::Size => ("a size", "\"10 GiB\""),
         }

@@ -7,8 +7,8 @@ use super::install::Installation;
 use super::paths::CONFIG;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::Address;
-use crate::config::Config;
 use crate::config::config_keys::{SIGNING_KEY_FILES, STORE_DIR};
+use crate::config::{Config, Flag};
 
 /// Reads the configuration of the machine, or makes a new one of `flags`. Returns it with the text of the new file,
 /// which is empty if the machine has a configuration.
@@ -17,8 +17,8 @@ use crate::config::config_keys::{SIGNING_KEY_FILES, STORE_DIR};
 /// Fails if the machine has a configuration and there are flags.
 pub fn read_or_make_configuration(
     tree: &Tree,
-    mut flags: Vec<(&str, String)>,
-    defaults: Vec<(&'static str, String)>,
+    mut flags: Vec<Flag<'_>>,
+    defaults: Vec<Flag<'static>>,
 ) -> Result<(Config, String)> {
     let file = tree.at(CONFIG);
     if file.exists() {
@@ -34,7 +34,7 @@ pub fn read_or_make_configuration(
     config.bucket()?.parse::<Address>()?;
     let text = config
         .effective()
-        .filter(|(key, ..)| flags.iter().any(|(name, _)| *name == key.name))
+        .filter(|(key, ..)| flags.iter().any(|flag| flag.key() == key.name))
         .filter_map(|(key, value, _)| Some(format!("{} = {}\n", key.name, value?)))
         .collect();
     Ok((config, text))

@@ -7,6 +7,7 @@ mod closure;
 mod daemon;
 mod derivation;
 mod location;
+mod names;
 mod nar;
 mod selection;
 
@@ -17,4 +18,4 @@ pub use derivation::is_floating;
 pub use location::{DaemonAddress, StoreLocation, StoreOptions};
 pub use nar::{Digested, HashingWriter, NarError, dump};
 pub use nix_derivation::{StoreDir, StorePath};
-pub use selection::{all_outputs, resolve, valid_paths_of};
+pub use selection::{Selected, all_outputs, paths_of, valid_paths_of};

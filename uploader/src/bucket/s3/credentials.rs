@@ -58,19 +58,7 @@ pub(super) fn provider(
     trust: &Trust,
 ) -> Result<SharedCredentialsProvider> {
     if let Some(file) = file {
-        let provider = CredentialsFile { file: file.to_owned(), profile: address.profile.clone() };
-        provider.read().map_err(|cause| {
-            Error::permanent(
-                Area::Credentials,
-                format!("cannot use the credentials file `{}`", file.display()),
-            )
-            .because(cause)
-            .hint(
-                "the file holds `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, or the two values on a line \
-                     each, or a section as in `~/.aws/credentials`",
-            )
-        })?;
-        return Ok(SharedCredentialsProvider::new(provider));
+        return Ok(SharedCredentialsProvider::new(CredentialsFile::open(file, address.profile.clone())?));
     }
 
     let profile = Profile { name: address.profile.clone(), region: region.clone(), trust: trust.clone() };
@@ -129,6 +117,14 @@ impl fmt::Debug for Profile {
     }
 }
 
+/// Checks that a credentials file can be read and understood. `profile` is the section, by default `default`.
+///
+/// # Errors
+/// The error never repeats the contents of the file.
+pub fn check_credentials_file(file: &Path, profile: Option<&str>) -> Result<()> {
+    CredentialsFile::open(file, profile.map(str::to_owned)).map(drop)
+}
+
 /// A credentials file. It is read each time that credentials are loaded, so that larder notices changed credentials.
 struct CredentialsFile {
     file: PathBuf,
@@ -136,6 +132,21 @@ struct CredentialsFile {
 }
 
 impl CredentialsFile {
+    /// Fails if the file cannot be read or understood.
+    fn open(file: &Path, profile: Option<String>) -> Result<Self> {
+        let this = Self { file: file.to_owned(), profile };
+        match this.read() {
+            Ok(_) => Ok(this),
+            Err(cause) => {
+                let what = format!("cannot use the credentials file `{}`", file.display());
+                Err(Error::permanent(Area::Credentials, what).because(cause).hint(
+                    "the file holds `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, or the two values on a line \
+                     each, or a section as in `~/.aws/credentials`",
+                ))
+            }
+        }
+    }
+
     fn read(&self) -> Result<Credentials, String> {
         let size = std::fs::metadata(&self.file).map_err(|error| error.to_string())?.len();
         if size > MAX_FILE {

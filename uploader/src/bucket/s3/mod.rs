@@ -25,6 +25,7 @@ mod upload_body;
 mod xml;
 
 pub use connection::Options;
+pub use credentials::check_credentials_file;
 pub use store::S3Bucket;
 
 /// Reads a body as every kind of answer that larder reads.

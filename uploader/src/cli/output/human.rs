@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix_derivation::StorePath;
 
+use super::bar::Bar;
 use super::compression::{CompressionStatistics, Levels};
 use super::quantity::{count, size};
 use super::terminal::{is_terminal, say};
@@ -14,7 +14,7 @@ use crate::push::{Outcome, OutcomeKind, Progress, Report};
 
 /// Renders a push for people, on standard error.
 pub(in crate::cli) struct Human {
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     address: String,
     quiet: bool,
     compression: CompressionStatistics,
@@ -25,12 +25,7 @@ impl Human {
     /// many times, and only the outcomes matter in its log.
     pub(in crate::cli) fn new(address: String, quiet: bool) -> Self {
         let terminal = is_terminal() && std::env::var_os("CI").is_none() && !quiet;
-        Self {
-            bar: terminal.then(progress_bar),
-            address,
-            quiet,
-            compression: CompressionStatistics::default(),
-        }
+        Self { bar: terminal.then(Bar::new), address, quiet, compression: CompressionStatistics::default() }
     }
 
     /// A line with the totals of a push that took this long.
@@ -41,25 +36,16 @@ impl Human {
     /// Removes the bar.
     pub(in crate::cli) fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.remove();
         }
     }
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| say(text)),
+            Some(bar) => bar.above(|| say(text)),
             None => say(text),
         }
     }
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{spinner} {binary_bytes}/{binary_total_bytes} {wide_bar} {binary_bytes_per_sec} {msg} {eta}",
-    );
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }
 
 /// The line that announces a plan.
@@ -143,14 +129,14 @@ impl Progress for Human {
 
     fn advanced(&self, bytes: u64) {
         if let Some(bar) = &self.bar {
-            bar.inc(bytes);
+            bar.advance(bytes);
         }
     }
 
     fn compressed(&self, from: u64, to: u64, effort: Effort) {
         self.compression.add(from, to, effort);
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("level {}, to {:.0} %", effort.level, self.compression.percent()));
+            bar.set_remark(format!("level {}, to {:.0} %", effort.level, self.compression.percent()));
         }
     }
 

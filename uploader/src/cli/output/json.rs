@@ -1,5 +1,6 @@
 //! Shows a push to a program: JSON lines on standard output. `docs/json.md` describes them.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::compression::{CompressionStatistics, Levels};
 use super::terminal::data;
+use crate::base::error::Error;
 use crate::push::decide::Plan;
 use crate::push::progress::Effort;
 use crate::push::{Outcome, OutcomeKind, Progress, Report};
@@ -16,13 +18,19 @@ use crate::push::{Outcome, OutcomeKind, Progress, Report};
 pub(in crate::cli) struct Json {
     store_dir: StoreDir,
     read: AtomicU64,
+    invalid: AtomicU64,
     compression: CompressionStatistics,
 }
 
 impl Json {
     /// A renderer that prints store paths below `store_dir`.
     pub(in crate::cli) fn new(store_dir: StoreDir) -> Self {
-        Self { store_dir, read: AtomicU64::new(0), compression: CompressionStatistics::default() }
+        Self {
+            store_dir,
+            read: AtomicU64::new(0),
+            invalid: AtomicU64::new(0),
+            compression: CompressionStatistics::default(),
+        }
     }
 
     /// Prints the summary, which is the last line. A dry run prints the paths that it would push or sign before.
@@ -36,6 +44,17 @@ impl Json {
         data(&self.summary(report, took).to_string());
     }
 
+    /// Prints a name that leads to no store path.
+    pub(in crate::cli) fn invalid(&self, name: &Path, error: &Error) {
+        self.invalid.fetch_add(1, Ordering::Relaxed);
+        let line = json!({
+            "type": "invalid",
+            "name": name.to_string_lossy(),
+            "reason": error.to_string(),
+        });
+        data(&line.to_string());
+    }
+
     fn summary(&self, report: &Report, took: Duration) -> Value {
         let (nar, sent) = report.bytes();
         let counts: Map<_, _> = OutcomeKind::ALL
@@ -45,6 +64,7 @@ impl Json {
         let mut line = json!({
             "type": "summary",
             "counts": counts,
+            "invalid": self.invalid.load(Ordering::Relaxed),
             "narBytes": nar,
             "sentBytes": sent,
             "readBytes": self.read.load(Ordering::Relaxed),

@@ -1,5 +1,6 @@
 //! Everything that the commands print. Data goes to standard output, messages for people to standard error.
 
+mod bar;
 mod compression;
 mod human;
 mod json;

@@ -1,8 +1,10 @@
 //! Numbers as people read them.
 
+use std::fmt::Display;
+
 /// A number with its noun, in the singular or plural: `1 path`, `2 paths`.
-pub(in crate::cli) fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+pub(in crate::cli) fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+    if number == 1.into() { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// A number of bytes with a decimal unit: `1.5 MB`.
