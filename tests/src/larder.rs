@@ -28,7 +28,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     };
     let path = dir.join(name);
     if !path.is_file() {
-        bail!("no {}: run `cargo build --workspace` first, or set LARDER_BIN_DIR", path.display());
+        bail!("no {}: run `cargo build --locked --workspace` first, or set LARDER_BIN_DIR", path.display());
     }
     Ok(path)
 }

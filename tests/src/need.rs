@@ -30,6 +30,8 @@ pub enum Requirement {
     Garage,
     /// Ceph's radosgw and its daemons (by flag).
     Ceph,
+    /// cargo-cyclonedx, which writes bills of materials.
+    CycloneDx,
     /// larder with fail points.
     FaultyBuild,
     /// The units and the configuration of Debian's nix-daemon, unpacked.
@@ -58,6 +60,7 @@ impl Requirement {
                 .iter()
                 .all(|p| cache::program(p).is_some())
                 .then(|| cache::program("radosgw"))?,
+            Self::CycloneDx => program(cache::dir().join("cyclonedx/bin/cargo-cyclonedx")),
             Self::FaultyBuild => crate::larder::faulty_binary("larder").ok(),
             Self::NixSetup => {
                 cache::file("nix-setup/etc/nix/nix.conf").map(|_| cache::dir().join("nix-setup"))
@@ -77,6 +80,7 @@ impl Requirement {
             Self::FakeTime => "faketime",
             Self::Garage => "garage",
             Self::Ceph => "ceph",
+            Self::CycloneDx => "cyclonedx",
             Self::Root | Self::FaultyBuild => "",
         }
     }

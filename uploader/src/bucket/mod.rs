@@ -20,5 +20,5 @@ pub use interface::{
 };
 pub use open::open;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use s3::read_answer;
+pub(crate) use s3::properties;
 pub use s3::{Options, S3Bucket, check_credentials_file};

@@ -56,7 +56,7 @@ fn the_documents_hold_the_table_of_the_program() {
     }
     assert!(
         std::env::var_os(WRITE).is_some_and(|value| value == "1"),
-        "docs/configuration.md does not hold the table of the program; write the table with `{WRITE}=1 cargo test -p larder --lib config::table`"
+        "docs/configuration.md does not hold the table of the program; write the table with `{WRITE}=1 cargo test --locked -p larder --lib config::table`"
     );
     std::fs::write(&file, format!("{}{table}{}", &text[..begin], &text[end..])).unwrap();
 }

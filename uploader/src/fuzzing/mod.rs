@@ -5,6 +5,7 @@
 mod bucket;
 mod configuration;
 mod format;
+mod machine;
 mod queue;
 mod store;
 
@@ -17,14 +18,19 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("answer", bucket::answer),
     ("cache_info", format::cache_info),
     ("configuration", configuration::configuration),
+    ("credentials", bucket::credentials),
     ("daemon", store::daemon),
     ("derivation", queue::derivation),
     ("environment", queue::environment),
     ("job", queue::job),
     ("keys", format::signing_and_object_keys),
     ("listing", format::listing),
+    ("manifest", machine::manifest),
     ("marker", format::marker),
     ("narinfo", format::narinfo),
+    ("nix_conf", machine::nix_conf),
+    ("policy", bucket::policy),
+    ("relay_path", machine::relay_path),
 ];
 
 /// Runs the target with this name.

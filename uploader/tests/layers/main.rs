@@ -85,7 +85,7 @@ fn the_picture_in_the_architecture_is_that_of_the_code() {
     } else {
         assert_eq!(
             now, picture,
-            "LARDER_WRITE_DOCS=1 cargo test -p larder --test layers draws the picture again"
+            "LARDER_WRITE_DOCS=1 cargo test --locked -p larder --test layers draws the picture again"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! What a cache that is away costs a client, with real Nix of each version: the build must succeed all the same.
 //!
-//! docs/clients.md has the table that this prints (`cargo test --test machines absent -- --nocapture`).
+//! docs/clients.md has the table that this prints (`cargo test --locked --test machines absent -- --nocapture`).
 
 mod cache;
 mod names;

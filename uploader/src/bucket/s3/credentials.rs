@@ -173,15 +173,16 @@ impl fmt::Debug for CredentialsFile {
     }
 }
 
+/// The contents of a credentials file.
 #[derive(Default, PartialEq, Eq)]
-struct Found {
-    id: String,
-    secret: String,
-    token: Option<String>,
+pub(super) struct Found {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) token: Option<String>,
 }
 
 /// Reads the three formats. Of the text, error messages show only the names of sections.
-fn parse(text: &str, profile: Option<&str>) -> Result<Found, String> {
+pub(super) fn parse(text: &str, profile: Option<&str>) -> Result<Found, String> {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)

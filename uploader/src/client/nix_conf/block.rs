@@ -20,12 +20,7 @@ impl Block {
     pub fn split(text: Option<&str>) -> Self {
         let whole = || Self { rest: text.map(str::to_owned), lines: None };
         let Some(text) = text else { return whole() };
-        let ends = text.find(&format!("{END}\n"));
-        let Some(end) = ends.filter(|at| *at == 0 || text[..*at].ends_with('\n')) else { return whole() };
-        let Some(begin) = text[..end].rfind(BEGIN).filter(|at| *at == 0 || text[..*at].ends_with('\n'))
-        else {
-            return whole();
-        };
+        let Some((begin, end)) = find(text) else { return whole() };
         let Some(first) = text[begin..end].find('\n').map(|at| begin + at + 1) else { return whole() };
         let notes = &text[begin + BEGIN.len()..first];
         let (mut before, after) = (&text[..begin], &text[end + END.len() + 1..]);
@@ -48,15 +43,39 @@ impl Block {
     }
 }
 
+/// The places of the first and of the last line of the block. larder adds the block at the end of a file, so the block is
+/// the last one: the rest of the file may hold such lines, too.
+fn find(text: &str) -> Option<(usize, usize)> {
+    let starts_a_line = |at: usize| at == 0 || text[..at].ends_with('\n');
+    let first_line = |at: usize| {
+        let notes = text[at + BEGIN.len()..].split('\n').next().unwrap_or_default();
+        starts_a_line(at) && ["", NO_NEWLINE, NEW_FILE].contains(&notes)
+    };
+    let end_after = |begin: usize| {
+        let mut ends = text[begin..].match_indices(END).map(|(at, _)| begin + at);
+        ends.find(|at| starts_a_line(*at) && text[at + END.len()..].starts_with('\n'))
+    };
+    let mut begins = text.rmatch_indices(BEGIN).map(|(at, _)| at).filter(|at| first_line(*at));
+    begins.find_map(|begin| Some((begin, end_after(begin)?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn removing_the_block_restores_the_file_to_the_byte() {
-        for before in
-            [None, Some(""), Some("a = b\n"), Some("a = b"), Some("\n\n"), Some("# larder setup: begin")]
-        {
+        for before in [
+            None,
+            Some(""),
+            Some("a = b\n"),
+            Some("a = b"),
+            Some("\n\n"),
+            Some("# larder setup: begin"),
+            Some("a = b\n# larder setup: end\nc = d\n"),
+            Some("# larder setup: begin\n"),
+            Some("# larder setup: beginning\n"),
+        ] {
             let lines = "post-build-hook = /x\n";
             let first = Block::split(before).with(lines);
             assert!(first.contains(lines));

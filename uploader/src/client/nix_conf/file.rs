@@ -43,6 +43,8 @@ const ALIASES: &[(&str, &str)] = &[
 
 /// How deep includes may be nested. This ends circles.
 const MAX_DEPTH: usize = 10;
+/// How many files are read. A file that includes itself more than once would be read without an end in sight.
+const MAX_FILES: usize = 1_000;
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +55,7 @@ impl fmt::Display for Origin {
 impl NixConf {
     /// Reads `path` and the files that it includes. A file that does not exist counts as empty, even for `include`.
     ///
-    /// Fails if `read` does.
+    /// Fails if `read` does, and if the files include each other a thousand times.
     pub fn read(path: &Path, read: Read<'_>) -> std::io::Result<Self> {
         let mut conf = Self::default();
         conf.add_file(path, read, MAX_DEPTH)?;
@@ -61,7 +63,14 @@ impl NixConf {
     }
 
     fn add_file(&mut self, path: &Path, read: Read<'_>, depth: usize) -> std::io::Result<()> {
-        let (Some(text), true) = (read(path)?, depth > 0) else { return Ok(()) };
+        if depth == 0 {
+            return Ok(());
+        }
+        let Some(text) = read(path)? else { return Ok(()) };
+        if self.files.len() >= MAX_FILES {
+            let cause = format!("the files include each other more than {MAX_FILES} times");
+            return Err(std::io::Error::other(cause));
+        }
         self.files.push(path.to_owned());
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
@@ -148,5 +157,13 @@ mod tests {
         assert_eq!((hook.value.join(" ").as_str(), hook.line), ("/b", 1));
         assert_eq!(hook.file, Path::new("/etc/nix/nix.custom.conf"));
         assert!(conf.files().len() <= MAX_DEPTH);
+    }
+
+    #[test]
+    fn files_that_include_themselves_often_end_in_an_error() {
+        let text = "include nix.conf\n".repeat(100);
+        let read = |_: &Path| Ok(Some(text.clone()));
+        let error = NixConf::read(Path::new("/etc/nix/nix.conf"), &read).expect_err("no end");
+        assert!(error.to_string().contains("include each other"), "{error}");
     }
 }

@@ -61,6 +61,12 @@ impl Caches {
         is_cache_path(rest.strip_prefix('/')?).then_some((cache, rest))
     }
 
+    /// What [`Caches::find`] finds, with the name of the cache; for `fuzzing/`.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn target<'a>(&self, path: &'a str) -> Option<(&str, &'a str)> {
+        self.find(path).map(|(cache, below)| (cache.name.as_str(), below))
+    }
+
     /// Tells the observer of an event.
     pub(super) fn notify(&self, event: Event<'_>) {
         (self.observer)(event);
