@@ -3,6 +3,7 @@
 mod agent;
 mod conformance;
 mod errors;
+mod flush;
 mod hook;
 mod main_job;
 mod many;
