@@ -56,7 +56,7 @@ impl SecretKey {
     /// The contents of the key file. They are secret, and are wiped from memory when they are dropped.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         let pair = Zeroizing::new(self.key.to_keypair_bytes());
-        let encoded = Zeroizing::new(BASE64.encode(&*pair));
+        let encoded = Zeroizing::new(BASE64.encode(*pair));
         // One allocation of the right size: a text that grows leaves copies behind.
         Zeroizing::new([&self.name, ":", &encoded].concat())
     }
