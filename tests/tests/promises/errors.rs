@@ -1,7 +1,8 @@
 //! Each mistake has a clear message and an exit code, and nothing is lost.
 
 use anyhow::Result;
-use larder_tests::nix::samples;
+use larder_tests::nix::{samples, versions};
+use larder_tests::servers::Directory;
 use std::os::unix::fs::PermissionsExt;
 
 use super::world::{Target, World, assert_said};
@@ -250,5 +251,38 @@ fn a_client_check_says_what_is_wrong() -> Result<()> {
     );
     assert_said(&check(&["--public-key", "x:AAAA"])?, 4, &["public key"]);
     assert_said(&check(&["--url", "http://127.0.0.1:9"])?, 7, &["refused"]);
+    Ok(())
+}
+
+#[test]
+fn a_path_that_is_nested_deeper_than_newer_nix_accepts_is_parked_with_the_place() -> Result<()> {
+    for version in versions() {
+        let mut world = World::new(version, Target::Directory(Directory::start()?))?;
+        world.larder.install_hook(&mut world.nix)?;
+        let deep = |levels: u32| {
+            format!(
+                r#"derivation {{ name = "deep"; system = builtins.currentSystem; builder = "/bin/sh";
+                     PATH = "/usr/bin:/bin"; args = [ "-ec" ''
+                       d=$out; for i in $(seq 1 {levels}); do d=$d/level-$i; done; mkdir -p $d; echo {version} > $d/file
+                     '' ]; }}"#
+            )
+        };
+        let accepted = world.nix.build(&deep(62))?;
+        world.larder.run(&["flush", "--wait"])?;
+        world.nix.twin()?.substitute(
+            &accepted,
+            &world.target.public_base().unwrap_or_default(),
+            &world.key.public,
+        )?;
+        let built = world.nix.try_build(&deep(63))?;
+        // Newer versions do not build such a path.
+        if !built.status.success() {
+            assert!(built.stderr.contains("depth"), "{version}: {}", built.stderr);
+            continue;
+        }
+        let words = ["parked", "level-1/level-2/level-3/…/file", "64 levels", "Nix 2.34 and later refuse"];
+        assert_said(&world.larder.try_run(&["flush", "--wait"])?, 3, &words);
+        assert!(world.narinfo(&built.lines()[0])?.is_none());
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod command_line;
 mod conformance;
 mod credentials;
 mod errors;
+mod flush;
 mod hook;
 mod main_job;
 mod many;

@@ -161,15 +161,20 @@ impl Agent {
             never = service.give_signs_of_life(state, &pulse) => match never {},
         };
         service.stopping();
-        if ended.is_none() {
-            self.drain(drain).await;
-        }
-        self.begin_to_close();
-        // What was ordered before is done when this is answered.
-        let last_writes = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ()));
-        // Both at the same time: `TimeoutStopSec` of the unit covers the drain and the longer of the two.
-        let closed = async { while self.closing.join_next().await.is_some() {} };
-        let _ = futures::future::join(last_writes, closed).await;
+        let finish = async {
+            if ended.is_none() {
+                self.drain(drain).await;
+            }
+            self.begin_to_close();
+            // What was ordered before is done when this is answered.
+            let last_writes = tokio::time::timeout(LAST_WRITES, self.queue.ask(|_| ()));
+            // Both at the same time: `TimeoutStopSec` of the unit covers the drain and the longer of the two.
+            let closed = async { while self.closing.join_next().await.is_some() {} };
+            let _ = futures::future::join(last_writes, closed).await;
+        };
+        // The manager may read the last messages only now.
+        let arrived = tokio::time::timeout(drain.max(LAST_WRITES), service.arrived());
+        let _ = futures::future::join(finish, arrived).await;
         ended.unwrap_or(Ok(()))
     }
 

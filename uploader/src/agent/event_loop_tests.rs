@@ -201,3 +201,24 @@ async fn refused_copies_of_credentials_end_an_agent_that_has_had_them_for_a_minu
         assert!(!agent.ends(&Until::Stopped, &bucket));
     }
 }
+
+#[tokio::test]
+async fn the_first_status_counts_the_jobs_that_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    enqueue(dir.path());
+    let agent = agent(dir.path(), None).await.with_service(Service::new(Some(address.into()), None));
+    let (reported, has_reported) = tokio::sync::oneshot::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 256];
+        let mut next =
+            || socket.recv(&mut buffer).map(|size| String::from_utf8_lossy(&buffer[..size]).into_owned());
+        reported.send([next(), next()].map(Result::unwrap)).unwrap();
+    });
+    let mut messages = None;
+    let stop = async { messages = Some(has_reported.await.unwrap()) };
+    agent.run(Until::Stopped, stop, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(messages.unwrap(), ["READY=1", "STATUS=1 job is queued"]);
+}

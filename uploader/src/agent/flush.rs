@@ -1,5 +1,5 @@
-//! Flush: waits until the jobs that are queued now have left the queue. Becomes the queue's agent when the queue has
-//! none.
+//! Flush: asks the agent to try everything that is queued now, or waits until the jobs that are queued now have left the
+//! queue. Who waits becomes the queue's agent when the queue has none.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -65,6 +65,16 @@ impl Flush {
         self.ids.len()
     }
 
+    /// Asks the agent to try every job and every blocked path now, before the time of the next attempt. Returns whether
+    /// an agent runs.
+    ///
+    /// # Errors
+    /// The queue cannot be written or read.
+    pub(crate) fn ask_agent(&self) -> Result<bool> {
+        self.queue.layout().write(Place::State, Place::Incoming, NUDGE, b"").map_err(in_queue)?;
+        self.queue.has_agent().map_err(in_queue)
+    }
+
     /// How many of the flush's paths are parked now, and how many paths are parked in all.
     pub(crate) fn parked(&self) -> Result<(usize, usize)> {
         let parked = self.queue.parked().map_err(in_queue)?.0;
@@ -86,7 +96,7 @@ impl Flush {
         stop: impl Future<Output = ()>,
     ) -> Result<Flushed> {
         // No path waits for its next attempt while somebody waits for the path.
-        let _ = self.queue.layout().write(Place::State, Place::Incoming, NUDGE, b"");
+        let _ = self.ask_agent();
         let connect: Arc<dyn Fn() -> _ + Send + Sync> = Arc::from(connect);
         let mut stop = pin!(stop);
         loop {

@@ -29,6 +29,8 @@ pub(super) const NUDGE: &str = ".nudge";
 pub(super) struct QueueState {
     /// How many jobs the agent has taken and not finished.
     pub(super) jobs: usize,
+    /// Whether the agent has looked for new jobs since it started. Before, more jobs may be queued.
+    pub(super) is_complete: bool,
     /// How many jobs that somebody waits for are unfinished.
     pub(super) awaited: usize,
     /// When the first path is due that no push works on, in seconds since 1970; `None` without such a path.
@@ -65,6 +67,8 @@ pub(super) struct Keeper {
     daemon: DaemonConnection,
     remarks: Remarks,
     awaited: BTreeSet<String>,
+    /// Whether new jobs have been taken at least once.
+    has_taken: bool,
     _lock: Lock,
 }
 
@@ -92,6 +96,7 @@ impl Keeper {
             daemon: DaemonConnection::new(store.clone()),
             remarks: Remarks(progress),
             awaited: BTreeSet::new(),
+            has_taken: false,
             _lock: lock,
             queue,
             store,
@@ -103,6 +108,7 @@ impl Keeper {
         let jobs = self.inbox.jobs();
         QueueState {
             jobs: jobs.len(),
+            is_complete: self.has_taken,
             awaited: self.awaited.iter().filter(|id| jobs.contains_key(*id)).count(),
             next_due: jobs.values().filter(|taken| !taken.is_being_pushed).map(|taken| taken.due()).min(),
         }
@@ -127,6 +133,7 @@ impl Keeper {
             self.inbox.reconcile(&mut self.daemon, &remark)?;
         }
         self.inbox.take(&remark)?;
+        self.has_taken = true;
         let nudged = self.queue.layout().remove(Place::Incoming, NUDGE).map_err(in_queue)?;
         if nudged {
             self.inbox.make_all_due();

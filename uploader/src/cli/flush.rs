@@ -1,4 +1,5 @@
-//! `larder flush --wait`: for CI, which must not end before its outputs are in the bucket.
+//! `larder flush`: asks the agent to push everything that is queued now. With `--wait`, for CI, which must not end before
+//! its outputs are in the bucket.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,15 +14,43 @@ use crate::base::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Wait until everything that is queued now has been pushed or parked
-    #[arg(long, required = true)]
+    /// Wait until everything that is queued now has been pushed or parked; without an agent, push it
+    #[arg(long)]
     wait: bool,
     /// Stop waiting after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "wait")]
     timeout: Option<u64>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
+    if args.wait { wait(args, context).await } else { ask_agent(context) }
+}
+
+/// Asks the agent to try everything now.
+fn ask_agent(context: &Context) -> Result<Exit> {
+    let store = context.store()?;
+    let flush = Flush::begin(context.queue(&store)?)?;
+    let (jobs, (_, parked)) = (flush.jobs(), flush.parked()?);
+    if jobs + parked == 0 {
+        output::say(&format!("nothing is queued in {}", context.config.state_dir().display()));
+        return Ok(Exit::Ok);
+    }
+    let jobs = output::count(jobs, "queued build");
+    if !flush.ask_agent()? {
+        return Err(Error::transient(Area::General, format!("no agent runs, so {jobs} wait"))
+            .hint("start the agent, or run `larder flush --wait`, which pushes the queue itself"));
+    }
+    output::say(&format!(
+        "asked the agent to push {jobs} and to try blocked paths again; `larder flush --wait` waits until that is done"
+    ));
+    if parked > 0 {
+        let parked = output::count(parked, "path");
+        output::say(&format!("{parked} parked; `larder status` shows why, `larder retry` tries again"));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn wait(args: Args, context: &Context) -> Result<Exit> {
     let store = context.store()?;
     let queue = context.make_queue(&store)?;
     // An empty queue does not hide mistakes in the configuration.

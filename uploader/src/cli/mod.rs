@@ -56,7 +56,7 @@ enum Command {
     CatchUp(catch_up::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
-    /// Wait until all queued builds are pushed
+    /// Ask the agent to push all queued builds now, or wait until they are pushed
     Flush(flush::Args),
     /// Queue parked paths again, or forget them
     Retry(retry::Args),

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::secret_file::exposure;
 use crate::base::error::{Area, Cause, Error, Result};
 use crate::format::signature::SecretKey;
@@ -17,10 +19,11 @@ pub fn read_secret_key(path: &Path) -> Result<(SecretKey, Option<String>)> {
         Error::permanent(Area::Config, format!("cannot use the signing key `{}`", path.display()))
             .because(cause)
     };
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    // The text is wiped from memory.
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| {
         failed(error.into())
             .hint("make a key with `larder key generate NAME`, or correct `signing-key-files`")
-    })?;
+    })?);
     let key = SecretKey::parse(&text).map_err(|reason| {
         failed(reason.into()).hint("a key file holds one line, `name:base64`, as `larder key generate` and `nix-store --generate-binary-cache-key` write it")
     })?;
@@ -71,6 +74,45 @@ mod tests {
         let keys = public_keys([key.public_text().as_str()]).unwrap();
         assert!(verified("1;x", std::slice::from_ref(&signature), &keys));
         assert!(!verified("1;y", &[signature, "rubbish".into()], &keys));
+    }
+
+    /// Whether a piece of 12 bytes of `text` is in the writable memory of this process. A bit of each byte of `text` is
+    /// flipped, so that the search does not find itself.
+    #[cfg(target_os = "linux")]
+    fn is_in_memory(text: &[u8]) -> bool {
+        use std::os::unix::fs::FileExt;
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mut is_start = [false; 256];
+        text.iter().for_each(|byte| is_start[usize::from(byte ^ 1)] = true);
+        maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+            let (from, to) = line.split(' ').next().and_then(|range| range.split_once('-')).unwrap();
+            let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
+            let mut bytes = Zeroizing::new(vec![0; usize::try_from(to - from).unwrap()]);
+            // Another thread may have released the memory since.
+            memory.read_exact_at(&mut bytes, from).is_ok()
+                && bytes.windows(12).any(|found| {
+                    let is_found = |piece: &[u8]| piece.iter().zip(found).all(|(a, b)| *a ^ 1 == *b);
+                    is_start[usize::from(found[0])] && text.windows(12).any(is_found)
+                })
+        })
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_text_of_a_key_does_not_stay_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        write_secret_key(&SecretKey::generate("k-1").unwrap(), &path).unwrap();
+        let (key, _) = read_secret_key(&path).unwrap();
+        // The first half of the text after the name is the secret half.
+        let file = std::fs::File::open(&path).unwrap();
+        let mut flipped = [0; 42];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut flipped, 4).unwrap();
+        flipped.iter_mut().for_each(|byte| *byte ^= 1);
+        assert!(!is_in_memory(&flipped), "larder left a copy of the key");
+        let text = key.to_text();
+        assert!(is_in_memory(&flipped), "the search does not find the text that is there: {}", text.len());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// The greatest depth of directories, which is also Nix's limit.
+/// The greatest depth of directories, which is also the limit of Nix since 2.34. Older versions have none.
 const MAX_DEPTH: usize = 64;
 
 /// The length of the longest keyword, `nix-archive-1`.

@@ -9,14 +9,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signer, SigningKey};
 use nix_narinfo::{NixSignature, TrustedPublicKey};
+use zeroize::Zeroizing;
 
 use crate::base::error::{Area, Error, Result};
 
-/// A secret signing key with its name. `Debug` shows only the name.
+/// A secret signing key with its name. `Debug` shows only the name. The key is wiped from memory when it is dropped.
 #[derive(Clone)]
 pub struct SecretKey {
     name: String,
-    key: SigningKey,
+    /// A box, so that a key that is moved leaves no copy behind.
+    key: Box<SigningKey>,
 }
 
 impl fmt::Debug for SecretKey {
@@ -32,7 +34,7 @@ impl SecretKey {
     /// The text cannot be the name of a key.
     pub fn generate(name: &str) -> Result<Self> {
         check_name(name)?;
-        Ok(Self { name: name.to_owned(), key: SigningKey::generate(&mut rand_core::OsRng) })
+        Ok(Self { name: name.to_owned(), key: Box::new(SigningKey::generate(&mut rand_core::OsRng)) })
     }
 
     /// Parses the contents of a key file. The error never repeats the contents.
@@ -41,18 +43,22 @@ impl SecretKey {
             text.trim_end().split_once(':').ok_or("it has no colon between name and key")?;
         check_name(name).map_err(|_| "its name is empty or holds white space or a colon")?;
         let bytes = BASE64.decode(encoded).map_err(|_| "the text after the colon is not base64")?;
-        let bytes: [u8; 64] = bytes.try_into().map_err(|bytes: Vec<u8>| match bytes.len() {
+        let bytes = Zeroizing::new(bytes);
+        let pair = <&[u8; 64]>::try_from(bytes.as_slice()).map_err(|_| match bytes.len() {
             32 => "it is a public key; larder needs the secret key",
             _ => "its key does not have 64 bytes",
         })?;
-        let key = SigningKey::from_keypair_bytes(&bytes)
+        let key = SigningKey::from_keypair_bytes(pair)
             .map_err(|_| "its secret half does not match its public half")?;
-        Ok(Self { name: name.to_owned(), key })
+        Ok(Self { name: name.to_owned(), key: Box::new(key) })
     }
 
-    /// The contents of the key file. They are secret.
-    pub(crate) fn to_text(&self) -> String {
-        format!("{}:{}", self.name, BASE64.encode(self.key.to_keypair_bytes()))
+    /// The contents of the key file. They are secret, and are wiped from memory when they are dropped.
+    pub(crate) fn to_text(&self) -> Zeroizing<String> {
+        let pair = Zeroizing::new(self.key.to_keypair_bytes());
+        let encoded = Zeroizing::new(BASE64.encode(*pair));
+        // One allocation of the right size: a text that grows leaves copies behind.
+        Zeroizing::new([&self.name, ":", &encoded].concat())
     }
 
     /// The name of the key.
@@ -105,8 +111,16 @@ mod tests {
         let seed = [7_u8; 32];
         let pair = SigningKey::from_bytes(&seed).to_keypair_bytes();
         let text = format!("test-1:{}", BASE64.encode(pair));
-        assert_eq!(SecretKey::parse(&text).unwrap().to_text(), text);
+        assert_eq!(*SecretKey::parse(&text).unwrap().to_text(), text);
         assert_eq!(SecretKey::parse(&format!("{text}\n")).unwrap().name(), "test-1");
+    }
+
+    #[test]
+    fn keys_and_their_texts_are_wiped_when_they_are_dropped() {
+        fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let key = SecretKey::generate("k-1").unwrap();
+        is_wiped::<SigningKey>(&key.key);
+        is_wiped(&key.to_text());
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::base::error::{Area, Error, Retry};
 /// The size of the pieces in which a NAR reaches its sink, in bytes.
 const PIECE: usize = 128 << 10;
 
+/// The number of directories above a file that a NAR cannot hold. Nix 2.34 and later refuse such a NAR; older versions
+/// have no limit.
+const MAX_DEPTH: usize = 64;
+
 /// The reason why a NAR cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NarError {
@@ -28,6 +32,9 @@ pub enum NarError {
     /// The path contains a file that a NAR cannot hold.
     #[error("a NAR cannot hold `{path}`: {1}", path = .0.display())]
     Unsupported(PathBuf, String),
+    /// The path contains a file or directory that is nested too deeply; the text says where.
+    #[error("`{path}` is nested too deeply: `{1}` lies {MAX_DEPTH} levels below it", path = .0.display())]
+    TooDeep(PathBuf, String),
     /// The sink failed; reading succeeded.
     #[error("cannot pass on a NAR")]
     Sink(#[source] io::Error),
@@ -36,7 +43,7 @@ pub enum NarError {
 impl From<NarError> for Error {
     fn from(error: NarError) -> Self {
         let retry = match &error {
-            NarError::Gone(_) | NarError::Unsupported(..) => Retry::Permanent,
+            NarError::Gone(_) | NarError::Unsupported(..) | NarError::TooDeep(..) => Retry::Permanent,
             NarError::Io(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => Retry::Permanent,
             NarError::Changed(..) | NarError::Io(..) | NarError::Sink(_) => Retry::Unknown,
         };
@@ -45,6 +52,9 @@ impl From<NarError> for Error {
                 "every user must be able to read store paths; check the permissions of this path and of the store directory",
             ),
             NarError::Changed(..) | NarError::Io(..) => Some("`nix store verify` checks the path"),
+            NarError::TooDeep(..) => Some(
+                "Nix 2.34 and later refuse such a path, so larder does not push it; make the tree flatter, or pack it into an archive",
+            ),
             _ => None,
         };
         let what = error.to_string();
@@ -100,8 +110,18 @@ fn read_error(path: &Path, error: nar::Error) -> NarError {
             }
             _ => NarError::Io(path.to_owned(), error),
         },
+        nar::Error::MaxDepth(_) => NarError::TooDeep(path.to_owned(), too_deep(path)),
         error => NarError::Unsupported(path.to_owned(), error.to_string()),
     }
+}
+
+/// The first file or directory below `path` that is nested too deeply, relative to `path`. The middle is left out.
+fn too_deep(path: &Path) -> String {
+    let entries = walkdir::WalkDir::new(path).min_depth(MAX_DEPTH).max_depth(MAX_DEPTH).sort_by_file_name();
+    let Some(Ok(first)) = entries.into_iter().next() else { return "a file".into() };
+    let names: Vec<_> =
+        first.path().strip_prefix(path).unwrap_or(path).iter().map(|name| name.to_string_lossy()).collect();
+    format!("{}/…/{}", names[..3].join("/"), names[names.len() - 1])
 }
 
 /// Keeps the error of the sink, to distinguish it from an error of reading.
@@ -283,6 +303,21 @@ mod tests {
             let error = dump_path(dir.path(), &mut sink).unwrap_err();
             assert!(matches!(error, NarError::Changed(..)), "{error}");
         }
+    }
+
+    #[test]
+    fn a_tree_that_nix_refuses_for_its_depth_is_a_permanent_error_that_names_the_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep: PathBuf = (1..MAX_DEPTH).map(|level| format!("level-{level}")).collect();
+        fs::create_dir_all(dir.path().join("a")).unwrap();
+        fs::create_dir_all(dir.path().join(&deep)).unwrap();
+        dump_path(dir.path(), &mut io::sink()).unwrap();
+        fs::write(dir.path().join(&deep).join("file"), "").unwrap();
+        let error = Error::from(dump_path(dir.path(), &mut io::sink()).unwrap_err());
+        let text = error.to_string();
+        assert!(text.contains("`level-1/level-2/level-3/…/file` lies 64 levels below it"), "{text}");
+        assert!(error.hint_text().unwrap().contains("Nix 2.34"));
+        assert_eq!(error.retry(), Retry::Permanent);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::future::ProvideCredentials as Provided;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_types::region::Region;
+use zeroize::Zeroizing;
 
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::address::S3Address;
@@ -152,9 +153,10 @@ impl CredentialsFile {
         if size > MAX_FILE {
             return Err("it is too large".into());
         }
-        let text = std::fs::read_to_string(&self.file).map_err(|error| error.to_string())?;
-        let found = parse(&text, self.profile.as_deref())?;
-        Ok(Credentials::new(found.id, found.secret, found.token, None, "credentials file"))
+        // All copies of the secret are wiped from memory when they are dropped, also the copy in `Credentials`.
+        let text = Zeroizing::new(std::fs::read_to_string(&self.file).map_err(|error| error.to_string())?);
+        let Found { id, mut secret, mut token } = parse(&text, self.profile.as_deref())?;
+        Ok(Credentials::new(id, std::mem::take(&mut *secret), token.take(), None, "credentials file"))
     }
 }
 
@@ -177,8 +179,8 @@ impl fmt::Debug for CredentialsFile {
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) id: String,
-    pub(super) secret: String,
-    pub(super) token: Option<String>,
+    pub(super) secret: Zeroizing<String>,
+    pub(super) token: Zeroizing<Option<String>>,
 }
 
 /// Reads the three formats. Of the text, error messages show only the names of sections.
@@ -196,7 +198,9 @@ pub(super) fn parse(text: &str, profile: Option<&str>) -> Result<Found, String> 
         return assignments(&lines);
     }
     match lines.as_slice() {
-        [id, secret] => Ok(Found { id: (*id).into(), secret: (*secret).into(), token: None }),
+        [id, secret] => {
+            Ok(Found { id: (*id).into(), secret: Zeroizing::new((*secret).into()), ..Found::default() })
+        }
         _ => Err("it has neither assignments nor two lines".into()),
     }
 }
@@ -231,12 +235,13 @@ fn assignments(lines: &[&str]) -> Result<Found, String> {
         let value = ['"', '\'']
             .iter()
             .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
-            .unwrap_or(value)
-            .to_owned();
+            .unwrap_or(value);
         match name.trim().to_ascii_lowercase().as_str() {
-            "aws_access_key_id" => found.id = value,
-            "aws_secret_access_key" => found.secret = value,
-            "aws_session_token" => found.token = Some(value).filter(|token| !token.is_empty()),
+            "aws_access_key_id" => found.id = value.to_owned(),
+            "aws_secret_access_key" => found.secret = Zeroizing::new(value.to_owned()),
+            "aws_session_token" => {
+                found.token = Zeroizing::new((!value.is_empty()).then(|| value.to_owned()));
+            }
             _ => {}
         }
     }
@@ -255,7 +260,7 @@ mod tests {
 
     fn parts(text: &str, profile: Option<&str>) -> (String, String, Option<String>) {
         let found = parse(text, profile).expect(text);
-        (found.id, found.secret, found.token)
+        (found.id, found.secret.to_string(), found.token.as_ref().cloned())
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(crate) mod properties {
         match credentials::parse(text, profile) {
             Ok(found) => {
                 assert!(!found.id.is_empty() && !found.secret.is_empty());
-                for value in [&found.id, &found.secret].into_iter().chain(&found.token) {
+                for value in [&found.id, &*found.secret].into_iter().chain(&*found.token) {
                     assert!(text.contains(value) && !value.contains('\n'));
                 }
             }
