@@ -160,12 +160,13 @@ let
       bin,
       of ? "units",
       caches ? "",
+      urls ? "",
     }:
     let
       place =
         value:
         if isString value then
-          replaceStrings [ "@bin@" "@caches@" ] [ bin caches ] value
+          replaceStrings [ "@bin@" "@caches@" "@urls@" ] [ bin caches urls ] value
         else if builtins.isList value then
           map place value
         else if builtins.isAttrs value then

@@ -29,15 +29,15 @@ let
     else
       larder.withParameter url "priority=${toString cache.priority}";
   urls = lib.mapAttrsToList address cfg.caches;
+  # In units, a per cent sign begins a specifier.
+  unitArgument = text: builtins.replaceStrings [ "%" ] [ "%%" ] (lib.escapeShellArg text);
   units = larder.unit {
     bin = "${cfg.package}/bin";
     of = "client-units";
     caches = builtins.concatStringsSep " " (
-      # In units, a per cent sign begins a specifier.
-      lib.mapAttrsToList (
-        name: cache: builtins.replaceStrings [ "%" ] [ "%%" ] (lib.escapeShellArg "${name}=${cache.url}")
-      ) cfg.caches
+      lib.mapAttrsToList (name: cache: unitArgument "${name}=${cache.url}") cfg.caches
     );
+    urls = lib.concatMapStringsSep " " (url: "--url ${unitArgument url}") urls;
   };
   faults = larder.keyFaults keys ++ larder.urlFaults (map (cache: cache.url) caches);
   fragment = "/run/larder/substituters.conf";
@@ -184,28 +184,23 @@ in
     (mkIf cfg.guard.enable {
       # The guard writes this file for the first time after it has probed the caches. It names the caches that answer.
       nix.extraOptions = "!include ${fragment}\n";
+      systemd.services.larder-guard-probe = {
+        unitConfig = units."larder-guard-probe.service".Unit;
+        serviceConfig = units."larder-guard-probe.service".Service;
+      };
       systemd.services.larder-guard = {
-        description = "Take caches that cannot be reached out of Nix's configuration";
-        after = [ "network.target" ];
-        wantedBy = [ "multi-user.target" ];
+        unitConfig = units."larder-guard.service".Unit;
+        serviceConfig = units."larder-guard.service".Service;
+        wantedBy = [ units."larder-guard.service".Install.WantedBy ];
         # The service runs and restarts Nix's daemon from this package.
         path = [ config.systemd.package ];
-        serviceConfig = {
-          Type = "oneshot";
-          RuntimeDirectory = "larder";
-          RuntimeDirectoryPreserve = "yes";
-          ExecStart =
-            "${cfg.package}/bin/larder client --guard ${fragment} --restart nix-daemon.service "
-            + lib.concatMapStringsSep " " (url: "--url ${lib.escapeShellArg url}") urls;
-        };
       };
       systemd.timers.larder-guard = {
-        wantedBy = [ "timers.target" ];
-        timerConfig = {
-          OnBootSec = "10s";
+        unitConfig = units."larder-guard.timer".Unit;
+        timerConfig = units."larder-guard.timer".Timer // {
           OnUnitInactiveSec = cfg.guard.interval;
-          AccuracySec = "5s";
         };
+        wantedBy = [ units."larder-guard.timer".Install.WantedBy ];
       };
     })
   ]);

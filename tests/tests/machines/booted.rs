@@ -224,55 +224,85 @@ fn remove_during_a_build(machine: &Machine) -> Result<()> {
     })
 }
 
+/// Installs the units that the module renders for a case, with the programs in /opt and texts replaced.
+fn put_units(machine: &Machine, case: &str, replaced: &[(&str, &str)]) -> Result<bool> {
+    let dir = tempfile::tempdir()?;
+    let Some(files) = super::units::render(case, dir.path())? else { return Ok(false) };
+    let bin = binary("larder")?.parent().context("no directory")?.display().to_string();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut text = std::fs::read_to_string(&file)?.replace(&bin, "/opt/new");
+        for (from, to) in replaced {
+            text = text.replace(from, to);
+        }
+        machine.write(&format!("/etc/systemd/system/{name}"), &text)?;
+    }
+    machine.shell("systemctl daemon-reload")?.ok()?;
+    Ok(true)
+}
+
 #[test]
 fn the_guard_restarts_the_daemon_only_when_the_list_of_caches_has_changed() -> Result<()> {
     let Some(machine) = machine()? else { return Ok(()) };
-    let daemon = || -> Result<String> {
-        Ok(machine
-            .run(&["systemctl", "show", "-p", "MainPID", "--value", "nix-daemon.service"])?
-            .ok()?
-            .stdout)
+    if !put_units(&machine, "travels", &[("cache.lan", "127.0.0.1")])? {
+        return Ok(());
+    }
+    let show = |property: &str, unit: &str| -> Result<String> {
+        Ok(machine.run(&["systemctl", "show", "-p", property, "--value", unit])?.ok()?.stdout)
     };
-    let fragment = "/run/larder/substituters.conf";
-    machine.shell(&format!("echo '!include {fragment}' >> /etc/nix/nix.conf"))?.ok()?;
-    let guard = || {
-        machine.run(&[
-            LARDER,
-            "client",
-            "--guard",
-            fragment,
-            "--restart",
-            "nix-daemon.service",
-            "--url",
-            "file:///srv/lan",
-        ])
+    let daemon = || show("MainPID", "nix-daemon.service");
+    let fragment = || machine.shell("cat /run/larder/substituters.conf").map(|output| output.stdout);
+    let journal =
+        || machine.shell("journalctl --no-pager -u 'larder-guard*' | tail -40").map(|out| out.stdout);
+    machine.shell("echo '!include /run/larder/substituters.conf' >> /etc/nix/nix.conf")?.ok()?;
+    let guard = || -> Result<bool> {
+        Ok(machine.run(&["systemctl", "start", "larder-guard.service"])?.status.success())
     };
     let first = daemon()?;
-    assert!(guard()?.ok()?.stderr.contains("0 of 1 cache"));
+    assert!(guard()?, "{}", journal()?);
+    assert_eq!(fragment()?, "# No cache can be reached.\n", "{}", journal()?);
     let second = daemon()?;
     assert_ne!(first, second, "the fragment is new, and the daemon was not restarted");
-    guard()?.ok()?;
+    assert!(guard()? && journal()?.contains("cannot be reached"), "{}", journal()?);
     assert_eq!(daemon()?, second, "restarted although nothing changed");
-    machine.write("/srv/lan/nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n")?;
-    // A build that runs meanwhile goes on.
+    // The part that asks has no rights: not even its file is of root.
+    let owner = machine.shell("stat -c %u /run/larder-guard/verdict")?.ok()?.stdout;
+    assert!(owner.trim().parse::<u32>()? >= 61184, "the probe ran as {owner}");
+    // A relay is a server that has a nix-cache-info. A build that runs meanwhile goes on.
+    let server = "systemd-run --quiet --unit=lan /opt/new/larder relay --listen 127.0.0.1:8333 nix-cache=http://127.0.0.1:9";
+    machine.shell(server)?.ok()?;
     let slow = SlowBuild::start(&machine, "meanwhile")?;
-    assert!(guard()?.ok()?.stderr.contains("1 of 1 cache"));
-    assert_ne!(daemon()?, second);
+    eventually("the relay listening", SOON, || {
+        machine
+            .shell("curl --silent --fail http://127.0.0.1:8333/")
+            .is_ok_and(|output| output.status.success())
+    })?;
+    assert!(guard()?, "{}", journal()?);
+    let named = "extra-substituters = http://127.0.0.1:8333/nix-cache?priority=10\n";
+    assert_eq!(fragment()?, named, "{}", journal()?);
+    let third = daemon()?;
+    assert_ne!(third, second);
+    // Whatever a probe writes that was taken over, or if it writes nothing: the guard refuses, and nothing changes.
+    let drop_in = "/etc/systemd/system/larder-guard-probe.service.d/evil.conf";
+    for script in [
+        "echo extra-substituters = http://evil > /run/larder-guard/verdict",
+        "rm -f /run/larder-guard/verdict; exit 1",
+    ] {
+        machine.write(drop_in, &format!("[Service]\nExecStart=\nExecStart=/bin/sh -c '{script}'\n"))?;
+        machine.shell("systemctl daemon-reload")?.ok()?;
+        assert!(!guard()?, "{script}: {}", journal()?);
+        assert_eq!((fragment()?, daemon()?), (named.to_owned(), third.clone()), "{script}");
+    }
     slow.finish()
 }
 
 #[test]
 fn the_relay_of_the_module_runs_behind_its_socket_and_confined() -> Result<()> {
     let Some(machine) = machine()? else { return Ok(()) };
-    let dir = tempfile::tempdir()?;
-    let Some(files) = super::units::render("relayed", dir.path())? else { return Ok(()) };
-    let bin = binary("larder")?.parent().context("no directory")?.display().to_string();
-    for file in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&file)?.replace(&bin, "/opt/new");
-        machine.write(&format!("/etc/systemd/system/{name}"), &text)?;
+    if !put_units(&machine, "relayed", &[])? {
+        return Ok(());
     }
-    machine.shell("systemctl daemon-reload && systemctl start larder-relay.socket")?.ok()?;
+    machine.shell("systemctl start larder-relay.socket")?.ok()?;
     assert!(!machine.is_active("larder-relay.service"), "the service runs without work");
     let url = "http://127.0.0.1:8391";
     let ask = |path: &str| machine.run(&["curl", "--silent", "--show-error", &format!("{url}{path}")]);

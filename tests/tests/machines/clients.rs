@@ -132,14 +132,19 @@ fn the_guard_lists_only_reachable_caches() -> Result<()> {
         std::fs::write(&conf, text)?;
 
         let (url, away) = (server.public_base(), "http://127.0.0.1:9/none");
-        let guard = |url: &str| {
-            let file = fragment.display().to_string();
-            client(nix.dir(), &["--guard", &file, "--url", url, "--url", away])?.ok()
+        let guard = |url: &str| -> Result<String> {
+            let [file, verdict] =
+                [&fragment, &nix.dir().join("verdict")].map(|file| file.display().to_string());
+            let urls = ["--url", url, "--url", away];
+            let probe = client(nix.dir(), &[&["--probe", &verdict], &urls[..]].concat())?.ok()?;
+            let guard = ["--guard", &file, "--verdict", &verdict];
+            let guard = client(nix.dir(), &[&guard[..], &urls].concat())?.ok()?;
+            Ok(probe.stderr + &guard.stderr)
         };
         let substituted =
             || Ok::<_, anyhow::Error>(nix.nix_store(&["-r", "--max-jobs", "0", &built[0]])?.status.success());
         assert!(!substituted()?, "{version}: without the fragment there is no cache");
-        let said = guard(&url)?.stderr;
+        let said = guard(&url)?;
         assert!(said.contains("1 of 2 caches") && said.contains("127.0.0.1:9"), "{said}");
         assert_eq!(std::fs::read_to_string(&fragment)?, format!("extra-substituters = {url}\n"));
         let before = std::fs::metadata(&fragment)?.modified()?;
@@ -153,6 +158,83 @@ fn the_guard_lists_only_reachable_caches() -> Result<()> {
         let output = nix.try_build(&samples::single("away"))?.ok()?;
         assert!(!output.stderr.contains("127.0.0.1"), "{version}: {}", output.stderr);
     }
+    Ok(())
+}
+
+#[test]
+fn the_guard_takes_two_words_from_the_probe_and_asks_no_cache() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let [file, verdict] = ["fragment", "verdict"].map(|name| dir.path().join(name).display().to_string());
+    // A cache that would be noticed if the guard asked it.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let guard = || client(dir.path(), &["--guard", &file, "--verdict", &verdict, "--url", &url]);
+    assert_eq!(guard()?.code(), 1, "without a verdict");
+    for (text, taken) in [
+        ("reachable\n", true),
+        ("extra-substituters = http://evil\n", false),
+        ("reachable\nreachable\n", false),
+        ("reachable", false),
+        ("unreachable\n", true),
+    ] {
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        std::fs::write(&verdict, text)?;
+        let output = guard()?;
+        assert_eq!(output.code() == 0, taken, "{text:?}: {}", output.stderr);
+        let after = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(before != after, taken, "{text:?}: {after}");
+        assert!(!after.contains("evil"), "{after}");
+    }
+    let asked = listener.accept().map_err(|error| error.kind()).err();
+    assert_eq!(asked, Some(std::io::ErrorKind::WouldBlock), "the guard asked the cache");
+    // A probe that ends without a verdict leaves no earlier verdict.
+    let probe = client(dir.path(), &["--probe", &verdict, "--url", "http://127.0.0.1:9"])?.ok()?;
+    assert!(probe.stderr.contains("cannot be reached"), "{}", probe.stderr);
+    assert_eq!(std::fs::read_to_string(&verdict)?, "unreachable\n");
+    Ok(())
+}
+
+#[test]
+fn a_url_that_does_not_serve_the_bucket_or_other_machines_is_named() -> Result<()> {
+    let Some(version) = versions().first().copied() else { return Ok(()) };
+    let nix = NixHome::new(version)?;
+    let server = Directory::start()?;
+    let mut larder = LarderHome::new(&nix)?;
+    larder.use_keys(&[&nix.key_pair("test-1")?])?;
+    let bucket = server.path().join("team/caches");
+    std::fs::create_dir_all(&bucket)?;
+    larder.use_directory(&bucket)?;
+    let right = format!("{}/team/caches", server.public_base());
+    larder.set_string("public-url", &right)?;
+    larder.set_env("NIX_CONF_DIR", "/nonexistent");
+    let init = larder.run(&["init"])?.stderr;
+    let shown = larder.run(&["client"])?;
+    for said in [&init, &shown.stderr] {
+        assert!(said.contains("works only on this machine") && said.contains("public-url"), "{said}");
+    }
+    assert!(shown.stdout.contains(&right), "{}", shown.stdout);
+    larder.run(&["client", "--check"])?;
+    let base = server.public_base();
+    for (wrong, says) in [
+        (base.clone(), "`public-url` lacks the prefix `team/caches`"),
+        (format!("{base}/team"), "`public-url` lacks the prefix `caches`"),
+        (format!("{base}/team/other"), "a cache is at"),
+    ] {
+        larder.set_string("public-url", &wrong)?;
+        for (args, code) in [(&["init"][..], 3), (&["client", "--check"], 7)] {
+            let output = larder.try_run(args)?;
+            let hint = format!("set `public-url` to `{right}`");
+            assert_eq!(output.code(), code, "{args:?}: {}", output.stderr);
+            assert!(output.stderr.contains(says) && output.stderr.contains(&hint), "{}", output.stderr);
+            assert!(!output.stderr.contains("policy"), "{}", output.stderr);
+        }
+    }
+    let url = ["client", "--public-key", KEY, "--url"];
+    let plain = larder.run(&[&url[..], &["http://cache.lan:8333/c"]].concat())?.stderr;
+    assert!(plain.contains("is not encrypted"), "{plain}");
+    let tls = larder.run(&[&url[..], &["https://cache.lan/c"]].concat())?.stderr;
+    assert!(!tls.contains("warning"), "{tls}");
     Ok(())
 }
 

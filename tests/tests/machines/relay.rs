@@ -408,13 +408,15 @@ fn idle_connections_and_large_heads_lock_nobody_out() -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let text = get(&relay.url("lan/nix-cache-info"))?.ok()?.text();
     assert!(text.contains("Priority: 7"), "the relay did not ask the cache: {text}");
-    // The oldest of them were closed.
-    let closed = |mut stream: &TcpStream| {
-        let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
-        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    // The oldest of them were closed by then, and the newer ones were not: their time is not over.
+    let closed = |mut stream: &TcpStream| -> Result<bool> {
+        stream.set_nonblocking(true)?;
+        let read = stream.read(&mut [0]).map_err(|error| error.kind());
+        Ok(read != Err(std::io::ErrorKind::WouldBlock))
     };
-    eventually("the oldest connection being closed", SOON, || closed(&idle[0]))?;
-    assert!(idle.iter().filter(|stream| closed(stream)).count() >= 300);
+    let closed = idle.iter().map(closed).collect::<Result<Vec<_>>>()?;
+    assert!(closed[..300].iter().all(|closed| *closed), "not the oldest were closed: {closed:?}");
+    assert!(!closed[400..].contains(&true), "connections were closed that are not the oldest: {closed:?}");
     assert!(!relay.said("unavailable"), "{}", relay.child.log());
     let mut stream = TcpStream::connect(&address)?;
     stream.set_read_timeout(Some(SOON))?;

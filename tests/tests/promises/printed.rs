@@ -94,6 +94,9 @@ fn the_answers_of_a_server_control_no_terminal() -> Result<()> {
     for args in [&["status"][..], &["status", "--json"]] {
         assert_output(&format!("{args:?}"), &larder.run(args)?);
     }
+    // The files of the queue that a person may read.
+    let summary = std::fs::read_to_string(larder.state_dir().join("state/summary.json"))?;
+    assert_plain("the summary", &summary);
     Ok(())
 }
 

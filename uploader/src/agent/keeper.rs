@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use larder_hook::printable;
 use larder_hook::queue::{Lock, Origin, Parked, Place, Queue};
 use larder_hook::time::now;
 
@@ -284,7 +285,8 @@ impl Keeper {
 
     /// Records the error that keeps everything from being pushed.
     pub(super) fn note_error(&mut self, error: String) {
-        self.summary.last_error = Some(error);
+        // People read the file on a terminal, too.
+        self.summary.last_error = Some(printable(&error).into_owned());
         self.summary.write(self.queue.layout());
     }
 

@@ -1,6 +1,7 @@
-//! File operations in async code.
+//! File operations.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use super::error::{Area, Error, Result, Retry};
 
@@ -17,6 +18,16 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Ok(Err(error)) => Err(explain(what, error)),
         Err(error) => Err(Error::new(Area::Bucket, Retry::Unknown, what).because(error)),
     }
+}
+
+/// Writes a file, whole or not at all. Makes its directory if that does not exist.
+pub(crate) fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let draft = file.with_extension("new");
+    std::fs::write(&draft, text)?;
+    std::fs::rename(draft, file)
 }
 
 fn explain(what: String, error: std::io::Error) -> Error {

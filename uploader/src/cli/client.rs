@@ -9,9 +9,9 @@ use super::{names, output};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::client::check::{self, MissingPath};
-use crate::client::{configuration, guard, instructions};
+use crate::client::verdict::Verdict;
+use crate::client::{configuration, guard, instructions, probe};
 use crate::format::public_key::public_keys;
-use crate::http::PublicReader;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,16 +21,22 @@ pub(super) struct Args {
     /// Print the steps that remove the cache from this machine, in an order that breaks no build
     #[arg(long, conflicts_with = "check")]
     remove: bool,
+    /// Ask the caches of --url whether they can be reached, and write the verdict into FILE, for --guard. Needs no rights
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "remove", "guard"])]
+    probe: Option<PathBuf>,
     /// Write the caches of --url that can be reached into FILE, which nix.conf includes; for machines that travel
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "remove"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "remove"], requires = "verdict")]
     guard: Option<PathBuf>,
+    /// With --guard: the file of --probe. It says which of the same caches can be reached
+    #[arg(long, value_name = "FILE", requires = "guard")]
+    verdict: Option<PathBuf>,
     /// With --guard: restart this unit when FILE has changed
     #[arg(long, value_name = "UNIT", requires = "guard")]
     restart: Option<String>,
     /// With --check: store paths that the cache should have
     #[arg(requires = "check")]
     paths: Vec<PathBuf>,
-    /// The URL of the cache, by default the public URL of the bucket. With --guard, several are possible
+    /// The URL of the cache, by default the public URL of the bucket. With --probe and --guard, several are possible
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
     /// The public key of the cache, by default those of the configured signing keys
@@ -39,12 +45,15 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
-    if let Some(file) = &args.guard {
-        return run_guard(file, &args.url, args.restart.as_deref()).await;
+    if let Some(file) = &args.probe {
+        return run_probe(file, &args.url).await;
+    }
+    if let (Some(file), Some(verdict)) = (&args.guard, &args.verdict) {
+        return run_guard(file, verdict, &args.url, args.restart.as_deref());
     }
     if args.url.len() > 1 {
         return Err(Error::permanent(Area::Usage, "`--url` is given more than once")
-            .hint("give one URL; only `--guard` takes several"));
+            .hint("give one URL; only `--probe` and `--guard` take several"));
     }
     if args.check {
         check_configuration()?;
@@ -53,9 +62,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
             return check_substituters(context).await;
         }
     }
-    let url = match args.url.first() {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => context.public_url(&*context.bucket().await?),
+    let (url, bucket_url) = match args.url.first() {
+        Some(url) => (url.trim_end_matches('/').to_owned(), None),
+        None => {
+            let bucket = context.bucket().await?;
+            (context.public_url(&*bucket), Some(bucket.public_url()))
+        }
     };
     if args.remove {
         show_removal(&url)?;
@@ -68,19 +80,29 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let keys = public_keys(texts.iter().map(String::as_str))?;
     if args.check {
-        return check_cache(&args.paths, context, &url, &keys).await;
+        return check_cache(&args.paths, context, (&url, bucket_url.as_deref()), &keys).await;
     }
     output::data_lines(&instructions::adding(&url, &texts));
+    instructions::remark(&url).iter().for_each(|remark| output::warn(remark));
     Ok(Exit::Ok)
 }
 
-async fn run_guard(file: &Path, urls: &[String], unit: Option<&str>) -> Result<Exit> {
-    let found = guard::probe(urls).await?;
-    for (url, reason) in &found.unreachable {
-        output::say(&format!("{url} cannot be reached: {reason}"));
+async fn run_probe(file: &Path, urls: &[String]) -> Result<Exit> {
+    probe::forget(file)?;
+    let reasons = probe::probe(urls).await?;
+    for (url, reason) in urls.iter().zip(&reasons) {
+        if let Some(reason) = reason {
+            output::say(&format!("{url} cannot be reached: {reason}"));
+        }
     }
-    if guard::write(file, &found.fragment())? {
-        let reachable = found.reachable.len();
+    probe::write(file, &Verdict(reasons.iter().map(Option::is_none).collect()))?;
+    Ok(Exit::Ok)
+}
+
+fn run_guard(file: &Path, verdict: &Path, urls: &[String], unit: Option<&str>) -> Result<Exit> {
+    let verdict = Verdict::read(verdict, urls.len())?;
+    if guard::write(file, &guard::fragment(urls, &verdict))? {
+        let reachable = verdict.0.iter().filter(|reachable| **reachable).count();
         let all = output::count(urls.len(), "cache");
         output::say(&format!("`{}` names {reachable} of {all} now", file.display()));
         if let Some(unit) = unit {
@@ -110,7 +132,7 @@ fn check_configuration() -> Result<()> {
 
 /// Checks all substituters in Nix's configuration.
 async fn check_substituters(context: &Context) -> Result<Exit> {
-    let store = context.store()?;
+    let (store, reader) = (context.store()?, context.reader()?);
     let mut exit = Exit::Ok;
     for url in configuration::substituters(&configuration::read()?) {
         let base = url.split('?').next().unwrap_or_default().trim_end_matches('/');
@@ -120,7 +142,7 @@ async fn check_substituters(context: &Context) -> Result<Exit> {
             ));
             continue;
         }
-        match context.check_cache(base, store.store_dir.as_str()).await {
+        match check::cache(&reader, base, store.store_dir.as_str()).await {
             Ok(missing) => show_usable(&url, missing),
             Err(error) => {
                 output::warn(&error.to_string());
@@ -131,16 +153,17 @@ async fn check_substituters(context: &Context) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Checks the cache at `url`, and that it has the given paths with signatures by `keys`.
+/// Checks the cache at `url`, and that it has the given paths with signatures by `keys`. If `url` is the URL of the bucket
+/// in the configuration, the bucket's own URL is the second.
 async fn check_cache(
     paths: &[PathBuf],
     context: &Context,
-    url: &str,
+    (url, bucket_url): (&str, Option<&str>),
     keys: &[TrustedPublicKey],
 ) -> Result<Exit> {
-    let store = context.store()?;
-    let reader = PublicReader::new(context.ca_file().as_deref())?;
-    show_usable(url, check::cache(&reader, url, store.store_dir.as_str()).await?);
+    let (store, reader) = (context.store()?, context.reader()?);
+    let bucket_url = bucket_url.unwrap_or(url);
+    show_usable(url, check::own_cache(&reader, url, bucket_url, store.store_dir.as_str()).await?);
     let named = crate::store::paths_of(paths, &store)?;
     names::check(!named.found.is_empty(), &named.bad, None)?;
     for path in named.paths() {

@@ -12,7 +12,6 @@ use crate::agent::Connect;
 use crate::base::error::{Area, Error, Result};
 use crate::base::queue_error::in_queue;
 use crate::bucket::{self, Bucket};
-use crate::client::check::{self, MissingPath};
 use crate::config::config_keys;
 use crate::config::key_files::read_secret_key;
 use crate::config::{Config, ConfigKey, Size, exposure};
@@ -106,12 +105,12 @@ impl Context {
         url.trim_end_matches('/').to_owned()
     }
 
-    /// Reads the cache at `url` as a client does. `store_dir` is the store directory of the clients.
+    /// Reads caches as a client does.
     ///
     /// # Errors
-    /// A client cannot use the cache, or the file with more certificates cannot be used.
-    pub(super) async fn check_cache(&self, url: &str, store_dir: &str) -> Result<MissingPath> {
-        check::cache(&PublicReader::new(self.ca_file().as_deref())?, url, store_dir).await
+    /// The file with more certificates cannot be used.
+    pub(super) fn reader(&self) -> Result<PublicReader> {
+        PublicReader::new(self.ca_file().as_deref())
     }
 
     /// The options of a push.

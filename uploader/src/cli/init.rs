@@ -6,6 +6,7 @@ use crate::base::error::Result;
 use crate::base::exit::Exit;
 use crate::bucket::Bucket;
 use crate::client::check::{self, MissingPath};
+use crate::client::instructions;
 use crate::format::cache_info::CacheInfo;
 use crate::format::object_keys;
 use crate::init::{self, CacheInfoState};
@@ -60,7 +61,11 @@ fn show_cache_info(state: CacheInfoState) {
 /// Reads the cache as a client does, and says whether that works.
 async fn read_back(context: &Context, bucket: &dyn Bucket, store_dir: &str) -> Result<Exit> {
     let url = context.public_url(bucket);
-    match context.check_cache(&url, store_dir).await {
+    let checked = match context.reader() {
+        Ok(reader) => check::own_cache(&reader, &url, &bucket.public_url(), store_dir).await,
+        Err(error) => Err(error),
+    };
+    match checked {
         Ok(missing) => {
             if missing == MissingPath::Forbidden {
                 output::warn(check::FORBIDDEN_WARNING);
@@ -68,6 +73,7 @@ async fn read_back(context: &Context, bucket: &dyn Bucket, store_dir: &str) -> R
             output::say(&format!(
                 "the bucket is ready: clients read {url}; `larder client` prints their configuration"
             ));
+            instructions::remark(&url).iter().for_each(|remark| output::warn(remark));
             Ok(Exit::Ok)
         }
         Err(error) => {

@@ -1,5 +1,7 @@
 //! Texts that tell a person how to add a cache to a machine and how to remove it.
 
+use url::{Host, Url};
+
 use super::configuration::DEFAULT_CACHE;
 use super::nix_conf::{NixConf, Origin};
 
@@ -34,6 +36,27 @@ nix.settings = {{
   narinfo-cache-negative-ttl = 600;
 }};"#
     )
+}
+
+/// What a person has to know about the URL of a cache before other machines use it, if anything.
+pub fn remark(url: &str) -> Option<String> {
+    let parsed = Url::parse(url).ok()?;
+    let local = match parsed.host() {
+        _ if parsed.scheme() == "file" => true,
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
+        Some(Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
+        None => false,
+    };
+    match parsed.scheme() {
+        _ if local => Some(format!(
+            "`{url}` works only on this machine: set `public-url` to the URL at which other machines read the cache, for example `http://HOST:PORT/BUCKET`"
+        )),
+        "http" => Some(format!(
+            "`{url}` is not encrypted: others on the network can see what is read, hold paths back, and give old ones; `https` prevents that (docs/trust.md)"
+        )),
+        _ => None,
+    }
 }
 
 /// The steps that remove the cache at `url` from the machine with this configuration. In this order, no step breaks
@@ -79,4 +102,29 @@ fn remove_key(conf: &NixConf) -> String {
 
 fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or_default().trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_that_serve_no_other_machine_and_plain_http_have_a_remark() {
+        for url in [
+            "http://127.0.0.1:8333/c",
+            "https://localhost/c",
+            "http://[::1]:1",
+            "http://0.0.0.0:1/c",
+            "file:///srv/c",
+        ] {
+            assert!(
+                remark(url)
+                    .is_some_and(|text| text.contains("only on this machine") && text.contains("public-url")),
+                "{url}"
+            );
+        }
+        assert!(remark("http://cache.lan:8333/c").is_some_and(|text| text.contains("not encrypted")));
+        assert_eq!(remark("https://cache.example.org/c"), None);
+        assert_eq!(remark("s3://bucket?endpoint=http://127.0.0.1:1"), None);
+    }
 }
