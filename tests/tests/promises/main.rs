@@ -10,6 +10,7 @@ mod many;
 mod narinfo;
 mod order;
 mod push;
+mod recheck;
 mod secrets;
 mod trust;
 mod world;
