@@ -202,3 +202,7 @@ fn cut<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
     }
     all.split_off(size)
 }
+
+#[cfg(test)]
+#[path = "narinfos_tests.rs"]
+mod tests;
