@@ -116,7 +116,9 @@ fn a_recheck_names_what_clients_cannot_take_and_the_agent_mends_or_parks_it() ->
     assert!(sound.stdout.is_empty() && world.is_queue_empty());
 
     let damage = Damage::to(&world, &last)?;
-    damage.assert_named(&world.larder.run(&["recheck", "--rate", "1000", "--dry-run"])?);
+    let shown = world.larder.run(&["recheck", "--rate", "1000", "--dry-run"])?;
+    damage.assert_named(&shown);
+    assert_eq!(shown.stdout.matches("(would be queued again)").count(), 4, "{}", shown.stdout);
     assert!(world.is_queue_empty(), "a dry run has queued something");
     let rechecked = world.larder.run(&["recheck", "--rate", "1000"])?;
     damage.assert_named(&rechecked);
@@ -232,7 +234,7 @@ fn paths_that_left_the_store_are_judged_alone_and_leave_the_list_when_the_bucket
     world.target.delete(field(&narinfo, "URL").context("no URL")?)?;
     world.target.delete(&narinfo_key(&no_narinfo))?;
     let rechecked = world.larder.try_run(&["recheck"])?;
-    assert_said(&rechecked, 3, &["examined 3 paths", "cannot take 1 of them", "1 are gone"]);
+    assert_said(&rechecked, 3, &["examined 3 paths", "cannot take 1 of them", "the bucket: 1"]);
     let lines = rechecked.lines();
     let named = lines.len() == 1 && lines[0].starts_with(&no_nar) && lines[0].contains("not in this store");
     assert!(named, "{}", rechecked.stdout);

@@ -29,5 +29,5 @@ pub use service::Service;
 pub(crate) use catch_up::CatchUp;
 pub(crate) use flush::{Flush, Flushed};
 pub(crate) use queue_status::QueueStatus;
-pub(crate) use recheck::{Queued, Recheck};
+pub(crate) use recheck::{Damaged, Recheck, Remedy};
 pub(crate) use requeue::{forget, requeue_all, select_parked};

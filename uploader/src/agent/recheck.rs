@@ -28,26 +28,25 @@ pub(crate) struct Recheck {
     address: String,
 }
 
-/// What a recheck does with a damaged path.
+/// A path that clients cannot take.
+#[derive(Clone, Debug)]
+pub(crate) struct Damaged {
+    pub(crate) path: StorePath,
+    /// Whether the path is valid in the store.
+    pub(crate) in_store: bool,
+    /// Why clients cannot take it.
+    pub(crate) reason: String,
+}
+
+/// What follows for a damaged path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queued {
+pub(crate) enum Remedy {
     /// The agent pushes it again.
-    Yes,
+    Queue,
     /// It is parked: a person has to decide.
     Parked,
     /// The store does not have it.
     NotInStore,
-}
-
-impl Queued {
-    /// What follows, for people.
-    pub(crate) fn words(self) -> &'static str {
-        match self {
-            Self::Yes => "queued again",
-            Self::Parked => "parked, see `larder status`",
-            Self::NotInStore => "not in this store, so that larder cannot push it again",
-        }
-    }
 }
 
 impl Recheck {
@@ -74,25 +73,19 @@ impl Recheck {
         Daemon::connect(&self.store)?.path_infos(paths)
     }
 
-    /// Says what to do with each damaged path, which comes with whether it is in the store. A parked path is not queued.
+    /// Says what follows for each damaged path. A parked path is not queued.
     ///
     /// # Errors
     /// The parked paths cannot be listed.
-    pub(crate) fn decide(&self, damaged: Vec<(StorePath, bool)>) -> Result<Vec<(StorePath, Queued)>> {
+    pub(crate) fn decide(&self, damaged: Vec<Damaged>) -> Result<Vec<(Damaged, Remedy)>> {
         let parked: HashSet<_> =
             self.queue.parked().map_err(in_queue)?.0.into_iter().map(|parked| parked.path).collect();
-        let decide = |path: &StorePath, in_store| match to_queued(&self.store, path) {
-            Some(queued) if parked.contains(&queued) => Queued::Parked,
-            Some(_) if in_store => Queued::Yes,
-            _ => Queued::NotInStore,
+        let remedy = |damaged: &Damaged| match to_queued(&self.store, &damaged.path) {
+            Some(queued) if parked.contains(&queued) => Remedy::Parked,
+            Some(_) if damaged.in_store => Remedy::Queue,
+            _ => Remedy::NotInStore,
         };
-        Ok(damaged
-            .into_iter()
-            .map(|(path, in_store)| {
-                let queued = decide(&path, in_store);
-                (path, queued)
-            })
-            .collect())
+        Ok(damaged.into_iter().map(|damaged| (damaged.clone(), remedy(&damaged))).collect())
     }
 
     /// Queues paths, unless they are queued. The origin of the jobs makes the agent read the narinfos, whatever it

@@ -8,9 +8,10 @@ use futures::StreamExt;
 
 use super::context::Context;
 use super::output;
-use crate::agent::{Queued, Recheck};
+use crate::agent::{Damaged, Recheck, Remedy};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
+use crate::format::path_info::PathInfo;
 use crate::format::signature::SecretKey;
 use crate::format::standing::Judge;
 use crate::session::admit;
@@ -59,71 +60,16 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let examiner = Examiner { bucket: &reader, judge, adopt: &[], nars: &nars };
     let mut totals = Totals::default();
     for portion in rechecked.relied_on().chunks(PORTION) {
-        look_at(&rechecked, examiner, portion.to_vec(), &args, &store, &mut totals).await?;
+        let asking = rechecked.clone();
+        let portion = portion.to_vec();
+        let with_infos = move || asking.infos(&portion).map(|infos| portion.into_iter().zip(infos).collect());
+        let (damaged, gone) = totals.examine(examiner, blocking(with_infos).await?).await;
+        totals.settle(&rechecked, damaged, gone, &args, &store).await?;
         if totals.errors.len() >= MOST_ERRORS {
             break;
         }
     }
     totals.end(&args)
-}
-
-/// Examines paths, and queues or reports those that clients cannot take.
-async fn look_at(
-    rechecked: &Arc<Recheck>,
-    examiner: Examiner<'_>,
-    paths: Vec<StorePath>,
-    args: &Args,
-    store: &StoreLocation,
-    totals: &mut Totals,
-) -> Result<()> {
-    let asking = rechecked.clone();
-    let with_infos = move || asking.infos(&paths).map(|infos| paths.into_iter().zip(infos).collect());
-    let paths: Vec<_> = blocking(with_infos).await?;
-    let (mut damaged, mut reasons, mut gone) = (Vec::new(), Vec::new(), HashSet::new());
-    let mut findings = pin!(recheck(examiner, paths));
-    while let Some((path, info, finding)) = findings.next().await {
-        totals.examined += 1;
-        match (finding, info) {
-            (Finding::Sound, _) => {}
-            (Finding::Absent, None) => drop(gone.insert(path)),
-            (Finding::Absent, Some(_)) => {
-                damaged.push((path, true));
-                reasons.push("the bucket does not have it any more".to_owned());
-            }
-            (Finding::Damaged(reason), info) => {
-                damaged.push((path, info.is_some()));
-                reasons.push(reason);
-            }
-            (Finding::Unknown(error), _) => totals.errors.push(error),
-        }
-        if totals.errors.len() >= MOST_ERRORS {
-            break;
-        }
-    }
-    totals.gone += gone.len();
-    let (deciding, dry_run) = (rechecked.clone(), args.dry_run);
-    let settle = move || {
-        let decided = deciding.decide(damaged)?;
-        let again = decided.iter().filter(|(_, queued)| *queued == Queued::Yes);
-        let again: Vec<_> = again.map(|(path, _)| path.clone()).collect();
-        let mut unprotected = None;
-        if !dry_run {
-            deciding.forget(&gone)?;
-            unprotected = deciding.enqueue(&again)?;
-        }
-        Ok((decided, unprotected))
-    };
-    let (decided, unprotected) = blocking(settle).await?;
-    if let Some(error) = unprotected {
-        output::warn(&format!("the paths are queued, but a garbage collection may delete them: {error}"));
-    }
-    for ((path, queued), reason) in decided.into_iter().zip(reasons) {
-        let path = store.store_dir.render_path(&path);
-        output::data(&format!("{path}: {reason} ({})", queued.words()));
-        let count = if queued == Queued::Yes { &mut totals.queued } else { &mut totals.left };
-        *count += 1;
-    }
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -133,6 +79,78 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 impl Totals {
+    /// Examines paths. Returns those that clients cannot take, and those that neither the store nor the bucket has.
+    async fn examine(
+        &mut self,
+        examiner: Examiner<'_>,
+        paths: Vec<(StorePath, Option<PathInfo>)>,
+    ) -> (Vec<Damaged>, HashSet<StorePath>) {
+        let (mut damaged, mut gone) = (Vec::new(), HashSet::new());
+        let mut findings = pin!(recheck(examiner, paths));
+        while let Some((path, info, finding)) = findings.next().await {
+            self.examined += 1;
+            let in_store = info.is_some();
+            let reason = match finding {
+                Finding::Sound => continue,
+                Finding::Absent if in_store => "the bucket does not have it any more".to_owned(),
+                Finding::Absent => {
+                    gone.insert(path);
+                    continue;
+                }
+                Finding::Damaged(reason) => reason,
+                Finding::Unknown(error) => {
+                    self.errors.push(error);
+                    if self.errors.len() >= MOST_ERRORS {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            damaged.push(Damaged { path, in_store, reason });
+        }
+        self.gone += gone.len();
+        (damaged, gone)
+    }
+
+    /// Queues and reports the paths that clients cannot take. The paths that are gone leave the list.
+    async fn settle(
+        &mut self,
+        rechecked: &Arc<Recheck>,
+        damaged: Vec<Damaged>,
+        gone: HashSet<StorePath>,
+        args: &Args,
+        store: &StoreLocation,
+    ) -> Result<()> {
+        let (settling, dry_run) = (rechecked.clone(), args.dry_run);
+        let settle = move || {
+            let decided = settling.decide(damaged)?;
+            if dry_run {
+                return Ok((decided, None));
+            }
+            let again = decided.iter().filter(|(_, remedy)| *remedy == Remedy::Queue);
+            let again: Vec<_> = again.map(|(damaged, _)| damaged.path.clone()).collect();
+            settling.forget(&gone)?;
+            settling.enqueue(&again).map(|unprotected| (decided, unprotected))
+        };
+        let (decided, unprotected) = blocking(settle).await?;
+        if let Some(error) = unprotected {
+            output::warn(&format!("the paths are queued, but a garbage collection may delete them: {error}"));
+        }
+        for (Damaged { path, reason, .. }, remedy) in decided {
+            let (count, follows) = match remedy {
+                Remedy::Queue if dry_run => (&mut self.queued, "would be queued again"),
+                Remedy::Queue => (&mut self.queued, "queued again"),
+                Remedy::Parked => (&mut self.left, "parked, see `larder status`"),
+                Remedy::NotInStore => {
+                    (&mut self.left, "not in this store, so that larder cannot push it again")
+                }
+            };
+            *count += 1;
+            output::data(&format!("{}: {reason} ({follows})", store.store_dir.render_path(&path)));
+        }
+        Ok(())
+    }
+
     /// Prints the totals. Returns how the command ends.
     fn end(self, args: &Args) -> Result<Exit> {
         let Self { examined, queued, left, gone, errors } = self;
@@ -143,7 +161,7 @@ impl Totals {
             damaged => format!("; clients cannot take {damaged} of them; {verb} {queued}"),
         };
         if gone > 0 {
-            text += &format!("; {gone} are gone from the store and the bucket");
+            text += &format!("; gone from the store and the bucket: {gone}");
         }
         output::say(&text);
         let count = errors.len();
