@@ -27,12 +27,20 @@ let
   };
 in
 {
-  options.services.larder = removeAttrs shared [ "catchUp" ] // nixHook.options // {
+  options.services.larder = removeAttrs shared [
+    "catchUp"
+    "recheck"
+  ] // nixHook.options // {
     enable = mkEnableOption "pushing what this machine builds with Nix into a binary cache";
     catchUp.enable = mkOption {
       type = types.bool;
       default = true;
       description = "Whether to queue, once a day, what was built here and the hook never saw.";
+    };
+    recheck.enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to look again, once a day, at what larder relies on in the bucket.";
     };
   };
 
@@ -69,6 +77,13 @@ in
     (mkIf cfg.catchUp.enable {
       launchd.daemons.larder-catch-up.serviceConfig = daemon [ "catch-up" ] // {
         StartCalendarInterval = [ { Hour = 4; } ];
+      };
+    })
+    (mkIf cfg.recheck.enable {
+      launchd.daemons.larder-recheck.serviceConfig = daemon [ "recheck" ] // {
+        StartCalendarInterval = [ { Hour = 5; } ];
+        LowPriorityIO = true;
+        Nice = 10;
       };
     })
   ]);

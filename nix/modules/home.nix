@@ -81,5 +81,25 @@ in
         Install.WantedBy = [ "timers.target" ];
       };
     })
+    (mkIf cfg.recheck.enable {
+      systemd.user.services.larder-recheck = {
+        Unit.Description = "Look again at what larder relies on in the binary cache";
+        Service = {
+          Type = "oneshot";
+          ExecStart = "${cfg.package}/bin/larder recheck";
+          Nice = 10;
+          IOSchedulingClass = "idle";
+        };
+      };
+      systemd.user.timers.larder-recheck = {
+        Unit.Description = "Look again at what larder relies on in the binary cache";
+        Timer = {
+          OnCalendar = cfg.recheck.onCalendar;
+          Persistent = true;
+          RandomizedDelaySec = 3600;
+        };
+        Install.WantedBy = [ "timers.target" ];
+      };
+    })
   ]);
 }

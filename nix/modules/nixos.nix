@@ -66,11 +66,19 @@ let
     ) options.nix.settings.definitions
   );
 
-  # The credentials of the unit. systemd passes them to the agent, so only root needs to read the files.
+  # The credentials of the units. systemd passes them to the agent and the recheck, so only root needs to read the files.
   keys = lib.imap0 (index: file: {
     inherit file;
     name = "key-${toString index}";
   }) cfg.signingKeyFiles;
+  secrets = {
+    LoadCredential =
+      map (key: "${key.name}:${key.file}") keys
+      ++ lib.optional (cfg.credentialsFile != null) "credentials:${cfg.credentialsFile}";
+    Environment =
+      [ "\"LARDER_SIGNING_KEY_FILES=${builtins.concatStringsSep " " (map (key: "%d/${key.name}") keys)}\"" ]
+      ++ lib.optional (cfg.credentialsFile != null) "LARDER_CREDENTIALS_FILE=%d/credentials";
+  };
   directory = builtins.match "file://(/[^?]*).*" (
     if cfg.settings.bucket == null then "" else cfg.settings.bucket
   );
@@ -118,14 +126,7 @@ in
       systemd.services.larder-queue = service "larder-queue.service" { };
       systemd.services.larder-agent = service "larder-agent.service" {
         restartTriggers = [ checked ];
-        serviceConfig = {
-          LoadCredential =
-            map (key: "${key.name}:${key.file}") keys
-            ++ lib.optional (cfg.credentialsFile != null) "credentials:${cfg.credentialsFile}";
-          Environment =
-            [ "\"LARDER_SIGNING_KEY_FILES=${builtins.concatStringsSep " " (map (key: "%d/${key.name}") keys)}\"" ]
-            ++ lib.optional (cfg.credentialsFile != null) "LARDER_CREDENTIALS_FILE=%d/credentials";
-        };
+        serviceConfig = secrets;
       };
       systemd.paths.larder-agent = systemdUnit "larder-agent.path" {
         pathConfig = units."larder-agent.path".Path;
@@ -145,6 +146,14 @@ in
       systemd.timers.larder-catch-up = systemdUnit "larder-catch-up.timer" {
         timerConfig = units."larder-catch-up.timer".Timer // {
           OnCalendar = cfg.catchUp.onCalendar;
+        };
+      };
+    })
+    (mkIf cfg.recheck.enable {
+      systemd.services.larder-recheck = service "larder-recheck.service" { serviceConfig = secrets; };
+      systemd.timers.larder-recheck = systemdUnit "larder-recheck.timer" {
+        timerConfig = units."larder-recheck.timer".Timer // {
+          OnCalendar = cfg.recheck.onCalendar;
         };
       };
     })

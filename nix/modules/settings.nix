@@ -83,4 +83,17 @@ in
       description = "When, as `systemd.time(7)` has it.";
     };
   };
+
+  recheck = {
+    enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to look again, from time to time, at what larder relies on in the bucket, and to push again what clients cannot take any more.";
+    };
+    onCalendar = mkOption {
+      type = types.str;
+      default = "daily";
+      description = "When, as `systemd.time(7)` has it.";
+    };
+  };
 }

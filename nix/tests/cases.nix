@@ -63,6 +63,7 @@ in
     services.larder = pusher // {
       installHook = false;
       catchUp.enable = false;
+      recheck.enable = false;
     };
   };
   substitutes = client { };

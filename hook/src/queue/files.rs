@@ -47,6 +47,17 @@ impl Layout {
         rustix::fs::fsync(&to).map_err(Failure::at("sync the directory of", &path))
     }
 
+    /// Appends to the file `name` in `place`, which must exist. Nothing is synced: a loss of power may lose or damage the
+    /// text. Only for records that may be lost.
+    pub fn append(&self, place: Place, name: &str, text: &[u8]) -> Result<()> {
+        let path = self.path_of(place).join(name);
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.dir(place)?, name, flags, Mode::empty()).map(File::from);
+        file.map_err(io::Error::from)
+            .and_then(|mut file| file.write_all(text))
+            .map_err(Failure::at("append to", &path))
+    }
+
     /// Removes the drafts in `scratch` that were last modified more than a day ago, or more than a day ahead.
     pub fn sweep_drafts(&self, scratch: Place) -> Result<()> {
         let path = self.path_of(scratch);

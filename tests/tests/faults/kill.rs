@@ -252,7 +252,7 @@ fn nothing_is_left(ground: &Ground, site: &Site, path: &str) -> Result<()> {
     ensure!(names("roots")?.is_empty(), "roots are left: {:?}", names("roots")?);
     let mut left = names("state")?;
     left.sort();
-    ensure!(left == ["session", "since", "summary.json"], "state/ holds {left:?}");
+    ensure!(left == ["relied-on", "session", "since", "summary.json"], "state/ holds {left:?}");
     // An agent that was killed before it had recorded its lease leaves the lease, and its uploads, in the bucket.
     let writers = leases(ground, &site.bucket)?;
     for upload in ground.unfinished(&site.bucket)? {

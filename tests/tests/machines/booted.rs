@@ -133,6 +133,7 @@ fn a_debian_machine_is_set_up_pushes_and_is_as_before_when_larder_is_removed() -
     install(&machine)?;
     pushes_while_there_is_work(&machine)?;
     catches_up(&machine)?;
+    rechecks(&machine)?;
     // When the agent is killed, its jobs start it again.
     machine.shell("systemctl kill -s KILL larder-agent.service; true")?;
     let path = build(&machine, "fourth")?;
@@ -154,7 +155,7 @@ fn install(machine: &Machine) -> Result<()> {
     assert!(output.stderr.contains("`/opt/other-hook` is Nix's post-build-hook now"), "{}", output.stderr);
     assert!(setup(machine, &["--yes"])?.ok()?.stderr.contains("nothing is to be changed"));
     machine.shell(&format!("{LARDER} init && chown -R larder /srv/cache"))?.ok()?;
-    for unit in ["larder-agent.path", "larder-agent.timer", "larder-catch-up.timer"] {
+    for unit in ["larder-agent.path", "larder-agent.timer", "larder-catch-up.timer", "larder-recheck.timer"] {
         assert!(machine.is_active(unit), "{unit} was not started");
     }
     let owners = machine.shell("cd /var/lib/larder && stat -c '%n %U %a' . *")?.ok()?.stdout;
@@ -209,6 +210,15 @@ fn catches_up(machine: &Machine) -> Result<()> {
     let unseen = build(machine, "unseen")?;
     machine.shell(&format!("mv {HOOK}.away {HOOK}; systemctl start larder-catch-up.service"))?.ok()?;
     wait_for(machine, &unseen)
+}
+
+/// The recheck, as its timer starts it, finds a path that the bucket has lost, and the agent pushes the path again.
+fn rechecks(machine: &Machine) -> Result<()> {
+    let lost = build(machine, "lost")?;
+    wait_for(machine, &lost)?;
+    std::fs::remove_file(machine.path("/srv/cache").join(narinfo_key(&lost)))?;
+    machine.shell("systemctl start larder-recheck.service")?.ok()?;
+    wait_for(machine, &lost)
 }
 
 /// Removes larder while a build runs: that build still has its hook, and a second removal removes the rest.

@@ -115,7 +115,10 @@ fn setup_is_idempotent_and_removal_restores_every_byte() -> Result<()> {
         assert!(scratch.read(conf)?.contains(lines), "{files:?}: {}", scratch.read(conf)?);
         assert!(scratch.read("etc/larder/config.toml")?.contains("bucket = \"s3://nix-cache"));
         let agent = scratch.read("etc/systemd/system/larder-agent.service")?;
-        assert!(agent.contains("LoadCredential=key-0:/etc/larder/key.sec\n"), "{agent}");
+        let recheck = scratch.read("etc/systemd/system/larder-recheck.service")?;
+        for unit in [&agent, &recheck] {
+            assert!(unit.contains("LoadCredential=key-0:/etc/larder/key.sec\n"), "{unit}");
+        }
         let again = scratch.setup(&["--yes"])?.ok()?;
         assert!(again.stderr.contains("nothing is to be changed"), "{}", again.stderr);
         assert_eq!(again.stdout, "");
@@ -259,6 +262,6 @@ fn systemd_accepts_the_units_and_rates_them_confined() -> Result<()> {
             files.push(file);
         }
     }
-    assert_eq!(files.len(), 6);
+    assert_eq!(files.len(), 8);
     super::units::verify_and_judge(&files)
 }

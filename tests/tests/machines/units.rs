@@ -84,7 +84,7 @@ pub(crate) fn verify_and_judge(files: &[PathBuf]) -> Result<()> {
 
 #[test]
 fn systemd_accepts_the_module_units_and_rates_them_confined() -> Result<()> {
-    for (name, count) in [("pushes", 6), ("directory", 6), ("relayed", 2), ("travels", 3)] {
+    for (name, count) in [("pushes", 8), ("directory", 8), ("relayed", 2), ("travels", 3)] {
         let dir = tempfile::tempdir()?;
         let Some(files) = render(name, dir.path())? else { return Ok(()) };
         ensure!(files.len() >= count, "units are missing: {files:?}");

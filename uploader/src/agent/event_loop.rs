@@ -287,6 +287,7 @@ impl Agent {
         // still begin the sweep that removes what the former session left.
         let begin_sweep = move |keeper: &mut Keeper| {
             let former = keeper.note_session(sweeper.id());
+            keeper.note_bucket(sweeper.address());
             let _runtime = runtime.enter();
             sweeper.begin_sweep(former);
         };

@@ -60,6 +60,11 @@ impl Flush {
         Ok(Self { queue, ids, paths })
     }
 
+    /// The paths that the queued jobs name.
+    pub(super) fn into_paths(self) -> BTreeSet<QueuedPath> {
+        self.paths
+    }
+
     /// How many jobs the flush waits for.
     pub(crate) fn jobs(&self) -> usize {
         self.ids.len()

@@ -16,6 +16,7 @@ use super::decide::Clock;
 use super::inbox::Inbox;
 use super::path_conversion::from_queued;
 use super::records::{self, Summary};
+use super::relied_on::ReliedOn;
 use crate::base::error::{Error, Result};
 use crate::base::queue_error::in_queue;
 use crate::format::public_key::public_keys;
@@ -65,6 +66,7 @@ pub(super) struct Keeper {
     store: Arc<StoreLocation>,
     inbox: Inbox,
     summary: Summary,
+    relied_on: ReliedOn,
     daemon: DaemonConnection,
     remarks: Remarks,
     awaited: BTreeSet<String>,
@@ -94,6 +96,7 @@ impl Keeper {
         Ok(Some(Self {
             inbox,
             summary: Summary::read(queue.layout()),
+            relied_on: ReliedOn::default(),
             daemon: DaemonConnection::new(store.clone()),
             remarks: Remarks(progress),
             awaited: BTreeSet::new(),
@@ -131,6 +134,7 @@ impl Keeper {
         let progress = self.remarks.0.clone();
         let remark = |text: String| progress.remark(&text);
         if reconcile {
+            self.relied_on.read_again();
             self.inbox.reconcile(&mut self.daemon, &remark)?;
         }
         self.inbox.take(&remark)?;
@@ -168,14 +172,17 @@ impl Keeper {
         let mut ids = batch.ids.clone();
         self.resolve_outputs(&mut ids)?;
         let mut request = Request::default();
-        let (at, mut keys) = (now(), BTreeSet::new());
+        let (at, mut keys, mut doubted) = (now(), BTreeSet::new(), BTreeSet::new());
         let mut add = |path: Option<StorePath>, origin| {
             let built_here = origin != Origin::Retry;
             request.roots.extend(path.map(|path| Root { path: path.into(), built_here }));
         };
         for taken in ids.iter().filter_map(|id| self.inbox.jobs().get(id)) {
             for path in taken.job.paths.iter().filter(|path| taken.is_due(path, at)) {
-                add(from_queued(&self.store, path), taken.job.origin);
+                let path = from_queued(&self.store, path);
+                // A recheck has found damage, or a person asks again.
+                doubted.extend(path.clone().filter(|_| taken.job.origin == Origin::Retry));
+                add(path, taken.job.origin);
             }
             keys.extend(taken.job.trusted_keys.iter().cloned());
         }
@@ -186,6 +193,9 @@ impl Keeper {
         request.extra_keys =
             keys.iter().filter_map(|key| public_keys([key.as_str()]).ok()).flatten().collect();
         request.parked = self.parked_for_their_own_sake()?;
+        // The bucket may have a narinfo of a parked path which only a reader finds unusable.
+        doubted.extend(request.parked.iter().cloned());
+        request.doubted = doubted;
         // A path that somebody queued again is tried, although it is parked.
         request.parked.retain(|path| !request.roots.iter().any(|root| *root.path == *path));
         batch.ids = ids;
@@ -231,6 +241,7 @@ impl Keeper {
     ) -> Result<bool> {
         self.release(ids);
         self.summary.note_report(report, now());
+        self.relied_on.note(self.queue.layout(), report);
         let settled = self.with_target(|target| target.settle(ids, asked, report, Clock::system()));
         self.summary.write(self.queue.layout());
         settled
@@ -288,6 +299,11 @@ impl Keeper {
         // People read the file on a terminal, too.
         self.summary.last_error = Some(printable(&error).into_owned());
         self.summary.write(self.queue.layout());
+    }
+
+    /// Lists the paths of the coming pushes as those of the bucket at `address`.
+    pub(super) fn note_bucket(&mut self, address: String) {
+        self.relied_on = ReliedOn::of(address);
     }
 
     /// Records the id of the agent's session with the bucket. Returns the id of the session before, which is over: the

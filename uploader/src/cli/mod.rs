@@ -14,6 +14,7 @@ mod names;
 mod output;
 mod push;
 mod queue;
+mod recheck;
 mod relay;
 mod retry;
 mod setup;
@@ -54,6 +55,8 @@ enum Command {
     Agent(agent::Args),
     /// Queue paths that were built here without the hook
     CatchUp(catch_up::Args),
+    /// Look again at what the agent pushed or found in the bucket, and queue what clients cannot take any more
+    Recheck(recheck::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
     /// Ask the agent to push all queued builds now, or wait until they are pushed
@@ -109,6 +112,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Init(args) => block_on(async move { init::run(args, &context).await }),
         Command::Config(args) => block_on(async move { config::run(args, &context).await }),
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
+        Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),
         Command::Client(args) => block_on(async move { client::run(args, &context).await }),

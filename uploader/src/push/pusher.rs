@@ -97,6 +97,11 @@ impl Pusher {
         self.session.id()
     }
 
+    /// The address of the bucket.
+    pub fn address(&self) -> String {
+        self.session.bucket().address()
+    }
+
     /// Checks that the session goes on. After the session, a pusher cannot push.
     ///
     /// # Errors
@@ -132,7 +137,8 @@ impl Pusher {
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
         // With many roots, it is certain that the bucket will be listed: the scan begins before the closure is known.
         let facts = self.session.facts();
-        let unknown = request.roots.iter().filter(|root| !facts.is_known(&root.path, true)).count();
+        let is_known = |path: &StorePath| facts.is_known(path, true) && !request.doubted.contains(path);
+        let unknown = request.roots.iter().filter(|root| !is_known(&root.path)).count();
         let scan = BucketScan::begin(self.session.bucket(), unknown);
         let request = Arc::new(request);
         let (closure, verdicts) = self.judge(&request).await?;
@@ -168,11 +174,15 @@ impl Pusher {
     ) -> Result<(HashMap<Arc<StorePath>, Presence>, NarScan)> {
         let facts = self.session.facts();
         let named: HashSet<_> = request.roots.iter().map(|root| root.path.clone()).collect();
-        let (known, asked): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|info| facts.is_known(&info.path, named.contains(&info.path)));
+        let doubted = &request.doubted;
+        let (known, asked): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|info| {
+            facts.is_known(&info.path, named.contains(&info.path)) && !doubted.contains(&*info.path)
+        });
         let (bucket, judge) = (&**self.session.bucket(), self.narinfo_judge());
-        let survey = Survey { bucket, judge, adopt: &self.adopt, read_all: request.read_all };
+        let survey = Survey { bucket, judge, adopt: &self.adopt, read_all: request.read_all, doubted };
         let Surveyed { mut presence, unread, at, nars } = survey.of(&asked, &named, scan).await?;
+        let is_unavailable = |presence: &Presence| !presence.is_available() && !presence.is_unknown();
+        facts.forget(presence.iter().filter(|(_, presence)| is_unavailable(presence)).map(|(path, _)| path));
         let available = presence.iter().filter(|(_, presence)| presence.is_available());
         let proofs = available.map(|(path, presence)| {
             let proof = match presence {

@@ -6,6 +6,18 @@ use crate::format::cache_info::CacheInfo;
 use crate::format::marker::Format;
 use crate::format::object_keys;
 
+/// Checks that a bucket is prepared, and that it is for the store directory `store_dir`. Returns its format.
+///
+/// # Errors
+/// A permanent error when the bucket is refused; the error of the bucket when it cannot be read.
+pub async fn admit(bucket: &dyn Bucket, store_dir: &str) -> Result<Format> {
+    let (format, info) =
+        futures::future::join(check_format(bucket), check_cache_info(bucket, store_dir)).await;
+    // For a bucket that is not ready, the error about the format says more.
+    let format = format?;
+    info.map(|()| format)
+}
+
 /// Refuses a bucket that has no format marker, or a marker of another format.
 ///
 /// # Errors
@@ -26,7 +38,7 @@ pub(super) async fn check_format(bucket: &dyn Bucket) -> Result<Format> {
 ///
 /// # Errors
 /// A permanent error when the bucket is refused; the error of the bucket when it cannot be read.
-pub(super) async fn check_cache_info(bucket: &dyn Bucket, store_dir: &str) -> Result<()> {
+async fn check_cache_info(bucket: &dyn Bucket, store_dir: &str) -> Result<()> {
     let unfit = || Error::permanent(Area::Bucket, format!("cannot push to `{}`", bucket.address()));
     let Some(object) = bucket.get(object_keys::CACHE_INFO).await? else {
         return Err(unfit().because("it has no `nix-cache-info`").hint("`larder init` writes one"));

@@ -52,6 +52,14 @@ impl Facts {
         lock(&self.proved).extend(paths.into_iter().map(|(path, proof)| (path, (at, proof))));
     }
 
+    /// Forgets what is known about these paths: the bucket has shown that a client cannot take them.
+    pub fn forget<'a>(&self, paths: impl IntoIterator<Item = &'a Arc<StorePath>>) {
+        let mut proved = lock(&self.proved);
+        for path in paths {
+            proved.remove(path);
+        }
+    }
+
     /// Whether the bucket has proved within the last 30 minutes that `path` is complete, so that a push need not ask.
     /// For a path that was named to the push, a listing is not enough.
     pub fn is_known(&self, path: &StorePath, named: bool) -> bool {
@@ -100,6 +108,14 @@ mod tests {
         facts.record_all((1..).map(path).zip(PROOFS), Moment::now());
         let known = |named| [1, 2, 3].map(|number| facts.is_known(&path(number), named));
         assert_eq!((known(false), known(true)), ([true, true, false], [false, true, false]));
+    }
+
+    #[test]
+    fn a_forgotten_fact_is_unknown() {
+        let facts = Facts::default();
+        facts.record_all((1..).map(path).zip([Proof::Read, Proof::Read]), Moment::now());
+        facts.forget([&path(1)]);
+        assert!(!facts.is_known(&path(1), false) && facts.is_known(&path(2), true));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod sweep;
 mod vouchers;
 mod writer;
 
+pub use admission::admit;
 pub use facts::{FACT_AGE, Facts, Proof};
 pub use reservation::{Patience, Reservations};
 pub use writer::Session;

@@ -7,7 +7,7 @@ use larder_hook::fault::point;
 use nix_narinfo::TrustedPublicKey;
 use tokio::task::JoinHandle;
 
-use super::admission::{check_cache_info, check_format};
+use super::admission::admit;
 use super::facts::Facts;
 use super::lease::Lease;
 use super::reservation::Reservations;
@@ -48,11 +48,7 @@ impl Session {
         keys: &[SecretKey],
         trusted: &[TrustedPublicKey],
     ) -> Result<Self> {
-        let (format, info) =
-            futures::future::join(check_format(&*bucket), check_cache_info(&*bucket, store_dir)).await;
-        // For a bucket that is not ready, the error about the format says more.
-        let conditional_writes = format?.conditional_writes;
-        info?;
+        let conditional_writes = admit(&*bucket, store_dir).await?.conditional_writes;
         let id = object_keys::new_writer();
         let lease = Lease::take(bucket.clone(), &id, keys).await?;
         point("session: begun");

@@ -7,8 +7,13 @@ pub const STATE_DIR: &str = "/var/lib/larder";
 /// The user that the agent runs as.
 pub const USER: &str = "larder";
 /// The units that `larder setup` starts.
-pub const STARTED_UNITS: [&str; 4] =
-    ["larder-queue.service", "larder-agent.path", "larder-agent.timer", "larder-catch-up.timer"];
+pub const STARTED_UNITS: [&str; 5] = [
+    "larder-queue.service",
+    "larder-agent.path",
+    "larder-agent.timer",
+    "larder-catch-up.timer",
+    "larder-recheck.timer",
+];
 /// The configuration of larder.
 pub(super) const CONFIG: &str = "/etc/larder/config.toml";
 
@@ -16,6 +21,8 @@ pub(super) const CONFIG: &str = "/etc/larder/config.toml";
 pub(super) const AGENT_UNIT: &str = "larder-agent.service";
 /// The unit of `larder catch-up`.
 pub(super) const CATCH_UP_UNIT: &str = "larder-catch-up.service";
+/// The unit of `larder recheck`.
+pub(super) const RECHECK_UNIT: &str = "larder-recheck.service";
 /// The directory of the units.
 pub(super) const UNIT_DIR: &str = "/etc/systemd/system";
 /// The record of the set-up.

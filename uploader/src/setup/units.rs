@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::change::Tree;
-use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, SOCKET_DIR};
+use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT, SOCKET_DIR};
 use crate::base::error::Result;
 use crate::config::Config;
 use crate::config::config_keys::{BUCKET, CREDENTIALS_FILE, SIGNING_KEY_FILES};
@@ -53,28 +53,31 @@ fn object(value: &Value) -> Map<String, Value> {
 
 /// The lines for `[Service]` sections that depend on the machine and the configuration, each with the unit's name.
 ///
-/// systemd passes the secrets to the agent, so only root needs to read their files. If only a group may reach Nix's
-/// daemon, as on Debian, the services get that group.
+/// systemd passes the secrets to the agent and to the recheck, so only root needs to read their files. If only a group may
+/// reach Nix's daemon, as on Debian, the services get that group.
 pub(super) fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'static str, String)>> {
     let keys = config.get(SIGNING_KEY_FILES);
-    let mut lines: Vec<_> = keys
-        .iter()
-        .enumerate()
-        .map(|(index, file)| (AGENT_UNIT, format!("LoadCredential=key-{index}:{file}")))
-        .collect();
+    let load = |(index, file)| format!("LoadCredential=key-{index}:{file}");
+    let mut secrets: Vec<_> = keys.iter().enumerate().map(load).collect();
     let names: Vec<_> = (0..keys.len()).map(|index| format!("%d/key-{index}")).collect();
-    lines.push((AGENT_UNIT, format!("Environment=\"LARDER_SIGNING_KEY_FILES={}\"", names.join(" "))));
+    secrets.push(format!("Environment=\"LARDER_SIGNING_KEY_FILES={}\"", names.join(" ")));
     if let Some(file) = config.get(CREDENTIALS_FILE) {
-        lines.push((AGENT_UNIT, format!("LoadCredential=credentials:{}", file.display())));
-        lines.push((AGENT_UNIT, "Environment=LARDER_CREDENTIALS_FILE=%d/credentials".into()));
+        secrets.push(format!("LoadCredential=credentials:{}", file.display()));
+        secrets.push("Environment=LARDER_CREDENTIALS_FILE=%d/credentials".into());
     }
+    let with_secrets = [AGENT_UNIT, RECHECK_UNIT];
+    let mut lines: Vec<_> = with_secrets
+        .into_iter()
+        .flat_map(|unit| secrets.iter().map(move |line| (unit, line.clone())))
+        .collect();
     let bucket = config.get(BUCKET);
     if let Some(directory) = bucket.as_deref().and_then(|bucket| bucket.strip_prefix("file://")) {
         let directory = directory.split('?').next().unwrap_or_default();
         lines.push((AGENT_UNIT, format!("ReadWritePaths={directory}")));
     }
     if let Some(group) = tree.exclusive_group(SOCKET_DIR)? {
-        lines.extend([AGENT_UNIT, CATCH_UP_UNIT].map(|unit| (unit, format!("SupplementaryGroups={group}"))));
+        let services = [AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT];
+        lines.extend(services.map(|unit| (unit, format!("SupplementaryGroups={group}"))));
     }
     Ok(lines)
 }
@@ -86,7 +89,7 @@ mod tests {
     #[test]
     fn units_have_programs_sandbox_and_lines_of_the_machine() {
         let units = render("/opt/bin", &[("larder-agent.service", "LoadCredential=key-0:/k".into())]);
-        assert_eq!(units.len(), 6);
+        assert_eq!(units.len(), 8);
         let agent = &units.iter().find(|(name, _)| name == "larder-agent.service").unwrap().1;
         for line in [
             "ExecStart=/opt/bin/larder agent --exit-when-idle",
@@ -100,5 +103,6 @@ mod tests {
         assert!(units.iter().all(|(_, text)| !text.contains('@') || text.contains("@system-service")));
         assert_eq!(wanted_by("larder-agent.path").as_deref(), Some("multi-user.target"));
         assert_eq!(wanted_by("larder-catch-up.service"), None);
+        assert_eq!(wanted_by("larder-recheck.timer").as_deref(), Some("timers.target"));
     }
 }

@@ -3,10 +3,14 @@
 mod examination;
 mod narinfos;
 mod nars;
+mod paced;
 mod prefix_scan;
 mod presence;
+mod recheck;
 
 pub use examination::{Examined, Examiner, vanished};
 pub use narinfos::{BucketScan, FEW, Survey, Surveyed};
 pub use nars::{NarScan, find_nar};
+pub use paced::PacedReader;
 pub use presence::Presence;
+pub use recheck::{Finding, recheck};

@@ -1,6 +1,6 @@
 //! The presence of paths. For a few paths, the survey reads each narinfo; for many paths, it lists the bucket.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -92,6 +92,8 @@ pub struct Survey<'a> {
     pub adopt: &'a [String],
     /// Read each narinfo, also those that a listing shows with the expected size.
     pub read_all: bool,
+    /// The paths whose narinfos are read in any case.
+    pub doubted: &'a BTreeSet<StorePath>,
 }
 
 /// The result of a survey.
@@ -112,7 +114,8 @@ impl Survey<'_> {
     ///
     /// The narinfos of [`FEW`] or fewer paths are read and judged, and their NARs are looked up. For more paths, a
     /// listing tells which narinfos exist, and their sizes, and another tells the same of the NARs. A narinfo of the
-    /// size that ours must have, for which a NAR is listed, counts as complete; every other narinfo is read. Of the
+    /// size that ours must have, for which a NAR is listed, counts as complete; every other narinfo is read, and so are
+    /// those of [`Survey::doubted`]. Of the
     /// narinfos that would count as complete, a random sample is read, in which the paths `named` have a larger part.
     /// When a client cannot take a path of the sample, or it lacks a signature, all are read.
     ///
@@ -134,11 +137,10 @@ impl Survey<'_> {
         let mut presence = HashMap::with_capacity(wanted.len());
         let (mut expected, mut unclear) = (Vec::new(), Vec::new());
         for info in wanted.iter().cloned() {
+            let must_read = self.read_all || self.doubted.contains(&*info.path);
             let fits = |size: u64| fits(self.judge.store_dir, &info, self.judge.keys, size);
             match sizes.found.get(info.path.digest()) {
-                Some(size) if !self.read_all && fits(*size) && nars.get(&info).is_some() => {
-                    expected.push(info)
-                }
+                Some(size) if !must_read && fits(*size) && nars.get(&info).is_some() => expected.push(info),
                 None if sizes.covers(&object_keys::narinfo(&info.path)) => {
                     presence.insert(info.path.clone(), Presence::Absent);
                 }
@@ -200,3 +202,7 @@ fn cut<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
     }
     all.split_off(size)
 }
+
+#[cfg(test)]
+#[path = "narinfos_tests.rs"]
+mod tests;

@@ -33,4 +33,9 @@ impl Presence {
     pub fn is_available(&self) -> bool {
         matches!(self, Self::Complete | Self::Differs { .. } | Self::LacksSignatures { accepted: true })
     }
+
+    /// Whether the bucket did not tell.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
 }

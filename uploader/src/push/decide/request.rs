@@ -27,6 +27,9 @@ pub struct Request {
     pub dry_run: bool,
     /// Read each narinfo in the bucket, even when a listing shows the expected size.
     pub read_all: bool,
+    /// The paths whose narinfos are read even when a listing shows the expected size, and even when the session has read
+    /// them before: somebody doubts them.
+    pub doubted: BTreeSet<StorePath>,
     /// The public keys that Nix trusted when the paths were queued.
     pub extra_keys: Vec<TrustedPublicKey>,
     /// The parked paths. They are not pushed.
