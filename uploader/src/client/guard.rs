@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use larder_hook::directories::make_directories;
+
 use crate::base::error::{Area, Error, Result};
+use crate::base::whole_file;
 use crate::format::object_keys;
 use crate::http::PublicReader;
 
@@ -82,11 +85,9 @@ pub fn restart(unit: &str, file: &Path) -> Result<()> {
 
 fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory)?;
+        make_directories(directory)?;
     }
-    let draft = file.with_extension("new");
-    std::fs::write(&draft, text)?;
-    std::fs::rename(draft, file)
+    whole_file::write(file, text.as_bytes(), 0o644)
 }
 
 /// Whether a cache answers a request for its `nix-cache-info`. A refusal for lack of rights is an answer.
