@@ -38,7 +38,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     } else {
         Until::Stopped
     };
-    let agent = agent.with_service(Service::from_environment());
+    let agent = agent.with_service(Service::from_environment()).with_max_pinned(context.max_pinned());
     agent.run(until, stopped()?, Duration::from_secs(args.drain)).await?;
     Ok(Exit::Ok)
 }

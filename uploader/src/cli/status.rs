@@ -114,6 +114,9 @@ fn print_summary(summary: &Summary, now: u64) {
     for gone in summary.gone.iter().rev().take(5) {
         output::data(&format!("  {} ({})", gone.path, ago(gone.at)));
     }
+    if summary.released > 0 {
+        line("let go", &format!("{} paths so far, because of `max-pinned`", summary.released));
+    }
     line("pushed", &format!("{} paths so far, {} sent", summary.pushed, size(summary.sent_bytes)));
     line("last success", &summary.last_success.map_or("never".into(), ago));
     if let Some(error) = &summary.last_error {
