@@ -114,6 +114,10 @@ const HOLDS: &[(&str, &str, &str)] = &[
     ("garage", "/garage/settings/replication_factor", "3"),
     ("garage", "/garage/settings/s3_web/bind_addr", "192.168.1.10:8334"),
     ("mac", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
+    ("mac", "/launchd/daemons/larder-agent/serviceConfig/HardResourceLimits/Core", "0"),
+    ("relayed", "/systemd/services/larder-relay/serviceConfig/LimitCORE", "0"),
+    ("user", "/systemd/user/services/larder-agent/Service/LimitCORE", "0"),
+    ("user", "/systemd/user/services/larder-catch-up/Service/LimitCORE", "0"),
     (
         "mac",
         "/launchd/daemons/larder-agent/serviceConfig/QueueDirectories",
