@@ -9,6 +9,7 @@ mod many;
 mod narinfo;
 mod order;
 mod push;
+mod queue;
 mod secrets;
 mod trust;
 mod world;
