@@ -107,6 +107,13 @@ impl Layout {
             return Ok(());
         }
         let draft = format!("{DRAFT}{SINCE}-{}", std::process::id());
-        self.write_draft(Place::State, &draft, Place::State, SINCE, format!("{}\n", now()).as_bytes(), || {})
+        self.write_draft(
+            Place::State,
+            &draft,
+            Place::State,
+            SINCE,
+            format!("{}\n", now()).as_bytes(),
+            None::<fn()>,
+        )
     }
 }

@@ -32,7 +32,7 @@ impl Layout {
     /// The draft is written in `scratch` and synced, renamed into `place`, and the directory is synced. On an error the
     /// draft is removed.
     pub fn write(&self, scratch: Place, place: Place, name: &str, text: &[u8]) -> Result<()> {
-        self.write_after(scratch, place, name, text, || {})
+        self.write_draft(scratch, &draft_of(name), place, name, text, None::<fn()>)
     }
 
     /// Writes a file as [`Layout::write`] does. Calls `meanwhile` while the draft is synced: what `meanwhile` syncs is
@@ -45,7 +45,7 @@ impl Layout {
         text: &[u8],
         meanwhile: impl FnOnce() + Send,
     ) -> Result<()> {
-        self.write_draft(scratch, &format!("{DRAFT}{name}"), place, name, text, meanwhile)
+        self.write_draft(scratch, &draft_of(name), place, name, text, Some(meanwhile))
     }
 
     /// Writes a file as [`Layout::write_after`] does, with a draft of this name. Two processes must not use the same
@@ -57,7 +57,7 @@ impl Layout {
         place: Place,
         name: &str,
         text: &[u8],
-        meanwhile: impl FnOnce() + Send,
+        meanwhile: Option<impl FnOnce() + Send>,
     ) -> Result<()> {
         let path = self.path_of(place).join(name);
         let (from, to) = (self.dir(scratch)?, self.dir(place)?);
@@ -176,12 +176,21 @@ fn create_draft(scratch: &OwnedFd, draft: &str, path: &Path) -> Result<File> {
     file.map(File::from).map_err(Failure::at("write", path))
 }
 
+/// The name of the draft of a file.
+fn draft_of(name: &str) -> String {
+    format!("{DRAFT}{name}")
+}
+
 /// Writes the whole text into a draft and syncs it. Calls `meanwhile` while it is synced.
-fn fill(mut draft: &File, text: &[u8], meanwhile: impl FnOnce() + Send) -> io::Result<()> {
+fn fill(mut draft: &File, text: &[u8], meanwhile: Option<impl FnOnce() + Send>) -> io::Result<()> {
     rustix::fs::fchmod(draft, MODE)?;
     draft.write_all(text)?;
     point("write: draft");
-    at_once(meanwhile, || rustix::fs::fsync(draft))?;
+    let sync = || rustix::fs::fsync(draft);
+    match meanwhile {
+        Some(meanwhile) => at_once(meanwhile, sync)?,
+        None => sync()?,
+    }
     point("write: synced draft");
     Ok(())
 }

@@ -48,10 +48,16 @@ pub(super) fn protect(layout: &Layout, id: &str, job: &Job, auto: Option<&Path>)
 /// has its name: after a loss of power, no file is without its roots.
 pub fn sync(layout: &Layout, auto: Option<&Path>) -> Result<()> {
     let roots = layout.dir(Place::Roots)?;
-    let mut synced = Ok(());
     let sync_roots = || rustix::fs::fsync(&roots).map_err(Failure::at("sync", &layout.path_of(Place::Roots)));
-    let auto = at_once(|| synced = sync_roots(), || auto.map_or(Ok(()), sync_directory));
-    synced.and(auto).inspect(|()| point("root: synced"))
+    let synced = match auto {
+        Some(auto) => {
+            let mut synced = Ok(());
+            let auto = at_once(|| synced = sync_roots(), || sync_directory(auto));
+            synced.and(auto)
+        }
+        None => sync_roots(),
+    };
+    synced.inspect(|()| point("root: synced"))
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
