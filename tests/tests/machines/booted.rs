@@ -152,6 +152,8 @@ fn install(machine: &Machine) -> Result<()> {
     machine.shell("mkdir /srv/cache")?.ok()?;
     let output = setup(machine, &[&["--yes"], &new[..]].concat())?.ok()?;
     assert!(output.stderr.contains("`/opt/other-hook` is Nix's post-build-hook now"), "{}", output.stderr);
+    // As an earlier version made the queue.
+    machine.shell("chmod 755 /var/lib/larder/state")?.ok()?;
     assert!(setup(machine, &["--yes"])?.ok()?.stderr.contains("nothing is to be changed"));
     machine.shell(&format!("{LARDER} init && chown -R larder /srv/cache"))?.ok()?;
     for unit in ["larder-agent.path", "larder-agent.timer", "larder-catch-up.timer"] {

@@ -61,6 +61,10 @@ fn install(args: &Args, tree: &Tree, mut system: System, global: &Global) -> Res
         ));
     }
     if !system.needs_user() && plan.is_empty() {
+        if args.yes {
+            // An earlier version may have made the queue with other modes.
+            system.make_queue()?;
+        }
         output::say("nothing is to be changed");
         return Ok(Exit::Ok);
     }

@@ -65,8 +65,8 @@ impl System {
         self.is_this_machine && Path::new(STATE_DIR).exists()
     }
 
-    /// Creates the queue for the agent's user.
-    pub(super) fn make_queue(&self) -> Result<()> {
+    /// Creates the queue for the agent's user, or corrects the owners and modes of an existing queue.
+    pub fn make_queue(&self) -> Result<()> {
         if self.is_this_machine {
             let owner = look_up_user(USER)?;
             Layout::create(Path::new(STATE_DIR), Some(owner)).map_err(crate::base::queue_error::in_queue)?;
