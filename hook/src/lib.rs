@@ -3,6 +3,7 @@
 //! The hook only adds jobs to the queue. The uploader processes and removes jobs with the same code. `docs/queue.md`
 //! describes the files.
 
+pub mod directories;
 pub mod drv;
 pub mod environment;
 mod failure;

@@ -24,6 +24,9 @@ let
     ProgramArguments = [ "${cfg.package}/bin/larder" ] ++ arguments;
     ProcessType = "Background";
     StandardErrorPath = "/var/log/larder.log";
+    # A core dump would hold the signing key.
+    HardResourceLimits.Core = 0;
+    SoftResourceLimits.Core = 0;
   };
 in
 {

@@ -46,6 +46,8 @@ in
           RestartSec = 10;
           TimeoutStopSec = 40;
           WatchdogSec = 900;
+          # A core dump would hold the signing key.
+          LimitCORE = 0;
           Nice = 5;
         };
         Install.WantedBy = [ "default.target" ];
@@ -70,6 +72,7 @@ in
         Service = {
           Type = "oneshot";
           ExecStart = "${cfg.package}/bin/larder catch-up";
+          LimitCORE = 0;
         };
       };
       systemd.user.timers.larder-catch-up = {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use crate::fault::point;
 use crate::time::now;
 
 /// The prefix of the names of drafts.
-const DRAFT: &str = ".new-";
+pub(super) const DRAFT: &str = ".new-";
 /// The age in seconds above which a draft counts as abandoned: the process that wrote it was killed.
 const ABANDONED: u64 = 24 * 3600;
 /// The mode of every file, whatever the umask of the caller: root and the agent's user read each other's files.
@@ -31,17 +32,43 @@ impl Layout {
     /// The draft is written in `scratch` and synced, renamed into `place`, and the directory is synced. On an error the
     /// draft is removed.
     pub fn write(&self, scratch: Place, place: Place, name: &str, text: &[u8]) -> Result<()> {
+        self.write_draft(scratch, &draft_of(name), place, name, text, None::<fn()>)
+    }
+
+    /// Writes a file as [`Layout::write`] does. Calls `meanwhile` while the draft is synced: what `meanwhile` syncs is
+    /// on disk before the file has its name.
+    pub(super) fn write_after(
+        &self,
+        scratch: Place,
+        place: Place,
+        name: &str,
+        text: &[u8],
+        meanwhile: impl FnOnce() + Send,
+    ) -> Result<()> {
+        self.write_draft(scratch, &draft_of(name), place, name, text, Some(meanwhile))
+    }
+
+    /// Writes a file as [`Layout::write_after`] does, with a draft of this name. Two processes must not use the same
+    /// name at the same time.
+    pub(super) fn write_draft(
+        &self,
+        scratch: Place,
+        draft: &str,
+        place: Place,
+        name: &str,
+        text: &[u8],
+        meanwhile: Option<impl FnOnce() + Send>,
+    ) -> Result<()> {
         let path = self.path_of(place).join(name);
         let (from, to) = (self.dir(scratch)?, self.dir(place)?);
-        let draft = format!("{DRAFT}{name}");
         point("write: before");
-        let file = create_draft(&from, &draft, &path)?;
+        let file = create_draft(&from, draft, &path)?;
         point("write: empty draft");
-        let renamed = fill(&file, text)
-            .and_then(|()| Ok(rustix::fs::renameat(&from, &*draft, &to, name)?))
+        let renamed = fill(&file, text, meanwhile)
+            .and_then(|()| Ok(rustix::fs::renameat(&from, draft, &to, name)?))
             .inspect(|()| point("write: renamed"));
         if let Err(error) = renamed {
-            let _ = rustix::fs::unlinkat(&from, &*draft, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&from, draft, AtFlags::empty());
             return Err(Failure::at("write", &path)(error));
         }
         rustix::fs::fsync(&to).map_err(Failure::at("sync the directory of", &path))
@@ -146,8 +173,7 @@ impl Layout {
 
 /// Creates the draft of the file `path` in the directory `scratch`.
 ///
-/// Two processes never use the same name at the same time: an existing draft of that name is the rest of a process that
-/// was killed, and is replaced.
+/// An existing draft of that name is the rest of a process that was killed, and is replaced.
 fn create_draft(scratch: &OwnedFd, draft: &str, path: &Path) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match rustix::fs::openat(scratch, draft, flags, MODE) {
@@ -161,12 +187,40 @@ fn create_draft(scratch: &OwnedFd, draft: &str, path: &Path) -> Result<File> {
     file.map(File::from).map_err(Failure::at("write", path))
 }
 
-/// Writes the whole text into a draft and syncs it.
-fn fill(mut draft: &File, text: &[u8]) -> io::Result<()> {
+/// The name of the draft of a file.
+fn draft_of(name: &str) -> String {
+    format!("{DRAFT}{name}")
+}
+
+/// Writes the whole text into a draft and syncs it. Calls `meanwhile` while it is synced.
+fn fill(mut draft: &File, text: &[u8], meanwhile: Option<impl FnOnce() + Send>) -> io::Result<()> {
     rustix::fs::fchmod(draft, MODE)?;
     draft.write_all(text)?;
     point("write: draft");
-    rustix::fs::fsync(draft)?;
+    let sync = || rustix::fs::fsync(draft);
+    match meanwhile {
+        Some(meanwhile) => at_once(meanwhile, sync)?,
+        None => sync()?,
+    }
     point("write: synced draft");
     Ok(())
+}
+
+/// Calls two functions at the same time, and returns the value of `own`. Syncs that run at the same time share one write
+/// of the file system's journal; one after the other, each of them would wait for the disk.
+pub(super) fn at_once<T>(other: impl FnOnce() + Send, own: impl FnOnce() -> T) -> T {
+    let other = Mutex::new(Some(other));
+    let call = || {
+        let taken = other.lock().ok().and_then(|mut other| other.take());
+        taken.into_iter().for_each(|other| other());
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, call);
+        let value = own();
+        // Without a thread, one function is called after the other.
+        if thread.is_err() {
+            call();
+        }
+        value
+    })
 }

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::files::at_once;
 use super::job::Job;
 use super::layout::{Layout, Place};
 use crate::failure::{Failure, Result};
@@ -41,6 +42,28 @@ pub(super) fn protect(layout: &Layout, id: &str, job: &Job, auto: Option<&Path>)
     link_all(layout, paths.iter().enumerate().map(|(n, path)| (link_name(id, n), path)))?;
     let Some(auto) = auto else { return Ok(()) };
     (0..paths.len()).try_for_each(|n| register(layout, &link_name(id, n), auto))
+}
+
+/// Makes the links in `roots/` durable, and those in `auto`, if given. The links of a file are on disk before the file
+/// has its name: after a loss of power, no file is without its roots.
+pub fn sync(layout: &Layout, auto: Option<&Path>) -> Result<()> {
+    let roots = layout.dir(Place::Roots)?;
+    let sync_roots = || rustix::fs::fsync(&roots).map_err(Failure::at("sync", &layout.path_of(Place::Roots)));
+    let synced = match auto {
+        Some(auto) => {
+            let mut synced = Ok(());
+            let auto = at_once(|| synced = sync_roots(), || sync_directory(auto));
+            synced.and(auto)
+        }
+        None => sync_roots(),
+    };
+    synced.inspect(|()| point("root: synced"))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(path, flags, Mode::empty()).map_err(Failure::at("open", path))?;
+    rustix::fs::fsync(handle).map_err(Failure::at("sync", path))
 }
 
 /// Makes the link `name` in `roots/`, which leads to `path`. An existing link to the same path stays. An existing link

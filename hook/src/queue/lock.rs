@@ -1,7 +1,8 @@
 //! The lock that makes an agent the only agent of its queue.
 //!
 //! The lock is a `flock` on the directory `state/` itself. One user could leave a lock file behind that another user
-//! cannot open; a directory has no such problem.
+//! cannot open; a directory has no such problem. Everybody who can open a directory can lock it, so `state/` is open to
+//! the agent's user and to root only.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

@@ -4,13 +4,15 @@
 //!
 //! 1. `layout`: the directories and their owners
 //! 2. `files`: writing, reading, moving and removing whole files
-//! 3. `lock`: the lock that an agent holds
-//! 4. `job`: the format of a job; pure
-//! 5. `parked`: the format of a parked path; pure
-//! 6. `gcroot`: garbage-collector roots
-//! 7. `operations`: [`Queue`], and the operations on jobs
-//! 8. `parking`: the operations on parked paths
+//! 3. `creation`: making the directories, and their modes
+//! 4. `lock`: the lock that an agent holds
+//! 5. `job`: the format of a job; pure
+//! 6. `parked`: the format of a parked path; pure
+//! 7. `gcroot`: garbage-collector roots
+//! 8. `operations`: [`Queue`], and the operations on jobs
+//! 9. `parking`: the operations on parked paths
 
+mod creation;
 mod files;
 pub mod gcroot;
 mod job;
@@ -22,8 +24,9 @@ mod parking;
 #[cfg(test)]
 mod tests;
 
+pub use creation::SINCE;
 pub use job::{Attempts, BadJob, Job, Origin};
-pub use layout::{Layout, Owner, Place, SINCE};
+pub use layout::{Layout, Owner, Place};
 pub use lock::Lock;
 pub use operations::{Author, Entry, Queue};
 pub use parked::Parked;

@@ -38,6 +38,9 @@ pub enum Author {
     Foreign,
 }
 
+/// The most characters of the name of a file that is set aside. The id of a job is shorter.
+const SHORT_NAME: usize = 60;
+
 /// The id of a new job: the time and a random number, so that ids are unique and sort by time.
 pub(super) fn new_id() -> Result<String> {
     let time = since_1970();
@@ -64,7 +67,8 @@ impl Queue {
         &self.store_dir
     }
 
-    /// Queues a job: makes its roots, then writes its file into `incoming/`. Returns the id of the job.
+    /// Queues a job: makes its roots, then writes its file into `incoming/`. The roots are on disk before the file is.
+    /// Returns the id of the job.
     ///
     /// `scratch` is the directory for the draft: [`Place::Tmp`] for the hook, [`Place::State`] for the agent's user.
     /// `auto` is Nix's `gcroots/auto`, if the caller may write there. If a root cannot be made, the job is queued
@@ -76,8 +80,12 @@ impl Queue {
         auto: Option<&Path>,
     ) -> Result<(String, Option<Failure>)> {
         let id = new_id()?;
-        let unprotected = gcroot::protect(&self.layout, &id, job, auto).err();
-        let written = self.layout.write(scratch, Place::Incoming, &id, job.to_text().as_bytes());
+        let mut unprotected = gcroot::protect(&self.layout, &id, job, auto).err();
+        let text = job.to_text();
+        let written = self.layout.write_after(scratch, Place::Incoming, &id, text.as_bytes(), || {
+            let auto = auto.filter(|_| unprotected.is_none());
+            unprotected = unprotected.take().or(gcroot::sync(&self.layout, auto).err());
+        });
         // The job is more important than the drafts of hooks that were killed.
         let _ = self.layout.sweep_drafts(scratch);
         if written.is_err() {
@@ -138,7 +146,9 @@ impl Queue {
     /// Moves a file that is no job from `work/` to `state/unusable-<id>`. Nothing removes that file, so that a person
     /// can look at it.
     pub fn set_aside(&self, id: &str) -> Result<()> {
-        self.layout.rename(Place::Work, id, Place::State, &format!("unusable-{id}")).map(drop)
+        // A name has at most 255 bytes.
+        let name: String = "unusable-".chars().chain(id.chars()).take(SHORT_NAME).collect();
+        self.layout.rename(Place::Work, id, Place::State, &name).map(drop)
     }
 
     /// The store paths that the links in `roots/` lead to, by the id of the job. The links of parked paths have ids

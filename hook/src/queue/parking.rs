@@ -16,6 +16,7 @@ impl Queue {
     /// the path.
     pub fn park(&self, parked: &Parked) -> Result<()> {
         gcroot::link(self.layout(), &parked.link_name(), &parked.path)?;
+        gcroot::sync(self.layout(), None)?;
         let text = parked.to_text();
         self.layout().write(Place::State, Place::Parked, parked.path.base_name(), text.as_bytes())
     }
@@ -49,7 +50,8 @@ impl Queue {
     pub fn requeue(&self, parked: &Parked, auto: Option<&Path>) -> Result<Option<(String, Option<Failure>)>> {
         let id = new_id()?;
         let job = parked.clone().into_job(now());
-        let unprotected = gcroot::protect(self.layout(), &id, &job, auto).err();
+        let protected = gcroot::protect(self.layout(), &id, &job, auto);
+        let unprotected = protected.and_then(|()| gcroot::sync(self.layout(), auto)).err();
         if self.layout().rename(Place::Parked, parked.path.base_name(), Place::Incoming, &id)? {
             return Ok(Some((id, unprotected)));
         }
@@ -63,7 +65,8 @@ impl Queue {
         self.layout().unlink(Place::Roots, &parked.link_name())
     }
 
-    /// Removes the links of parked paths that have no file in `parked/`: a process was killed between the two.
+    /// Removes the links of parked paths that have no file in `parked/`: a process was killed between the two. An entry that
+    /// cannot be removed delays no other entry; its error is returned.
     pub fn sweep_parked_roots(&self) -> Result<()> {
         // Only the names of the files count, so that a path that a later version of larder parked keeps its link.
         let parked = self.layout().names(Place::Parked)?;
@@ -71,6 +74,7 @@ impl Queue {
         let is_stale = |link: &&String| {
             Parked::hash_of_link(link).is_some_and(|hash| !parked.iter().any(|name| name.starts_with(hash)))
         };
-        links.iter().filter(is_stale).try_for_each(|link| self.layout().unlink(Place::Roots, link))
+        let removed = links.iter().filter(is_stale).map(|link| self.layout().unlink(Place::Roots, link));
+        removed.fold(Ok(()), Result::and)
     }
 }

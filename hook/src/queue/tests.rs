@@ -161,11 +161,54 @@ fn a_queue_has_one_agent() {
     assert!(queue.lock().unwrap().is_some());
 }
 
+/// The modes of the state directory and of the directories below.
+fn modes(state: &std::path::Path) -> Vec<(&'static str, u32)> {
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let below = Place::ALL.into_iter().map(|place| (place.name(), mode(state.join(place.name()))));
+    std::iter::once((".", mode(state.to_owned()))).chain(below).collect()
+}
+
 #[test]
-fn only_the_owner_can_write_drafts() {
-    let Scratch { dir: _dir, queue } = scratch();
-    let mode = std::fs::metadata(queue.layout().path().join("tmp")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
+fn only_the_owner_can_write_drafts_and_take_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("deep/q");
+    let open = [(".", 0o755), ("state", 0o700), ("tmp", 0o700), ("incoming", 0o755)];
+    let expected = [&open[..], &[("work", 0o755), ("parked", 0o755), ("roots", 0o755)]].concat();
+    Layout::create(&state, None).unwrap();
+    assert_eq!(modes(&state), expected);
+    // As earlier versions made it, and as a maker with another umask did.
+    for mode in [0o755, 0o700] {
+        for place in Place::ALL.into_iter().filter(|place| *place != Place::Incoming) {
+            let path = state.join(place.name());
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        Layout::create(&state, None).unwrap();
+        assert_eq!(modes(&state), expected);
+    }
+    // The group that may write into `incoming/` keeps its right.
+    std::fs::set_permissions(state.join("incoming"), std::fs::Permissions::from_mode(0o770)).unwrap();
+    Layout::create(&state, None).unwrap();
+    assert_eq!(modes(&state)[3], ("incoming", 0o770));
+}
+
+#[test]
+fn the_time_of_the_queue_is_recorded_before_the_queue_is_complete_and_then_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("q");
+    // A process was killed after it had made the first directory.
+    std::fs::create_dir_all(state.join("state")).unwrap();
+    let layout = Layout::ready(&state).unwrap();
+    let since = || layout.read(Place::State, SINCE).unwrap().map(|(text, _)| text);
+    assert!(since().is_some_and(|text| String::from_utf8(text).unwrap().trim().parse::<u64>().is_ok()));
+    assert_eq!(layout.names(Place::State).unwrap(), [SINCE]);
+    std::fs::write(state.join("state/since"), "7\n").unwrap();
+    std::fs::remove_dir(state.join("roots")).unwrap();
+    Layout::ready(&state).unwrap();
+    assert_eq!(since().as_deref(), Some(&b"7\n"[..]));
+    // A complete queue without the time has lost it. Only `larder catch-up` may record another time, and says so.
+    std::fs::remove_file(state.join("state/since")).unwrap();
+    Layout::create(&state, None).unwrap();
+    assert!(since().is_none());
 }
 
 #[test]

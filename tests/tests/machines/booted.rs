@@ -153,6 +153,8 @@ fn install(machine: &Machine) -> Result<()> {
     machine.shell("mkdir /srv/cache")?.ok()?;
     let output = setup(machine, &[&["--yes"], &new[..]].concat())?.ok()?;
     assert!(output.stderr.contains("`/opt/other-hook` is Nix's post-build-hook now"), "{}", output.stderr);
+    // As an earlier version made the queue.
+    machine.shell("chmod 755 /var/lib/larder/state")?.ok()?;
     assert!(setup(machine, &["--yes"])?.ok()?.stderr.contains("nothing is to be changed"));
     machine.shell(&format!("{LARDER} init && chown -R larder /srv/cache"))?.ok()?;
     for unit in ["larder-agent.path", "larder-agent.timer", "larder-catch-up.timer", "larder-recheck.timer"] {
@@ -161,7 +163,7 @@ fn install(machine: &Machine) -> Result<()> {
     let owners = machine.shell("cd /var/lib/larder && stat -c '%n %U %a' . *")?.ok()?.stdout;
     assert_eq!(
         owners,
-        ". root 755\nincoming root 770\nparked larder 755\nroots larder 755\nstate larder 755\ntmp root 700\nwork larder 755\n"
+        ". root 755\nincoming root 770\nparked larder 755\nroots larder 755\nstate larder 700\ntmp root 700\nwork larder 755\n"
     );
     assert!(!machine.is_active("larder-agent.service"), "the service runs without work");
     Ok(())
@@ -224,11 +226,17 @@ fn rechecks(machine: &Machine) -> Result<()> {
 /// Removes larder while a build runs: that build still has its hook, and a second removal removes the rest.
 fn remove_during_a_build(machine: &Machine) -> Result<()> {
     let slow = SlowBuild::start(machine, "slow")?;
+    // A process of root that would build without the daemon.
+    let knows = "NIX_CONFIG=post-build-hook=/usr/local/lib/larder/hook";
+    machine.shell(&format!("systemd-run --quiet --unit=knows --setenv={knows} sleep 1000"))?.ok()?;
     let output = setup(machine, &["--remove", "--yes"])?;
     assert_eq!(output.code(), 3, "{}{}", output.stdout, output.stderr);
-    assert!(output.stderr.contains("after they have ended"), "{}", output.stderr);
+    let told = ["after they have ended", "nix-daemon", "sleep", "outside of this container"];
+    assert!(told.iter().all(|word| output.stderr.contains(word)), "{}", output.stderr);
     assert!(machine.path("/usr/local/lib/larder/larder-hook").exists());
     slow.finish()?;
+    assert_eq!(setup(machine, &["--remove", "--yes"])?.code(), 3, "the process that knows the hook runs");
+    machine.shell("systemctl stop knows.service")?.ok()?;
     eventually("the end of its daemon", SOON, || {
         setup(machine, &["--remove", "--queue", "--yes"]).is_ok_and(|output| output.status.success())
     })

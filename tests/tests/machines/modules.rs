@@ -125,6 +125,10 @@ const HOLDS: &[(&str, &str, &str)] = &[
     ("mac", "/nix/settings/post-build-hook", "/package/bin/larder-hook"),
     ("mac", "/launchd/daemons/larder-recheck/serviceConfig/ProgramArguments/1", "recheck"),
     ("user", "/systemd/user/timers/larder-recheck/Timer/OnCalendar", "daily"),
+    ("mac", "/launchd/daemons/larder-agent/serviceConfig/HardResourceLimits/Core", "0"),
+    ("relayed", "/systemd/services/larder-relay/serviceConfig/LimitCORE", "0"),
+    ("user", "/systemd/user/services/larder-agent/Service/LimitCORE", "0"),
+    ("user", "/systemd/user/services/larder-catch-up/Service/LimitCORE", "0"),
     (
         "mac",
         "/launchd/daemons/larder-agent/serviceConfig/QueueDirectories",

@@ -45,7 +45,12 @@ impl Scratch {
     }
 
     fn setup(&self, args: &[&str]) -> Result<Output> {
-        let mut command = clean_command(binary("larder")?);
+        self.setup_with_umask("022", args)
+    }
+
+    fn setup_with_umask(&self, umask: &str, args: &[&str]) -> Result<Output> {
+        let mut command = clean_command("/bin/sh");
+        command.args(["-c", "umask $0; exec \"$@\"", umask]).arg(binary("larder")?);
         command.args(["setup", "--root"]).arg(self.0.path()).args(args);
         run(&mut command, SOON)
     }
@@ -129,6 +134,23 @@ fn setup_is_idempotent_and_removal_restores_every_byte() -> Result<()> {
         scratch.setup(&["--remove", "--yes"])?.ok()?;
         assert_eq!(differences(&before, &scratch.snapshot()?), [""; 0], "{files:?}: not as before");
         assert!(scratch.setup(&["--remove", "--yes"])?.ok()?.stderr.contains("nothing is set up here"));
+    }
+    Ok(())
+}
+
+#[test]
+fn modes_do_not_depend_on_the_umask() -> Result<()> {
+    let modes = |umask| -> Result<BTreeMap<String, String>> {
+        let scratch = Scratch::new(&[("etc/nix/nix.conf", "post-build-hook = /opt/mine\n")])?;
+        // Directories that the set-up has to make.
+        std::fs::remove_dir_all(scratch.0.path().join("etc/systemd"))?;
+        std::fs::remove_dir_all(scratch.0.path().join("usr/local"))?;
+        scratch.setup_with_umask(umask, &NEW)?.ok()?;
+        scratch.snapshot()
+    };
+    let open = modes("022")?;
+    for umask in ["077", "000"] {
+        assert_eq!(differences(&open, &modes(umask)?), [""; 0], "with the umask {umask}");
     }
     Ok(())
 }

@@ -236,7 +236,7 @@ fn catch_up_queues_paths_that_the_hook_did_not_see() -> Result<()> {
 }
 
 /// Waits until the clock shows another second.
-fn next_second() {
+pub(crate) fn next_second() {
     let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = second();
     while second() <= now {

@@ -16,6 +16,7 @@ mod narinfo;
 mod order;
 mod printed;
 mod push;
+mod queue;
 mod recheck;
 mod secrets;
 mod store_away;

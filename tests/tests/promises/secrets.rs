@@ -66,16 +66,18 @@ fn a_failing_hook_shows_nothing_of_its_environment() -> Result<()> {
 }
 
 #[test]
-fn a_world_readable_secret_is_warned_of() -> Result<()> {
+fn a_secret_that_others_can_read_is_warned_of() -> Result<()> {
     let Some(world) = World::minio()? else { return Ok(()) };
     let built = world.nix.build(&samples::single("exposed"))?;
     let quiet = world.larder.run(&["push", &built[0]])?;
     assert!(!quiet.stderr.contains("warning"), "{}", quiet.stderr);
     for file in [world.larder.dir().join("credentials"), world.key.secret_file.clone()] {
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
-        let said = world.larder.run(&["push", &built[0]])?.stderr;
-        let name = file.display().to_string();
-        assert!(said.contains("can be read by everybody") && said.contains(&name), "{said}");
+        for (mode, readers) in [(0o644, "everybody"), (0o640, "its group")] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode))?;
+            let said = world.larder.run(&["push", &built[0]])?.stderr;
+            let warning = format!("`{}` can be read by {readers}", file.display());
+            assert!(said.contains(&warning), "{said}");
+        }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     }
     Ok(())

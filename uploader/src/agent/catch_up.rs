@@ -25,6 +25,8 @@ pub(crate) struct CatchUp {
     begun: u64,
     /// The paths, in the order in which they were registered.
     pub(crate) built: Vec<PathInfo>,
+    /// Whether the queue has lost the time when it was made.
+    pub(crate) lost_time: bool,
 }
 
 impl CatchUp {
@@ -32,13 +34,14 @@ impl CatchUp {
     /// with `all`, ever. Blocks.
     pub(crate) fn find(queue: &Queue, store: &StoreLocation, all: bool) -> Result<Self> {
         let begun = now();
-        let since = if all { 0 } else { since(queue)? };
+        let from = Beginning::read(queue, begun)?;
+        let since = if all { 0 } else { from.since };
         let mut daemon = Daemon::connect(store)?;
         let valid = all_outputs(&mut daemon)?;
         let mut built: Vec<PathInfo> = daemon.path_infos(&valid)?.into_iter().flatten().collect();
         built.retain(|info| info.ultimate && info.registration_time >= since);
         built.sort_by_key(|info| info.registration_time);
-        Ok(Self { begun, built })
+        Ok(Self { begun, built, lost_time: from.lost_time })
     }
 
     /// Queues the paths, and records the catch-up. Returns the error that kept roots from being made, if any: the jobs
@@ -49,22 +52,42 @@ impl CatchUp {
             unprotected = enqueue(queue, store, &job(store, infos, self.begun))?.err().or(unprotected);
         }
         let text = format!("{}\n", self.begun);
-        let written = queue.layout().write(Place::State, Place::State, CAUGHT_UP, text.as_bytes());
-        written.map_err(in_queue)?;
+        for name in [CAUGHT_UP].into_iter().chain(self.lost_time.then_some(SINCE)) {
+            let written = queue.layout().write(Place::State, Place::State, name, text.as_bytes());
+            written.map_err(in_queue)?;
+        }
         Ok(unprotected)
     }
 }
 
-/// From when on builds are looked for, in seconds since 1970.
-fn since(queue: &Queue) -> Result<u64> {
-    let read = |name| -> Result<Option<u64>> {
-        let text = queue.layout().read(Place::State, name).map_err(in_queue)?;
-        Ok(text.and_then(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().parse().ok()))
-    };
-    // A time in the future was written while the clock was ahead, and means nothing.
-    let is_past = |at: &u64| *at <= now();
-    let caught_up = read(CAUGHT_UP)?.filter(is_past).map(|at| at.saturating_sub(OVERLAP));
-    Ok(caught_up.max(read(SINCE)?.filter(is_past)).unwrap_or(0))
+/// From when on builds are looked for.
+struct Beginning {
+    /// In seconds since 1970.
+    since: u64,
+    /// Whether the queue has lost the time when it was made.
+    lost_time: bool,
+}
+
+impl Beginning {
+    /// Reads the times of the queue. Builds from before the queue are never looked for: a queue that has lost the time
+    /// when it was made counts as made at the last catch-up, or else at the time `begun`.
+    fn read(queue: &Queue, begun: u64) -> Result<Self> {
+        let read = |name| -> Result<Option<u64>> {
+            let text = match queue.layout().read(Place::State, name) {
+                Err(error) if error.is_no_file() => None,
+                read => read.map_err(in_queue)?,
+            };
+            let time = text.and_then(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().parse().ok());
+            // A time in the future was written while the clock was ahead, and means nothing.
+            Ok(time.filter(|at| *at <= begun))
+        };
+        let (made, caught_up) = (read(SINCE)?, read(CAUGHT_UP)?);
+        let since = match made {
+            Some(made) => caught_up.map_or(made, |at| made.max(at.saturating_sub(OVERLAP))),
+            None => caught_up.unwrap_or(begun),
+        };
+        Ok(Self { since, lost_time: made.is_none() })
+    }
 }
 
 fn job(store: &StoreLocation, infos: &[PathInfo], created: u64) -> Job {

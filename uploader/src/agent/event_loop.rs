@@ -145,6 +145,14 @@ impl Agent {
         self
     }
 
+    /// Lets the oldest jobs keep nothing from garbage collection while all jobs together would keep more than so many bytes
+    /// of NARs. The jobs stay queued.
+    pub fn with_max_pinned(self, bytes: Option<u64>) -> Self {
+        // Without the thread, the loop ends at its first question.
+        let _ = self.queue.order(move |keeper| keeper.limit_pinned(bytes));
+        self
+    }
+
     /// Works until `until` holds or `stop` resolves. After `stop`, running pushes get the time `drain` to finish. What
     /// did not finish stays queued.
     ///

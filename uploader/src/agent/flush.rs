@@ -11,7 +11,7 @@ use larder_hook::queue::{Entry, Place, Queue};
 use larder_hook::store_path::StorePath as QueuedPath;
 
 use super::event_loop::{Agent, Connect, Until};
-use super::keeper::NUDGE;
+use super::inbox::NUDGE;
 use crate::base::error::Result;
 use crate::base::queue_error::in_queue;
 use crate::push::Progress;
@@ -28,6 +28,8 @@ pub(crate) struct Flush {
     queue: Arc<Queue>,
     ids: BTreeSet<String>,
     paths: BTreeSet<QueuedPath>,
+    /// See [`Agent::with_max_pinned`].
+    max_pinned: Option<u64>,
 }
 
 /// How a flush ended.
@@ -51,13 +53,20 @@ impl Flush {
                     // The agent does not work on these files.
                     Ok(Entry::Gone) => continue,
                     Ok(Entry::Bad(bad)) if bad.is_to_be_left_alone() => continue,
+                    Err(error) if error.is_no_file() => continue,
                     // The agent restores the job.
                     Ok(Entry::Bad(_)) | Err(_) => {}
                 }
                 ids.insert(id);
             }
         }
-        Ok(Self { queue, ids, paths })
+        Ok(Self { queue, ids, paths, max_pinned: None })
+    }
+
+    /// Sets a limit for the case that the flush becomes the agent, see [`Agent::with_max_pinned`].
+    pub(crate) fn with_max_pinned(mut self, limit: Option<u64>) -> Self {
+        self.max_pinned = limit;
+        self
     }
 
     /// The paths that the queued jobs name.
@@ -112,7 +121,7 @@ impl Flush {
             let (connect, progress) = (connect.clone(), progress.clone());
             let connect: Connect = Box::new(move || connect());
             if let Some(agent) = Agent::open(self.queue.clone(), store.clone(), connect, progress).await? {
-                return self.work(agent, deadline, stop).await;
+                return self.work(agent.with_max_pinned(self.max_pinned), deadline, stop).await;
             }
             tokio::select! {
                 () = tokio::time::sleep(CHECK_EVERY) => {}

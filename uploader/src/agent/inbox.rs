@@ -13,6 +13,8 @@ use crate::base::error::{Area, Error, Result, Retry};
 use crate::base::queue_error::in_queue;
 use crate::store::{Daemon, StoreLocation};
 
+/// A file of this name in `incoming/` asks for every path to be tried now. The leading dot tells it from a job.
+pub(super) const NUDGE: &str = ".nudge";
 /// Roots without a job become a job of their own after this time, in seconds: until then, a hook may still be about to
 /// write the job's file.
 const ORPHAN_AGE: u64 = 3600;
@@ -54,6 +56,8 @@ pub(super) struct Inbox {
     queue: Arc<Queue>,
     store: Arc<StoreLocation>,
     jobs: BTreeMap<String, TakenJob>,
+    /// The remarks about entries that cannot be moved, read or removed. Each is made once.
+    told: BTreeSet<String>,
 }
 
 impl Inbox {
@@ -63,10 +67,8 @@ impl Inbox {
         store: Arc<StoreLocation>,
         remark: &dyn Fn(String),
     ) -> Result<Self> {
-        let mut inbox = Self { queue, store, jobs: BTreeMap::new() };
-        for id in inbox.queue.list(Place::Work).map_err(in_queue)? {
-            inbox.load(&id, remark)?;
-        }
+        let mut inbox = Self { queue, store, jobs: BTreeMap::new(), told: BTreeSet::new() };
+        inbox.load_new(remark)?;
         Ok(inbox)
     }
 
@@ -90,18 +92,50 @@ impl Inbox {
         attempts.for_each(|attempts| attempts.next = 0);
     }
 
-    /// Takes new jobs out of `incoming/`.
+    /// Takes new jobs out of `incoming/`. An entry that cannot be moved or read delays no other entry.
     pub(super) fn take(&mut self, remark: &dyn Fn(String)) -> Result<()> {
         for id in self.queue.list(Place::Incoming).map_err(in_queue)? {
-            if self.queue.take(&id).map_err(in_queue)? {
-                // A file that cannot be read now is read again later, and does not delay the other jobs.
-                if let Err(error) = self.load(&id, remark) {
-                    remark(error.to_string());
+            match self.queue.take(&id) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    self.tell_once(&error, remark);
+                    continue;
                 }
-                // Failed attempts from before `larder retry` do not count.
-                if let Some(taken) = self.jobs.get_mut(&id) {
-                    taken.job.attempts.clear();
-                }
+            }
+            // A file that cannot be read now is read again later.
+            if let Err(error) = self.load(&id, remark) {
+                self.tell_once(&error, remark);
+            }
+            // Failed attempts from before `larder retry` do not count.
+            if let Some(taken) = self.jobs.get_mut(&id) {
+                taken.job.attempts.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the file by which somebody asks for everything to be tried now. Returns whether the file was there.
+    pub(super) fn take_nudge(&mut self, remark: &dyn Fn(String)) -> bool {
+        let removed = self.queue.layout().remove(Place::Incoming, NUDGE);
+        removed.inspect_err(|error| self.tell_once(error, remark)).unwrap_or(false)
+    }
+
+    /// Makes a remark about an entry that cannot be moved, read or removed, unless that remark has been made.
+    fn tell_once(&mut self, error: &dyn std::fmt::Display, remark: &dyn Fn(String)) {
+        let text = format!("{error}; larder goes on with the other entries");
+        if self.told.insert(text.clone()) {
+            remark(text);
+        }
+    }
+
+    /// Reads the jobs in `work/` that are not loaded yet.
+    fn load_new(&mut self, remark: &dyn Fn(String)) -> Result<()> {
+        for id in self.queue.list(Place::Work).map_err(in_queue)? {
+            if !self.jobs.contains_key(&id)
+                && let Err(error) = self.load(&id, remark)
+            {
+                self.tell_once(&error, remark);
             }
         }
         Ok(())
@@ -158,14 +192,10 @@ impl Inbox {
     /// killed before it wrote the job, removes roots of paths that are no longer parked, removes old drafts, and
     /// registers the roots of parked paths with the daemon.
     pub(super) fn reconcile(&mut self, daemon: &mut DaemonConnection, remark: &dyn Fn(String)) -> Result<()> {
-        for id in self.queue.list(Place::Work).map_err(in_queue)? {
-            if !self.jobs.contains_key(&id) {
-                self.load(&id, remark)?;
-            }
-        }
-        self.adopt_orphaned_roots()?;
-        self.queue.sweep_parked_roots().map_err(in_queue)?;
-        self.queue.layout().sweep_drafts(Place::State).map_err(in_queue)?;
+        self.load_new(remark)?;
+        self.adopt_orphaned_roots(remark)?;
+        let swept = [self.queue.sweep_parked_roots(), self.queue.layout().sweep_drafts(Place::State)];
+        swept.iter().filter_map(|swept| swept.as_ref().err()).for_each(|error| self.tell_once(error, remark));
         // The daemon may have been away when the paths were parked.
         let parked = self.queue.parked().map_err(in_queue)?.0;
         if let (false, Ok(daemon)) = (parked.is_empty(), daemon.get()) {
@@ -176,7 +206,7 @@ impl Inbox {
     }
 
     /// Makes a job of the roots of each job that has roots and no file.
-    fn adopt_orphaned_roots(&mut self) -> Result<()> {
+    fn adopt_orphaned_roots(&mut self, remark: &dyn Fn(String)) -> Result<()> {
         // `incoming/` before `work/`: a job that is taken in the meantime is in one of the two lists.
         let mut known: BTreeSet<_> =
             self.queue.list(Place::Incoming).map_err(in_queue)?.into_iter().collect();
@@ -186,8 +216,10 @@ impl Inbox {
             // A time that is far ahead comes from a clock that was set back since.
             let is_old = since.is_some_and(|since| now().abs_diff(since) > ORPHAN_AGE);
             if let (true, false, Some(job)) = (is_old, known.contains(&id), from_roots(rooted)) {
-                self.queue.rewrite(&id, &job).map_err(in_queue)?;
-                self.add(&id, job);
+                match self.queue.rewrite(&id, &job) {
+                    Ok(()) => self.add(&id, job),
+                    Err(error) => self.tell_once(&error, remark),
+                }
             }
         }
         Ok(())
@@ -221,6 +253,7 @@ impl Inbox {
         for link in self.queue.links(id, first + paths.len()).skip(first) {
             daemon.add_indirect_root(&link)?;
         }
+        gcroot::sync(self.queue.layout(), None).map_err(in_queue)?;
         let mut job = taken.job.clone();
         job.roots = first + paths.len();
         job.paths = paths;

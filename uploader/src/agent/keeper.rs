@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_hook::printable;
-use larder_hook::queue::{Lock, Origin, Parked, Place, Queue};
+use larder_hook::queue::{Lock, Origin, Parked, Queue};
 use larder_hook::time::now;
 
 use super::apply::Target;
@@ -15,6 +15,7 @@ use super::daemon_connection::DaemonConnection;
 use super::decide::Clock;
 use super::inbox::Inbox;
 use super::path_conversion::from_queued;
+use super::pinned::{Limit, Released};
 use super::records::{self, Summary};
 use super::relied_on::ReliedOn;
 use crate::base::error::{Error, Result};
@@ -22,9 +23,6 @@ use crate::base::queue_error::in_queue;
 use crate::format::public_key::public_keys;
 use crate::push::{Progress, Report, Request, Root};
 use crate::store::{Daemon, StoreLocation, StorePath};
-
-/// A file of this name in `incoming/` asks for every path to be tried now. The leading dot tells it from a job.
-pub(super) const NUDGE: &str = ".nudge";
 
 /// What the event loop has to know of the queue at all times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +70,7 @@ pub(super) struct Keeper {
     awaited: BTreeSet<String>,
     /// Whether new jobs have been taken at least once.
     has_taken: bool,
+    max_pinned: Option<Limit>,
     _lock: Lock,
 }
 
@@ -101,6 +100,7 @@ impl Keeper {
             remarks: Remarks(progress),
             awaited: BTreeSet::new(),
             has_taken: false,
+            max_pinned: None,
             _lock: lock,
             queue,
             store,
@@ -139,11 +139,32 @@ impl Keeper {
         }
         self.inbox.take(&remark)?;
         self.has_taken = true;
-        let nudged = self.queue.layout().remove(Place::Incoming, NUDGE).map_err(in_queue)?;
+        self.release_surplus()?;
+        let nudged = self.inbox.take_nudge(&remark);
         if nudged {
             self.inbox.make_all_due();
         }
         Ok(nudged)
+    }
+
+    /// Limits what the jobs keep from garbage collection, in bytes of NARs.
+    pub(super) fn limit_pinned(&mut self, bytes: Option<u64>) {
+        self.max_pinned = bytes.map(Limit::new);
+    }
+
+    /// Removes the roots of the oldest jobs if the jobs keep more than the limit.
+    fn release_surplus(&mut self) -> Result<()> {
+        let Some(limit) = &mut self.max_pinned else { return Ok(()) };
+        let released = limit.apply(&self.queue, &self.store, &self.inbox, &mut self.daemon)?;
+        if let Some(Released { jobs, paths, bytes }) = released {
+            self.remarks.0.remark(&format!(
+                "the queued builds keep {} MiB from garbage collection, more than `max-pinned`: the {jobs} oldest builds stay queued, but their {paths} paths may be collected now",
+                bytes >> 20
+            ));
+            self.summary.released += paths as u64;
+            self.summary.write(self.queue.layout());
+        }
+        Ok(())
     }
 
     /// Chooses what the next push is for: with `recheck` the blocked paths, else at most `limit` jobs that are due.

@@ -12,6 +12,7 @@ mod flush;
 mod inbox;
 mod keeper;
 mod path_conversion;
+mod pinned;
 mod pulse;
 mod queue_status;
 mod queue_thread;

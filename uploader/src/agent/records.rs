@@ -22,6 +22,8 @@ pub struct Summary {
     pub sent_bytes: u64,
     /// Queued paths that the configuration excluded.
     pub excluded: u64,
+    /// Paths that the agent has let go because of `max-pinned`: a garbage collection may delete them.
+    pub released: u64,
     /// When a path was last pushed or found in the bucket, in seconds since 1970.
     pub last_success: Option<u64>,
     /// The last error that kept everything from being pushed; `None` after a success.

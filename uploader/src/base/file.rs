@@ -3,7 +3,10 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use larder_hook::directories::make_directories;
+
 use super::error::{Area, Error, Result, Retry};
+use super::whole_file;
 
 /// The size of the largest object or file that larder reads into memory completely, in bytes.
 pub const MAX_SMALL: u64 = 4 << 20;
@@ -20,14 +23,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Writes a file, whole or not at all. Makes its directory if that does not exist.
+/// Writes a file that everybody may read, whole or not at all. Makes its directory if that does not exist.
 pub(crate) fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory)?;
+        make_directories(directory)?;
     }
-    let draft = file.with_extension("new");
-    std::fs::write(&draft, text)?;
-    std::fs::rename(draft, file)
+    whole_file::write(file, text.as_bytes(), 0o644)
 }
 
 fn explain(what: String, error: std::io::Error) -> Error {

@@ -7,3 +7,4 @@ pub mod exit;
 pub mod file;
 pub mod lock;
 pub mod queue_error;
+pub(crate) mod whole_file;

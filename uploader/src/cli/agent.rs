@@ -39,7 +39,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     } else {
         Until::Stopped
     };
-    let mut agent = agent.with_service(Service::from_environment());
+    let mut agent = agent.with_service(Service::from_environment()).with_max_pinned(context.max_pinned());
     if has_copied_credentials(context) {
         agent = agent.with_copied_credentials();
     }

@@ -26,6 +26,11 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         );
     }
     let found = CatchUp::find(&queue, &store, args.all)?;
+    if found.lost_time && !args.all {
+        output::warn(
+            "the queue has lost the time when it was made (`state/since`), so paths from before the last catch-up are not looked for; `larder catch-up --all` finds them",
+        );
+    }
     if args.dry_run {
         found.built.iter().for_each(|info| output::data(&store.store_dir.render_path(&info.path)));
         output::say(&format!("would queue {}", output::count(found.built.len(), "path")));

@@ -139,15 +139,20 @@ impl Context {
         })
     }
 
+    /// The most that queued jobs keep from garbage collection, in bytes of NARs.
+    pub(super) fn max_pinned(&self) -> Option<u64> {
+        self.config.get(config_keys::MAX_PINNED).map(|Size(bytes)| bytes)
+    }
+
     /// The queue. Fails if it does not exist.
     pub(super) fn queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
         let layout = Layout::open(&self.config.state_dir()).map_err(in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 
-    /// The queue. Makes its directories if they do not exist.
+    /// The queue. Makes its directories if they do not exist, and corrects their modes.
     pub(super) fn make_queue(&self, store: &StoreLocation) -> Result<Arc<Queue>> {
-        let layout = Layout::ready(&self.config.state_dir()).map_err(in_queue)?;
+        let layout = Layout::create(&self.config.state_dir(), None).map_err(in_queue)?;
         Ok(Arc::new(Queue::new(layout, store.store_dir.as_str())))
     }
 

@@ -55,7 +55,7 @@ async fn wait(args: Args, context: &Context) -> Result<Exit> {
     let queue = context.make_queue(&store)?;
     // An empty queue does not hide mistakes in the configuration.
     let connect = context.connect(&store).await?;
-    let flush = Flush::begin(queue)?;
+    let flush = Flush::begin(queue)?.with_max_pinned(context.max_pinned());
     if flush.jobs() == 0 {
         output::say(&format!("nothing is queued in {}", context.config.state_dir().display()));
     } else {

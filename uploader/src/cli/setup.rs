@@ -63,6 +63,10 @@ fn install(args: &Args, tree: &Tree, mut system: System, global: &Global) -> Res
         ));
     }
     if !system.needs_user() && plan.is_empty() {
+        if args.yes {
+            // An earlier version may have made the queue with other modes.
+            system.make_queue()?;
+        }
         output::say("nothing is to be changed");
         return Ok(Exit::Ok);
     }
@@ -97,9 +101,8 @@ fn remove(args: &Args, tree: &Tree, mut system: System) -> Result<Exit> {
     system.left.iter().for_each(|text| output::say(text));
     match removal {
         Removal::Waiting(processes) => {
-            let processes: Vec<_> = processes.iter().map(u32::to_string).collect();
             output::warn(&format!(
-                "the hook is out of Nix's configuration, but processes of nix-daemon from before still use it ({}), so nothing else was removed; run `larder setup --remove --yes` again after they have ended",
+                "the hook is out of Nix's configuration, but processes from before may still know it ({}), so nothing else was removed; run `larder setup --remove --yes` again after they have ended",
                 processes.join(", ")
             ));
             return Ok(Exit::Partial);

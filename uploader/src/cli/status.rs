@@ -119,6 +119,9 @@ fn print_summary(summary: &Summary, now: u64) {
     for gone in summary.gone.iter().rev().take(5) {
         output::data(&format!("  {} ({})", gone.path, ago(gone.at)));
     }
+    if summary.released > 0 {
+        line("let go", &format!("{} so far, because of `max-pinned`", count(summary.released, "path")));
+    }
     line("pushed", &format!("{} so far, {} sent", count(summary.pushed, "path"), size(summary.sent_bytes)));
     line("last success", &summary.last_success.map_or("never".into(), ago));
     if let Some(error) = &summary.last_error {

@@ -76,6 +76,8 @@ config_keys! {
         "priority in a new `nix-cache-info`; clients ask the substituter with the lowest number first, and cache.nixos.org has 40";
     LINGER: u64, "linger", Value("60"),
         "seconds that `larder agent --exit-when-idle` waits for more work";
+    MAX_PINNED: Option<Size>, "max-pinned", Unset,
+        "the most that queued builds keep from garbage collection, as a sum of NAR sizes; above it, the agent lets the paths of the oldest builds go, and the builds stay queued";
     STATE_DIR: Option<PathBuf>, "state-dir", Found("`/var/lib/larder` for root"),
         "the directory of the queue", hook;
     STORE_DIR: Option<String>, "store-dir", Found("`/nix/store`"),

@@ -1,16 +1,15 @@
 //! Files that hold secret signing keys.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::secret_file::exposure;
 use crate::base::error::{Area, Cause, Error, Result};
+use crate::base::whole_file;
 use crate::format::signature::SecretKey;
 
-/// Reads a secret key. The second value is a warning if every user can read the file.
+/// Reads a secret key. The second value is a warning if other users can read the file.
 ///
 /// # Errors
 /// The file cannot be read, or does not hold a secret key. The error never repeats the contents of the file.
@@ -47,9 +46,7 @@ pub fn write_secret_key(key: &SecretKey, path: &Path) -> Result<()> {
             _ => failed.because(error),
         }
     };
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(key.to_text().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    whole_file::create(path, key.to_text().as_bytes(), 0o600).map_err(failed)
 }
 
 #[cfg(test)]
@@ -116,12 +113,15 @@ mod tests {
     }
 
     #[test]
-    fn a_world_readable_key_causes_a_warning() {
+    fn a_key_that_others_can_read_causes_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
         write_secret_key(&SecretKey::generate("k-1").unwrap(), &path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(read_secret_key(&path).unwrap().1.unwrap().contains("chmod 600"));
+        for (mode, who) in [(0o644, "by everybody"), (0o604, "by everybody"), (0o640, "by its group")] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let warning = read_secret_key(&path).unwrap().1.unwrap();
+            assert!(warning.contains("chmod 600") && warning.contains(who), "{warning}");
+        }
     }
 
     #[test]

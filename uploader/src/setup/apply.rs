@@ -3,7 +3,8 @@
 use super::change::{Change, Tree};
 use super::manifest::Manifest;
 use super::plan::Plan;
-use super::system::{System, still_running};
+use super::processes::still_running;
+use super::system::System;
 use crate::base::error::Result;
 
 /// The state of a machine after [`remove`].
@@ -14,8 +15,9 @@ pub enum Removal {
         /// Whether the machine still has the queue and the user.
         keeps_queue: bool,
     },
-    /// Only the hook was removed from Nix's configuration. These processes of Nix's daemon still use the hook.
-    Waiting(Vec<u32>),
+    /// Only the hook was removed from Nix's configuration. These processes may still know the hook, each as its id and
+    /// its name.
+    Waiting(Vec<String>),
 }
 
 /// Installs: first the files, the user, the queue and the units, then the hook.
@@ -55,14 +57,19 @@ fn make_files(tree: &Tree, changes: Vec<Change>, manifest: &Manifest) -> Result<
 /// Removes: first the hook from Nix's configuration, then the units and the files, and with `queue` the queue and the
 /// user.
 ///
-/// Processes of Nix's daemon from before fail their builds if the hook is missing. While such processes run, this
-/// removes nothing but the hook.
+/// Processes of Nix from before fail their builds if the hook is missing. While processes run that may know the hook,
+/// this removes nothing but the hook.
 pub fn remove(tree: &Tree, system: &mut System, plan: Plan, queue: bool) -> Result<Removal> {
     let Plan { files, nix, mut manifest, .. } = plan;
     if !nix.is_empty() {
-        manifest.workers = system.daemon_processes();
+        manifest.workers = system.hook_users();
         manifest.store(tree)?;
         nix.iter().try_for_each(|change| tree.make(change))?;
+        // A process that has started meanwhile may have read the old configuration.
+        manifest.workers.extend(system.hook_users());
+        manifest.workers.sort_unstable();
+        manifest.workers.dedup();
+        manifest.store(tree)?;
         system.restart_daemon()?;
     }
     let processes = still_running(&manifest.workers);

@@ -1,15 +1,16 @@
 //! Changes to files below a root. Each change is made whole or not at all.
 
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use larder_hook::directories::make_directories;
+
 use crate::base::error::{Area, Cause, Error, Result};
+use crate::base::whole_file;
 
 /// A change. Its paths are absolute on the machine that is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Creates a directory.
+    /// Creates a directory that everybody may read.
     Directory(String),
     /// Creates or replaces a file.
     File {
@@ -109,7 +110,7 @@ impl Tree {
     pub fn make(&self, change: &Change) -> Result<()> {
         match change {
             Change::Directory(path) => {
-                std::fs::create_dir(self.at(path)).map_err(|error| self.failed("make", path, error))
+                make_directories(&self.at(path)).map_err(|error| self.failed("make", path, error))
             }
             Change::File { path, before, after, mode } => self
                 .write(path, after, *mode, before.is_some())
@@ -130,22 +131,12 @@ impl Tree {
         }
     }
 
-    /// Writes a draft and renames it. With `keep`, the new file gets the mode and owner of the old one.
+    /// Writes a file. With `keep`, the new file gets the mode and owner of the old one.
     fn write(&self, path: &str, contents: &[u8], mode: u32, keep: bool) -> std::io::Result<()> {
         let at = self.at(path);
-        let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let draft = at.with_file_name(format!(".{name}.larder-new"));
-        let _ = std::fs::remove_file(&draft);
-        let old = std::fs::metadata(&at).ok().filter(|_| keep);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(contents)?;
-        let mode = old.as_ref().map_or(mode, |old| old.permissions().mode() & 0o7777);
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        if let Some(old) = &old {
-            use std::os::unix::fs::MetadataExt;
-            let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
+        match std::fs::metadata(&at).ok().filter(|_| keep) {
+            Some(old) => whole_file::write_like(&at, contents, &old),
+            None => whole_file::write(&at, contents, mode),
         }
-        file.sync_all()?;
-        std::fs::rename(&draft, &at)
     }
 }

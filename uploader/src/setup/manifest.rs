@@ -25,7 +25,7 @@ pub struct Manifest {
     pub edited: BTreeSet<String>,
     /// Whether the set-up created the user.
     pub user: bool,
-    /// Processes of Nix's daemon that ran when the hook was removed: process id and start time in ticks.
+    /// Processes that may have known the hook when it was removed: process id and start time in ticks.
     #[serde(default)]
     pub workers: Vec<(u32, u64)>,
 }

@@ -15,6 +15,7 @@ mod manifest;
 mod nix_hook;
 mod paths;
 mod plan;
+mod processes;
 mod removal;
 mod system;
 mod units;

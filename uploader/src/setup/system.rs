@@ -7,6 +7,7 @@ use larder_hook::queue::Layout;
 
 use super::change::Tree;
 use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT, STARTED_UNITS, STATE_DIR, UNIT_DIR, USER};
+use super::processes::{self, Look, Process};
 use super::users::{has_user, look_up_user};
 use crate::base::error::{Area, Error, Result};
 
@@ -18,7 +19,7 @@ const DAEMON_UNIT: &str = "nix-daemon.service";
 pub struct System {
     is_this_machine: bool,
     has_systemd: bool,
-    /// Commands that are left to run by hand, for people.
+    /// What is left to do by hand, for people.
     pub left: Vec<String>,
 }
 
@@ -64,8 +65,8 @@ impl System {
         self.is_this_machine && Path::new(STATE_DIR).exists()
     }
 
-    /// Creates the queue for the agent's user.
-    pub(super) fn make_queue(&self) -> Result<()> {
+    /// Creates the queue for the agent's user, or corrects the owners and modes of an existing queue.
+    pub fn make_queue(&self) -> Result<()> {
         if self.is_this_machine {
             let owner = look_up_user(USER)?;
             Layout::create(Path::new(STATE_DIR), Some(owner)).map_err(crate::base::queue_error::in_queue)?;
@@ -121,31 +122,20 @@ impl System {
         Ok(())
     }
 
-    /// The processes of Nix's daemon: process id and start time in ticks since the machine's start.
-    pub(super) fn daemon_processes(&self) -> Vec<(u32, u64)> {
+    /// The processes that may know larder's hook now. Notes in [`System::left`] what could not be looked at.
+    pub(super) fn hook_users(&mut self) -> Vec<Process> {
         if !self.is_this_machine {
             return Vec::new();
         }
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        ids.filter_map(|id: u32| Some((id, daemon_start_time(id)?))).collect()
+        let Look { may_know, unseen } = processes::look();
+        for unseen in unseen {
+            let text = format!("larder cannot see {unseen}: make sure that no Nix from before runs there");
+            if !self.left.contains(&text) {
+                self.left.push(text);
+            }
+        }
+        may_know
     }
-}
-
-/// The ids of the `processes` that still run. The start time tells a process from a later one with the same id.
-pub(super) fn still_running(processes: &[(u32, u64)]) -> Vec<u32> {
-    processes.iter().filter(|(id, start)| daemon_start_time(*id) == Some(*start)).map(|(id, _)| *id).collect()
-}
-
-/// The start time of a process of Nix's daemon: field 22 of `stat` in proc(5). `None` for other processes.
-fn daemon_start_time(id: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The process name is in parentheses, and may itself contain parentheses.
-    let (head, rest) = stat.rsplit_once(") ")?;
-    let name = head.split_once('(')?.1;
-    let mut fields = rest.split(' ');
-    let zombie = fields.next() == Some("Z");
-    (name == "nix-daemon" && !zombie).then(|| fields.nth(18)?.parse().ok())?
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {

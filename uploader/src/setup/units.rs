@@ -100,6 +100,9 @@ mod tests {
         ] {
             assert!(agent.lines().any(|other| other == line), "no `{line}` in\n{agent}");
         }
+        for (name, text) in units.iter().filter(|(name, _)| name.ends_with(".service")) {
+            assert!(text.contains("\nLimitCORE=0\n"), "{name} can write core dumps");
+        }
         assert!(units.iter().all(|(_, text)| !text.contains('@') || text.contains("@system-service")));
         assert_eq!(wanted_by("larder-agent.path").as_deref(), Some("multi-user.target"));
         assert_eq!(wanted_by("larder-catch-up.service"), None);

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use larder_hook::directories::{make_directories, sync_parent};
 use rand_core::{OsRng, RngCore};
 
 use crate::bucket::interface::ObjectMeta;
@@ -165,34 +166,6 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // After a rename there is no file to remove. A later sweep removes a file that stays.
         let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Creates a directory and its parents, readable for everybody and durable.
-pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        make_directories(parent)?;
-    }
-    match fs::create_dir(path) {
-        Ok(()) => {
-            fs::set_permissions(path, Permissions::from_mode(0o755))?;
-            sync_parent(path)
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Err(io::Error::new(ErrorKind::NotADirectory, format!("`{}` is no directory", path.display())))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
     }
 }
 

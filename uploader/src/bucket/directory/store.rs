@@ -202,7 +202,7 @@ impl Bucket for DirectoryBucket {
     async fn create(&self) -> Result<()> {
         let root = self.files.root().to_owned();
         blocking(format!("cannot create the directory `{}`", root.display()), move || {
-            super::files::make_directories(&root)
+            larder_hook::directories::make_directories(&root)
         })
         .await
     }

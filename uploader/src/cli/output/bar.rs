@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::terminal;
 use crate::base::lock::lock;
 
 /// The columns that the bar takes beside its texts: the spinner, and three spaces.
 const FIXED: usize = 4;
-/// The width of a terminal that does not tell its width.
-const DEFAULT_WIDTH: usize = 79;
 
 /// A progress bar on standard error.
 pub(super) struct Bar {
@@ -20,7 +19,7 @@ pub(super) struct Bar {
 impl Bar {
     /// A bar that is not drawn before its length is known.
     pub(super) fn new() -> Self {
-        Self::on(ProgressDrawTarget::stderr_with_hz(8), terminal_width)
+        Self::on(ProgressDrawTarget::stderr_with_hz(8), terminal::width)
     }
 
     /// A bar on a terminal with this width.
@@ -68,11 +67,6 @@ impl Bar {
     pub(super) fn remove(&self) {
         self.bar.finish_and_clear();
     }
-}
-
-fn terminal_width() -> usize {
-    let size = rustix::termios::tcgetwinsize(std::io::stderr());
-    size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0).unwrap_or(DEFAULT_WIDTH)
 }
 
 /// The texts on the left and on the right of the bar. On a narrow terminal, the remark is missing, then also the rate, then

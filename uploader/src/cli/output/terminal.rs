@@ -9,6 +9,9 @@ use larder_hook::printable;
 
 use crate::base::error::Error;
 
+/// The width of a terminal that does not tell its width, in columns.
+const DEFAULT_WIDTH: usize = 79;
+
 /// Prints an error and its hint to standard error.
 pub(in crate::cli) fn error(error: &Error) {
     message("error:", Colour::Red, &error.to_string());
@@ -50,6 +53,12 @@ pub(in crate::cli) fn usage(error: &clap::Error) {
 /// Whether standard error is a terminal.
 pub(super) fn is_terminal() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// The width of the terminal that shows standard error, in columns.
+pub(super) fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0).unwrap_or(DEFAULT_WIDTH)
 }
 
 fn message(kind: &str, colour: Colour, text: &str) {
