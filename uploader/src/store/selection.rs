@@ -37,7 +37,6 @@ pub fn valid_paths_of(
     paths.dedup();
     let valid = daemon.valid_paths(&paths)?;
     if let Some(path) = paths.iter().find(|path| !valid.contains(&***path)) {
-        daemon.check_not_empty()?;
         let path = store.store_dir.render_path(path);
         return Err(Error::permanent(Area::Store, format!("`{path}` is not in the store"))
             .hint("build it first, or check the path"));
