@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use super::world::{Target, World, field};
+use super::world::{Target, World, assert_said, field};
 
 /// The fields of a narinfo without those that may differ: URL, file hash, file size, and the bytes of a signature.
 fn comparable(narinfo: &str) -> Vec<String> {
@@ -240,5 +240,47 @@ fn a_bucket_that_nix_copy_filled_is_adopted() -> Result<()> {
         let objects = walkdir::WalkDir::new(directory.path().join("nar")).into_iter().count();
         assert_eq!(objects, 4, "the existing NARs were not used");
     }
+    Ok(())
+}
+
+/// A text file whose references are so many files with long names, each 244 bytes in a narinfo. Nix evaluates it, and
+/// builds nothing.
+fn with_many_references(tag: &str, count: u32) -> String {
+    format!(
+        r#"let
+             name = i: builtins.substring 0 211 ("${{toString i}}-{tag}-" + builtins.concatStringsSep "" (builtins.genList (_: "long-name-") 30));
+             files = builtins.genList (i: builtins.toFile (name i) "x") {count};
+           in builtins.toFile "many" (builtins.concatStringsSep "\n" files)"#
+    )
+}
+
+#[test]
+fn a_path_with_too_many_references_for_a_narinfo_is_parked_and_the_others_are_pushed() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let many = world.nix.evaluate(&with_many_references("many", 4500))?;
+    let words = ["failed", "-many", "4500 references", "larger than 1048576 bytes"];
+    assert_said(&world.larder.try_run(&["push", &many])?, 3, &words);
+    assert!(world.narinfo(&many)?.is_none(), "the narinfo is visible");
+    // All files have equal contents, so they share one NAR. Nothing of the large path was sent.
+    let keys = world.target.list()?;
+    assert_eq!(keys.keys().filter(|key| key.ends_with(".narinfo")).count(), 4500);
+    let nars = keys.iter().filter(|(key, _)| key.starts_with("nar/"));
+    assert!(nars.map(|(_, size)| *size).max().is_some_and(|size| size < 10_000), "the NAR was sent");
+    // A queued path is parked at once.
+    world.larder.run(&["queue", "create"])?;
+    let job = format!("Larder-Job: 1\nOrigin: hook\nCreated: 1\nPath: {many}\nEnd: \n");
+    std::fs::write(world.larder.state_dir().join("incoming/0000000001-000000000-00000000"), job)?;
+    assert_said(&world.larder.try_run(&["flush", "--wait"])?, 3, &["parked", "4500 references"]);
+    Ok(())
+}
+
+#[test]
+fn a_path_with_thousands_of_references_is_published_and_read_back() -> Result<()> {
+    let Some(world) = World::plain()? else { return Ok(()) };
+    let many = world.nix.evaluate(&with_many_references("fewer", 4200))?;
+    world.larder.run(&["push", &many])?;
+    assert!(world.narinfo(&many)?.is_some_and(|narinfo| narinfo.len() > 1_020_000));
+    // It is compared with the path in the store, and found complete.
+    world.larder.run(&["push", "--check", &many])?;
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use nix_derivation::hash::{CAHash, NixHash};
 use nix_derivation::store_path::{StoreDir, StorePath};
-use nix_narinfo::{Compression as Label, NarInfo, NixSignature};
+use nix_narinfo::{Compression as Label, MAX_NARINFO_SIZE, NarInfo, NixSignature};
 
 use super::object_keys::{self, Compression};
 use super::signature::SecretKey;
@@ -55,6 +55,25 @@ pub fn compose(
     Ok(render(&builder.build().map_err(|error| unfit(&info.path, error))?))
 }
 
+/// Checks that larder can read back the narinfo that [`compose`] would make. Nix has no limit: 2.8, 2.26 and 2.34 read
+/// a narinfo of more than 1 MiB.
+///
+/// # Errors
+/// The narinfo may be larger than [`MAX_NARINFO_SIZE`], because the path has too many references.
+pub fn check_size(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey]) -> Result<()> {
+    // A path that no narinfo can describe has an error of its own.
+    let size = fixed_size(store_dir, info, keys).unwrap_or(0) + MOST_VARIABLE;
+    if size > MAX_NARINFO_SIZE { Err(too_large(&info.path, info.references.iter().len())) } else { Ok(()) }
+}
+
+fn too_large(path: &StorePath, references: usize) -> Error {
+    let cause =
+        format!("with its {references} references, the narinfo is larger than {MAX_NARINFO_SIZE} bytes");
+    unfit(path, cause).hint(
+        "larder reads no larger narinfo; let the path refer to fewer paths, for example to lists that refer to the others",
+    )
+}
+
 /// Whether a narinfo of `size` bytes can be the result of [`compose`] for this path and these keys, for a NAR that
 /// larder has uploaded and whose compressed size is known.
 ///
@@ -77,6 +96,9 @@ pub fn fits(store_dir: &StoreDir, info: &PathInfo, keys: &[SecretKey], size: u64
 
 /// The length of `FileHash: sha256:…` with its newline.
 const FILE_HASH: usize = 70;
+/// More than the parts of a narinfo that depend on the upload of the NAR: the key of the object, the compression, and
+/// hash and size of the object.
+const MOST_VARIABLE: usize = 512;
 /// The length of a SHA-256 in nix-base32.
 const SHA256: usize = 52;
 /// The length of an ed25519 signature in base64.
@@ -144,7 +166,9 @@ pub(super) fn add_signatures(
     .signatures(signatures)
     .build()
     .map_err(|error| unfit(present.store_path(), error))?;
-    Ok(render(&rewritten))
+    let bytes = render(&rewritten);
+    let references = present.references().len();
+    if bytes.len() > MAX_NARINFO_SIZE { Err(too_large(present.store_path(), references)) } else { Ok(bytes) }
 }
 
 fn builder(

@@ -20,6 +20,7 @@ use super::send::{NarSender, RequestLimit, Uploaded, is_small};
 use super::store_access::StoreAccess;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
+use crate::format::narinfo::check_size;
 use crate::session::Proof;
 use crate::survey::NarScan;
 
@@ -231,7 +232,8 @@ impl<'a> Execution<'a> {
 
 /// Sends the NAR of a path. The error is the outcome of the path.
 async fn send(tools: Tools<'_>, todo: &Todo) -> Result<Uploaded, Outcome> {
-    let session = tools.publisher.session;
+    let Publisher { session, judge, .. } = tools.publisher;
+    check_size(judge.store_dir, &todo.info, judge.keys).map_err(Outcome::Failed)?;
     let sent = tools.sender.send(session, tools.requests, &todo.info, tools.nars, tools.progress).await;
     match sent {
         Ok(uploaded) => Ok(uploaded),

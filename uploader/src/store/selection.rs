@@ -70,9 +70,6 @@ pub fn all_outputs(daemon: &mut Daemon) -> Result<Vec<Arc<StorePath>>> {
 pub fn valid_paths_of(names: &[PathBuf], store: &StoreLocation, daemon: &mut Daemon) -> Result<Selected> {
     let mut selected = paths_of(names, store)?;
     let valid = daemon.valid_paths(&selected.paths())?;
-    if valid.is_empty() && !selected.found.is_empty() {
-        daemon.check_not_empty()?;
-    }
     selected.retain(|name, path| (!valid.contains(path)).then(|| not_in_store(store, name, path)));
     Ok(selected)
 }
