@@ -59,9 +59,10 @@ pub(super) fn relay_path(bytes: &[u8]) {
     let path = String::from_utf8_lossy(bytes);
     let Some((name, below)) = CACHES.target(&path) else { return };
     assert_eq!(path, format!("/{name}{below}"));
-    assert!(below.starts_with('/'), "{path}");
-    for part in below.split(['/', '?']) {
+    assert!(below.starts_with('/') && !below.contains('?'), "{path}");
+    for part in below[1..].split('/') {
         let part = percent_encoding::percent_decode_str(part).decode_utf8_lossy();
-        assert!(part != "." && part != "..", "{path}");
+        assert!(!matches!(&*part, "" | "." | ".."), "{path}");
+        assert!(part.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '\\' | '#' | '%')), "{path}");
     }
 }
