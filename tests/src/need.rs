@@ -110,10 +110,23 @@ impl fmt::Display for Requirement {
 pub fn need(requirement: Requirement) -> Option<PathBuf> {
     let found = requirement.find();
     if found.is_none() {
-        let required = std::env::var("LARDER_TESTS_REQUIRE").is_ok_and(|v| v == "1");
-        assert!(!(required && requirement.is_must()), "{requirement}, and LARDER_TESTS_REQUIRE is set");
+        assert!(!(is_complete() && requirement.is_must()), "{requirement}, and LARDER_TESTS_REQUIRE is set");
         skip(&requirement.to_string());
     }
+    found
+}
+
+/// Whether this run must be complete: `LARDER_TESTS_REQUIRE=1`.
+fn is_complete() -> bool {
+    std::env::var("LARDER_TESTS_REQUIRE").is_ok_and(|value| value == "1")
+}
+
+/// Passes on what a mandatory test needs and has found. A missing thing is noted as skipped already.
+///
+/// # Panics
+/// With `LARDER_TESTS_REQUIRE=1`, when it is missing.
+pub fn must<T>(found: Option<T>) -> Option<T> {
+    assert!(found.is_some() || !is_complete(), "this test is mandatory, and LARDER_TESTS_REQUIRE is set");
     found
 }
 

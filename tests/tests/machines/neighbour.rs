@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use larder_tests::larder::binary;
 use larder_tests::machine::Machine;
+use larder_tests::need::must;
 use larder_tests::nix::narinfo_key;
 use larder_tests::process::{Output, eventually};
 use std::time::Duration;
@@ -14,9 +15,10 @@ const SOON: Duration = Duration::from_secs(120);
 /// Bytes that a terminal would obey.
 const ESCAPES: [&str; 3] = ["\u{1b}", "\u{9b}", "\u{202e}"];
 
-/// A machine on which root has set larder up with a strict umask, and whose bucket is prepared.
+/// A machine on which root has set larder up with a strict umask, and whose bucket is prepared. A complete run must have
+/// these tests.
 fn installed() -> Result<Option<Machine>> {
-    let Some(machine) = machine()? else { return Ok(None) };
+    let Some(machine) = must(machine()?) else { return Ok(None) };
     let line = format!(
         "umask 077; mkdir -m 755 /srv/cache
          {LARDER} setup --yes --bucket file:///srv/cache --set linger=1 && {LARDER} init && chown -R larder /srv/cache"
@@ -197,7 +199,7 @@ fn the_agents_user_neither_leads_root_astray_nor_stops_the_rest_by_one_bad_entry
 
 #[test]
 fn a_user_without_rights_cannot_make_the_relay_hide_a_cache() -> Result<()> {
-    let Some(machine) = machine()? else { return Ok(()) };
+    let Some(machine) = must(machine()?) else { return Ok(()) };
     machine.put(&binary("larder")?, LARDER)?;
     machine.write("/srv/www/nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n")?;
     machine.shell("systemd-run --quiet --unit=web --working-directory=/srv/www python3 -m http.server --bind 127.0.0.1 8080")?.ok()?;

@@ -65,7 +65,7 @@ enum Command {
     Retry(retry::Args),
     /// Print the configuration for a client, or check a client
     Client(client::Args),
-    /// Answer Nix in place of caches that may be unavailable, on a machine that travels
+    /// Answer the Nix of this machine in place of caches that may be unavailable
     Relay(relay::Args),
     /// Check the configuration and print it
     Config(config::Args),

@@ -34,8 +34,8 @@ pub(super) struct Args {
     /// Show what would be pushed, and push nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
-    /// Read and compare all narinfos in the bucket. By default, larder reads only a sample of many narinfos, and those
-    /// with an unexpected size
+    /// Read and judge all narinfos in the bucket, and look up their NARs. By default, larder reads only a sample of many
+    /// narinfos, and those with an unexpected size
     #[arg(long)]
     check: bool,
     /// Work on this number of large paths at the same time
