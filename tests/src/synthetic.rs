@@ -152,15 +152,8 @@ impl SyntheticStore {
         Ok(())
     }
 
-    /// Writes the narinfos of the first `count` paths to a bucket as larder does, signed with `keys`, and with `nars` also
-    /// the NARs.
-    pub async fn fill(
-        &self,
-        bucket: &dyn Bucket,
-        keys: &[SecretKey],
-        count: usize,
-        nars: bool,
-    ) -> Result<()> {
+    /// Writes the NARs and the narinfos of the first `count` paths to a bucket as larder does, signed with `keys`.
+    pub async fn fill(&self, bucket: &dyn Bucket, keys: &[SecretKey], count: usize) -> Result<()> {
         let put = async |number: usize| -> Result<()> {
             let info = self.path_info(number);
             let body = nar(number);
@@ -171,9 +164,7 @@ impl SyntheticStore {
                 file_size: Some(info.nar_size),
             };
             let narinfo = compose(&self.store_dir(), &info, &nar, keys)?;
-            if nars {
-                bucket.put(&nar.key, body.into(), ContentType::Nar, Condition::None).await?;
-            }
+            bucket.put(&nar.key, body.into(), ContentType::Nar, Condition::None).await?;
             let key = object_keys::narinfo(&info.path);
             bucket.put(&key, narinfo.into(), ContentType::NarInfo, Condition::None).await?;
             Ok(())

@@ -7,7 +7,7 @@ use larder_tests::fault::Chance;
 use larder_tests::larder::LarderHome;
 use larder_tests::nix::samples;
 use larder_tests::process::Output;
-use larder_tests::proxy::Record;
+use larder_tests::proxy::{Proxy, Record};
 use larder_tests::servers::Kind;
 use larder_tests::strict::{Narinfo, Objects, Reader, key_of};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,32 +80,37 @@ impl Said {
     }
 }
 
-/// Narinfos that a client accepts and cannot use, with the reasons, that larder has not named.
+/// Narinfos because of which a client cannot use a narinfo that it accepts, with the reasons, and that larder has not
+/// named. A path that larder calls blocked may stand for what is below it only while larder names that, too.
 fn unnamed(reader: &Reader, objects: &Objects, said: &Said) -> BTreeMap<String, String> {
     let narinfos = objects.keys().filter(|key| key.ends_with(".narinfo"));
     let accepted = narinfos.filter(|key| reader.accepted(key, objects).is_ok());
     let mut found = BTreeMap::new();
     for key in accepted {
         let culprits = reader.culprits(key, objects);
-        let is_named = said.code != 0 && said.unusable.contains(key);
-        if !is_named {
-            found.extend(
-                culprits.into_iter().filter(|(key, _)| said.code == 0 || !said.unusable.contains(key)),
-            );
-        }
+        let is_named = |key: &String| said.code != 0 && said.unusable.contains(key);
+        found.extend(culprits.into_iter().filter(|(culprit, _)| !is_named(culprit)));
     }
     found
 }
 
-/// Whether larder cannot see the damage by design: the NAR has as many bytes as it should have, and they are others. larder
-/// reads a NAR only before it lets a new narinfo name an object that it did not write. `before` are the objects before the
-/// push, `put` the keys that larder wrote in it.
-fn is_beyond_a_check(key: &str, objects: &Objects, before: &Objects, put: &BTreeSet<String>) -> bool {
-    let Some(info) = objects.get(key).and_then(|bytes| Narinfo::parse(bytes).ok()) else { return false };
+/// Whether larder cannot see the damage by design: a client accepts the narinfo, and its NAR has as many bytes as it should
+/// have, but others. larder reads a NAR only before it lets a new narinfo name an object that it did not write. `before`
+/// are the objects before the push, `put` the keys that larder has written since.
+fn is_beyond_a_check(
+    reader: &Reader,
+    key: &str,
+    objects: &Objects,
+    before: &Objects,
+    put: &BTreeSet<String>,
+) -> bool {
+    let Ok(info) = reader.accepted(key, objects) else { return false };
     let size = objects.get(&info.url).map(|object| object.len() as u64);
     let has_its_size = size.is_some() && info.file_size == size;
     // A narinfo of this push that names an object which others wrote must have been verified.
-    has_its_size && (before.contains_key(key) || put.contains(&info.url) || !put.contains(key))
+    let url_before = before.get(key).and_then(|bytes| Narinfo::parse(bytes).ok()).map(|info| info.url);
+    let named_it_before = url_before.is_some_and(|url| url == info.url);
+    has_its_size && (named_it_before || put.contains(&info.url) || !put.contains(key))
 }
 
 struct Trial<'a> {
@@ -142,8 +147,7 @@ impl Trial<'_> {
         site.proxy.set_fault(move |record| {
             if operation(record) == operation_wanted {
                 if seen == nth {
-                    rule.strike();
-                    count.fetch_add(1, Ordering::SeqCst);
+                    count.fetch_add(usize::from(rule.strike()), Ordering::SeqCst);
                 }
                 seen += 1;
             }
@@ -155,22 +159,11 @@ impl Trial<'_> {
             let mut hit = self.hit.lock().unwrap_or_else(PoisonError::into_inner);
             hit.insert((operation_wanted.to_owned(), fault));
         }
-        let bucket = format!("/{}/", site.bucket);
-        let log = site.proxy.log();
-        let writes = log.iter().filter(|record| record.method == "PUT" && record.status / 100 == 2);
-        let put: BTreeSet<_> =
-            writes.filter_map(|record| record.path.strip_prefix(&bucket)).map(str::to_owned).collect();
-        self.judge(&site, &before, &put, &first, &tamper)
+        tamper.check()?;
+        self.judge(&site, &before, &first, &tamper)
     }
 
-    fn judge(
-        &self,
-        site: &Site,
-        before: &Objects,
-        put: &BTreeSet<String>,
-        first: &Said,
-        tamper: &Tamper,
-    ) -> Result<()> {
+    fn judge(&self, site: &Site, before: &Objects, first: &Said, tamper: &Tamper) -> Result<()> {
         ensure!([0, 3, 4, 5, 6, 7].contains(&first.code), "the push: {} {}", first.code, first.text);
         if unnamed(self.reader, &self.objects(site)?, first).is_empty() {
             return Ok(());
@@ -180,8 +173,10 @@ impl Trial<'_> {
         let check = Said::of(&push(&site.larder, &["--json", "--check"], self.top)?);
         let objects = self.objects(site)?;
         let left = unnamed(self.reader, &objects, &check);
-        let (beyond, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            left.into_iter().partition(|(key, _)| is_beyond_a_check(key, &objects, before, put));
+        let put = written(&site.proxy, &site.bucket);
+        let (beyond, left): (BTreeMap<_, _>, BTreeMap<_, _>) = left
+            .into_iter()
+            .partition(|(key, _)| is_beyond_a_check(self.reader, key, &objects, before, &put));
         self.beyond.fetch_add(usize::from(!beyond.is_empty()), Ordering::SeqCst);
         ensure!(
             left.is_empty(),
@@ -199,6 +194,14 @@ impl Trial<'_> {
         let get = |key: String| Ok((key.clone(), client.get(&site.bucket, &key)?.unwrap_or_default()));
         keys.map(get).collect()
     }
+}
+
+/// The keys that larder has written.
+fn written(proxy: &Proxy, bucket: &str) -> BTreeSet<String> {
+    let bucket = format!("/{bucket}/");
+    let log = proxy.log();
+    let writes = log.iter().filter(|record| record.method == "PUT" && record.status / 100 == 2);
+    writes.filter_map(|record| record.path.strip_prefix(&bucket)).map(str::to_owned).collect()
 }
 
 fn push(larder: &LarderHome, flags: &[&str], top: &str) -> Result<Output> {

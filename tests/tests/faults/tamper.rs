@@ -154,6 +154,8 @@ pub(crate) struct Tamper {
     chance: Mutex<Chance>,
     /// The markers as they were before.
     markers: Objects,
+    /// Why a strike failed, which is a bug of the test.
+    failure: Mutex<Option<anyhow::Error>>,
 }
 
 impl Tamper {
@@ -170,7 +172,7 @@ impl Tamper {
             markers.insert(key.into(), client.get(bucket, key)?.context("no marker")?);
         }
         let (bucket, chance) = (bucket.to_owned(), Mutex::new(Chance::new(seed)));
-        Ok(Self { client, bucket, kit: kit.clone(), fault, chance, markers })
+        Ok(Self { client, bucket, kit: kit.clone(), fault, chance, markers, failure: Mutex::default() })
     }
 
     /// Writes the markers again as they were.
@@ -178,8 +180,24 @@ impl Tamper {
         self.markers.iter().try_for_each(|(key, bytes)| self.client.put(&self.bucket, key, bytes))
     }
 
-    /// Changes an object as the fault says. A fault of the server of the test itself is a bug of the test.
-    pub(crate) fn strike(&self) {
+    /// Changes an object as the fault says. Returns whether the bucket has changed: a fault may find nothing to change.
+    pub(crate) fn strike(&self) -> bool {
+        let listed = || self.client.list(&self.bucket, "").unwrap_or_default();
+        let contents = |keys: Vec<(String, u64)>| -> Objects {
+            keys.into_iter().filter_map(|(key, _)| Some((key.clone(), self.get(&key).ok()??))).collect()
+        };
+        let before = contents(listed());
+        self.strike_once();
+        contents(listed()) != before
+    }
+
+    /// Fails where a strike has failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn strike_once(&self) {
         let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
         let struck = match FAULTS.iter().position(|fault| *fault == self.fault) {
             Some(place) if place < NARINFO_FAULTS => self.strike_narinfo(&mut chance),
@@ -187,7 +205,8 @@ impl Tamper {
             _ => self.strike_markers(&mut chance),
         };
         if let Err(error) = struck {
-            panic!("cannot strike with `{}`: {error:#}", self.fault);
+            let error = error.context(format!("cannot strike with `{}`", self.fault));
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
     }
 
@@ -287,7 +306,8 @@ impl Tamper {
             "NAR truncated" => self.put(key, &bytes[..bytes.len() / 2]),
             "NAR rubbish of its size" => self.put(key, vec![7; bytes.len()]),
             "NARs swapped" => {
-                let other = &keys[chance.below(keys.len())];
+                let others: Vec<_> = keys.iter().filter(|other| *other != key).collect();
+                let Some(other) = others.get(chance.below(others.len().max(1))) else { return Ok(()) };
                 let theirs = self.get(other)?.unwrap_or_default();
                 self.put(other, &bytes)?;
                 self.put(key, theirs)

@@ -38,10 +38,10 @@ fn many_present_paths_cost_a_listing_and_a_sample() -> Result<()> {
     proxy.clear_log();
     let again = world.larder.run(&push(&["--json"], &built))?;
     assert!(again.stdout.contains("\"present\":100"), "{}", again.stdout.lines().last().unwrap_or_default());
-    // All paths are named, so that the sample has 64 of them. A listing of narinfos and one of NARs show the others.
+    // A sample is read. A listing of narinfos and a listing of NARs show the others.
     let log = proxy.log();
-    assert_eq!(questions(&log), (64, 1));
-    assert!(log.len() <= 64 + 2 + 7, "{} requests", log.len());
+    assert_eq!(questions(&log), (16, 1));
+    assert!(log.len() <= 16 + 2 + 7, "{} requests", log.len());
     proxy.clear_log();
     world.larder.run(&push(&["--check"], &built))?;
     assert_eq!(questions(&proxy.log()).0, 100);
@@ -147,7 +147,7 @@ fn a_backfill_of_thousands_lists_by_pages_and_pushes_the_missing_paths() -> Resu
     let (_, pages) = questions(&log);
     assert!((2..=6).contains(&pages), "{pages} pages");
     // The sample, as many pages of NARs, and the beginning and the end of the session.
-    assert!(log.len() - pages <= 64 + 6 + 10, "{} other requests", log.len() - pages);
+    assert!(log.len() - pages <= 16 + 6 + 10, "{} other requests", log.len() - pages);
     store.write_files(THERE..PATHS)?;
     let pushed = run(&["--json"])?;
     assert!(pushed.stdout.contains("\"present\":1900,\"pushed\":100"), "{}", pushed.stderr);
@@ -191,5 +191,5 @@ fn fill(
     let options = Options { credentials_file: Some(larder.dir().join("credentials")), ..Options::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let bucket = runtime.block_on(open(&address, &options))?;
-    runtime.block_on(store.fill(&*bucket, keys, count, true))
+    runtime.block_on(store.fill(&*bucket, keys, count))
 }

@@ -203,7 +203,7 @@ impl<'a> Execution<'a> {
         if available {
             let proof = match outcome {
                 Outcome::Differs { .. } => Proof::Foreign,
-                _ => Proof::Read,
+                _ => Proof::Complete,
             };
             self.tools.publisher.session.facts().record(path.clone(), Moment::now(), proof);
         }

@@ -1,6 +1,6 @@
 //! Composes a push: ask the store, ask the bucket, decide, send, publish.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use nix_derivation::StorePath;
@@ -137,7 +137,7 @@ impl Pusher {
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
         // With many roots, it is certain that the bucket will be listed: the scan begins before the closure is known.
         let facts = self.session.facts();
-        let is_known = |path: &StorePath| facts.is_known(path, true) && !request.doubted.contains(path);
+        let is_known = |path: &StorePath| facts.is_known(path) && !request.doubted.contains(path);
         let unknown = request.roots.iter().filter(|root| !is_known(&root.path)).count();
         let scan = BucketScan::begin(self.session.bucket(), unknown);
         let request = Arc::new(request);
@@ -173,21 +173,18 @@ impl Pusher {
         request: &Request,
     ) -> Result<(HashMap<Arc<StorePath>, Presence>, NarScan)> {
         let facts = self.session.facts();
-        let named: HashSet<_> = request.roots.iter().map(|root| root.path.clone()).collect();
         let doubted = &request.doubted;
-        let (known, asked): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|info| {
-            facts.is_known(&info.path, named.contains(&info.path)) && !doubted.contains(&*info.path)
-        });
+        let (known, asked): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|info| facts.is_known(&info.path) && !doubted.contains(&*info.path));
         let (bucket, judge) = (&**self.session.bucket(), self.narinfo_judge());
         let survey = Survey { bucket, judge, adopt: &self.adopt, read_all: request.read_all, doubted };
-        let Surveyed { mut presence, unread, at, nars } = survey.of(&asked, &named, scan).await?;
+        let Surveyed { mut presence, at, nars } = survey.of(&asked, scan).await?;
         let is_unavailable = |presence: &Presence| !presence.is_available() && !presence.is_unknown();
         facts.forget(presence.iter().filter(|(_, presence)| is_unavailable(presence)).map(|(path, _)| path));
         let available = presence.iter().filter(|(_, presence)| presence.is_available());
         let proofs = available.map(|(path, presence)| {
             let proof = match presence {
-                Presence::Complete if unread.contains(path) => Proof::Listed,
-                Presence::Complete => Proof::Read,
+                Presence::Complete => Proof::Complete,
                 _ => Proof::Foreign,
             };
             (path.clone(), proof)

@@ -16,12 +16,9 @@ pub const FACT_AGE: Duration = Duration::from_secs(30 * 60);
 /// How the bucket proved that a client can take a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Listings showed a narinfo of the expected size, and a NAR.
-    Listed,
-    /// The narinfo was read, its NAR was looked up, and all our signatures are there.
-    Read,
-    /// The narinfo was read, and its NAR was looked up. Another build stands there, or signatures of ours are lacking,
-    /// so that each push looks again.
+    /// With a narinfo that has all our signatures, and its NAR.
+    Complete,
+    /// With another build, or with a narinfo that lacks signatures of ours, so that each push looks again.
     Foreign,
 }
 
@@ -61,12 +58,10 @@ impl Facts {
     }
 
     /// Whether the bucket has proved within the last 30 minutes that `path` is complete, so that a push need not ask.
-    /// For a path that was named to the push, a listing is not enough.
-    pub fn is_known(&self, path: &StorePath, named: bool) -> bool {
-        lock(&self.proved).get(path).is_some_and(|(at, proof)| {
-            let enough = *proof == Proof::Read || (*proof == Proof::Listed && !named);
-            enough && at.elapsed() <= self.max_age
-        })
+    pub fn is_known(&self, path: &StorePath) -> bool {
+        lock(&self.proved)
+            .get(path)
+            .is_some_and(|(at, proof)| *proof == Proof::Complete && at.elapsed() <= self.max_age)
     }
 
     /// Whether the bucket last proved `path` more than 30 minutes ago, in whatever way. Without a fact, the answer is no.
@@ -83,7 +78,7 @@ mod tests {
         Arc::new(StorePath::from_parts([number; 20], "path").unwrap())
     }
 
-    const PROOFS: [Proof; 3] = [Proof::Listed, Proof::Read, Proof::Foreign];
+    const PROOFS: [Proof; 2] = [Proof::Complete, Proof::Foreign];
 
     #[test]
     fn every_fact_becomes_outdated() {
@@ -96,32 +91,23 @@ mod tests {
         while at.elapsed() == Duration::ZERO {
             std::thread::yield_now();
         }
-        for number in 1..=3 {
+        for number in 1..=2 {
             assert!(!fresh.is_outdated(&path(number)) && outdated.is_outdated(&path(number)), "{number}");
-            assert!(!outdated.is_known(&path(number), false), "{number}");
+            assert!(!outdated.is_known(&path(number)), "{number}");
         }
     }
 
     #[test]
-    fn a_push_asks_again_about_what_was_not_read_and_what_is_not_complete() {
+    fn a_push_asks_again_about_what_is_not_complete() {
         let facts = Facts::default();
         facts.record_all((1..).map(path).zip(PROOFS), Moment::now());
-        let known = |named| [1, 2, 3].map(|number| facts.is_known(&path(number), named));
-        assert_eq!((known(false), known(true)), ([true, true, false], [false, true, false]));
-    }
-
-    #[test]
-    fn a_forgotten_fact_is_unknown() {
-        let facts = Facts::default();
-        facts.record_all((1..).map(path).zip([Proof::Read, Proof::Read]), Moment::now());
-        facts.forget([&path(1)]);
-        assert!(!facts.is_known(&path(1), false) && facts.is_known(&path(2), true));
+        assert!(facts.is_known(&path(1)) && !facts.is_known(&path(2)));
     }
 
     #[test]
     fn a_path_without_a_fact_is_neither_known_nor_outdated() {
         let facts = Facts::default();
-        facts.record(path(1), Moment::now(), Proof::Read);
-        assert!(!facts.is_known(&path(3), false) && !facts.is_outdated(&path(3)));
+        facts.record(path(1), Moment::now(), Proof::Complete);
+        assert!(!facts.is_known(&path(3)) && !facts.is_outdated(&path(3)));
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join;
 use tokio::task::JoinHandle;
 
 use crate::base::error::Result;
@@ -38,9 +39,10 @@ async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<(
         bucket.delete(&object_keys::lease(former)).await?;
     }
     // Leases are read last: a writer writes its lease before it begins an upload or a reservation.
-    let reserved = reservations(bucket, object_keys::writer(own)).await?;
+    let (reserved, left) =
+        join(reservations(bucket, object_keys::writer(own)), bucket.unfinished(object_keys::NARS)).await;
     // Some servers do not list uploads.
-    let left = bucket.unfinished(object_keys::NARS).await.unwrap_or_default();
+    let (reserved, left) = (reserved?, left.unwrap_or_default());
     let leases = leases(bucket, own).await?;
     for (key, writer) in reserved {
         if leases.prove_dead(&writer) {

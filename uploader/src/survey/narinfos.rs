@@ -1,6 +1,6 @@
 //! The presence of paths. For a few paths, the survey reads each narinfo; for many paths, it lists the bucket.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -26,8 +26,6 @@ pub const FEW: usize = 64;
 const CONCURRENT: usize = 48;
 /// The number of narinfos that are read although their listed size is the expected one.
 const SAMPLE: usize = 16;
-/// The number of such narinfos of named paths that are read in addition.
-const NAMED_SAMPLE: usize = 64;
 
 /// The sizes of the narinfos in the bucket, by the hash part of their store path.
 type Sizes = PrefixScan<[u8; 20], u64>;
@@ -101,8 +99,6 @@ pub struct Survey<'a> {
 pub struct Surveyed {
     /// The presence of each path.
     pub presence: HashMap<Arc<StorePath>, Presence>,
-    /// The paths whose narinfo was not read: listings show an object of the expected size, and a NAR.
-    pub unread: HashSet<Arc<StorePath>>,
     /// The time since which the answers are known to hold.
     pub at: Moment,
     /// The NARs in the bucket, as far as they were listed.
@@ -115,23 +111,17 @@ impl Survey<'_> {
     /// The narinfos of [`FEW`] or fewer paths are read and judged, and their NARs are looked up. For more paths, a
     /// listing tells which narinfos exist, and their sizes, and another tells the same of the NARs. A narinfo of the
     /// size that ours must have, for which a NAR is listed, counts as complete; every other narinfo is read, and so are
-    /// those of [`Survey::doubted`]. Of the
-    /// narinfos that would count as complete, a random sample is read, in which the paths `named` have a larger part.
-    /// When a client cannot take a path of the sample, or it lacks a signature, all are read.
+    /// those of [`Survey::doubted`]. Of the narinfos that would count as complete, a random sample is read. When a client
+    /// cannot take a path of the sample, or it lacks a signature, all are read.
     ///
     /// # Errors
     /// When the bucket cannot be listed. An error that concerns one path is its [`Presence::Unknown`].
-    pub async fn of(
-        &self,
-        wanted: &[Arc<PathInfo>],
-        named: &HashSet<Arc<StorePath>>,
-        scan: BucketScan,
-    ) -> Result<Surveyed> {
+    pub async fn of(&self, wanted: &[Arc<PathInfo>], scan: BucketScan) -> Result<Surveyed> {
         if wanted.len() <= FEW {
             let (mut presence, at, nars) =
                 (HashMap::with_capacity(wanted.len()), Moment::now(), NarScan::default());
             self.read(wanted.to_vec(), &nars, &mut presence).await;
-            return Ok(Surveyed { presence, unread: HashSet::new(), at, nars });
+            return Ok(Surveyed { presence, at, nars });
         }
         let (sizes, nars) = scan.end(self.bucket, wanted.len()).await?;
         let mut presence = HashMap::with_capacity(wanted.len());
@@ -149,17 +139,15 @@ impl Survey<'_> {
         }
         let at = sizes.at.min(nars.at());
         drop(sizes);
-        let rest = draw_sample(&mut expected, named);
+        let rest = draw_sample(&mut expected);
         unclear.extend(expected.iter().cloned());
         self.read(unclear, &nars, &mut presence).await;
-        let mut unread = HashSet::new();
         if expected.iter().all(|info| is_sound(presence.get(&info.path))) {
-            unread.extend(rest.iter().map(|info| info.path.clone()));
             presence.extend(rest.into_iter().map(|info| (info.path.clone(), Presence::Complete)));
         } else {
             self.read(rest, &nars, &mut presence).await;
         }
-        Ok(Surveyed { presence, unread, at, nars })
+        Ok(Surveyed { presence, at, nars })
     }
 
     async fn read(
@@ -183,19 +171,9 @@ fn is_sound(presence: Option<&Presence>) -> bool {
     matches!(presence, Some(Presence::Complete | Presence::Differs { .. }))
 }
 
-/// Leaves a random sample in `all`, and takes the rest out. The paths `named` have a sample of their own.
-fn draw_sample(all: &mut Vec<Arc<PathInfo>>, named: &HashSet<Arc<StorePath>>) -> Vec<Arc<PathInfo>> {
-    let (mut first, mut others): (Vec<_>, Vec<_>) =
-        all.drain(..).partition(|info| named.contains(&info.path));
-    let mut rest = cut(&mut first, NAMED_SAMPLE);
-    rest.extend(cut(&mut others, SAMPLE));
-    all.extend(first.into_iter().chain(others));
-    rest
-}
-
-/// Leaves a random choice of `most` elements, and takes the rest out.
-fn cut<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
-    let size = most.min(all.len());
+/// Leaves a random sample in `all`, and takes the rest out.
+fn draw_sample<T>(all: &mut Vec<T>) -> Vec<T> {
+    let size = SAMPLE.min(all.len());
     for place in 0..size {
         let other = OsRng.next_u64() % (all.len() - place) as u64;
         all.swap(place, place + other as usize);

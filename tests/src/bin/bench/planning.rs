@@ -63,12 +63,12 @@ impl Planning {
         larder.use_keys(&[&KeyPair { secret_file, public: key.public_text() }])?;
         larder.use_server(&*server, "cache")?;
         larder.run(&["init", "--private"])?;
-        context.say("filling a bucket with 90,000 narinfos");
+        context.say("filling a bucket with 90,000 paths");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let address = format!("s3://cache?endpoint={}&region={}", server.endpoint(), server.region());
         let credentials_file = Some(larder.dir().join("credentials"));
         let bucket = runtime.block_on(open(&address, &Options { credentials_file, ..Options::default() }))?;
-        runtime.block_on(store.fill(&*bucket, &[key], PRESENT, false))?;
+        runtime.block_on(store.fill(&*bucket, &[key], PRESENT))?;
         Ok(Self { larder, server, _store: store })
     }
 
