@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Makes a directory and its missing parents, with mode 0755 and durable. Existing directories stay as they are.
 pub fn make_directories(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
+    if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {

@@ -90,6 +90,8 @@ in
         Service = {
           Type = "oneshot";
           ExecStart = "${cfg.package}/bin/larder recheck";
+          # A core dump would hold the signing key.
+          LimitCORE = 0;
           Nice = 10;
           IOSchedulingClass = "idle";
         };

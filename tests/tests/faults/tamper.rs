@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::common::Ground;
 
 /// The faults.
-pub(crate) const FAULTS: [&str; 34] = [
+pub(crate) const FAULTS: [&str; 36] = [
     "narinfo deleted",
     "narinfo empty",
     "narinfo truncated",
@@ -21,6 +21,8 @@ pub(crate) const FAULTS: [&str; 34] = [
     "narinfo of a stranger with the same contents",
     "narinfo unsigned with other contents",
     "narinfo unsigned with the same contents",
+    "narinfo unsigned with the same contents and a rubbish NAR",
+    "narinfo of a stranger with the same contents and a rubbish NAR",
     "narinfo of an earlier build without its NAR",
     "narinfo of an earlier build with its NAR",
     "narinfo replayed",
@@ -48,7 +50,7 @@ pub(crate) const FAULTS: [&str; 34] = [
 ];
 
 /// The number of faults of narinfos, which come first.
-const NARINFO_FAULTS: usize = 24;
+const NARINFO_FAULTS: usize = 26;
 /// The objects that `larder init` writes.
 const MARKERS: [&str; 2] = ["larder/format.json", "nix-cache-info"];
 
@@ -253,6 +255,12 @@ impl Tamper {
             "narinfo of a stranger with the same contents" => self.kit.by_the_stranger(&text),
             "narinfo unsigned with other contents" => unsigned(&other_contents()),
             "narinfo unsigned with the same contents" => unsigned(&text),
+            "narinfo unsigned with the same contents and a rubbish NAR" => {
+                unsigned(&self.with_rubbish(&text, chance)?)
+            }
+            "narinfo of a stranger with the same contents and a rubbish NAR" => {
+                self.kit.by_the_stranger(&self.with_rubbish(&text, chance)?)
+            }
             "narinfo of an earlier build without its NAR" => {
                 return self.put(large, &self.kit.earlier[large]);
             }
@@ -278,6 +286,18 @@ impl Tamper {
             other => anyhow::bail!("no such fault: {other}"),
         };
         self.put(&key, bytes)
+    }
+
+    /// The narinfo with a new NAR, which is as long as the narinfo says, and rubbish.
+    fn with_rubbish(&self, text: &str, chance: &mut Chance) -> Result<String> {
+        let size = 100 + chance.below(1000);
+        self.put("nar/rubbish.nar.zst", vec![7; size])?;
+        let size = size.to_string();
+        Ok(with(
+            &with(&with(text, "URL: ", "nar/rubbish.nar.zst"), "FileSize: ", &size),
+            "Compression: ",
+            "zstd",
+        ))
     }
 
     fn strike_nar(&self, chance: &mut Chance) -> Result<()> {

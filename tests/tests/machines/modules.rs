@@ -129,6 +129,7 @@ const HOLDS: &[(&str, &str, &str)] = &[
     ("relayed", "/systemd/services/larder-relay/serviceConfig/LimitCORE", "0"),
     ("user", "/systemd/user/services/larder-agent/Service/LimitCORE", "0"),
     ("user", "/systemd/user/services/larder-catch-up/Service/LimitCORE", "0"),
+    ("user", "/systemd/user/services/larder-recheck/Service/LimitCORE", "0"),
     (
         "mac",
         "/launchd/daemons/larder-agent/serviceConfig/QueueDirectories",

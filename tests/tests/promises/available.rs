@@ -177,6 +177,27 @@ fn a_narinfo_that_leads_to_another_server_gets_no_signature() -> Result<()> {
 }
 
 #[test]
+fn larder_signs_no_narinfo_of_others_before_it_has_read_the_nar() -> Result<()> {
+    let Some(world) = World::minio()? else { return Ok(()) };
+    let team = Team::beside(&world)?;
+    let path = world.nix.build(&samples::single("unread"))?.remove(0);
+    team.larder.run(&["push", &path])?;
+    let narinfo = world.narinfo(&path)?.context("no narinfo")?;
+    let nar = field(&narinfo, "URL").context("no URL")?;
+    let size = world.target.get(nar)?.context("no NAR")?.len();
+    world.target.put(nar, &vec![7; size])?;
+    assert_unusable(&world.larder.try_run(&["push", &path])?, &path, &["has other contents", "team-1"]);
+    assert_eq!(world.narinfo(&path)?.as_deref(), Some(&*narinfo));
+    // What nobody has signed is replaced.
+    let unsigned = narinfo.lines().filter(|line| !line.starts_with("Sig: "));
+    let unsigned: String = unsigned.map(|line| format!("{line}\n")).collect();
+    world.target.put(&narinfo_key(&path), unsigned.as_bytes())?;
+    world.larder.run(&["push", &path])?;
+    substitute(&world, &path, &world.key.public)?;
+    Ok(())
+}
+
+#[test]
 fn a_narinfo_without_its_nar_is_not_present() -> Result<()> {
     for (count, check) in [(5, false), (5, true), (80, false), (80, true)] {
         let Some(world) = World::minio()? else { return Ok(()) };

@@ -148,7 +148,7 @@ pub struct ObjectMeta {
     /// The entity tag for [`Condition::IfMatch`], if the server gives one.
     pub etag: Option<String>,
     /// The time since the object was last written. The clock of the bucket tells both ends of this time: the clock of
-    /// this machine may be wrong. `None` if the server does not tell.
+    /// this machine may be wrong. `None` if the server does not tell. Only a listing tells it for a directory.
     pub age: Option<Duration>,
 }
 

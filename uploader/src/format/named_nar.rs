@@ -7,7 +7,7 @@ use super::object_keys::{self, Compression};
 
 /// The compressions that Nix reads, with the usual endings of their objects.
 const ENDINGS: &[(&str, &str)] = &[
-    ("none", ".nar"),
+    ("none", PLAIN),
     ("zstd", ".nar.zst"),
     ("xz", ".nar.xz"),
     ("bzip2", ".nar.bz2"),
@@ -16,6 +16,8 @@ const ENDINGS: &[(&str, &str)] = &[
     ("lz4", ".nar.lz4"),
     ("lzip", ".nar.lzip"),
 ];
+/// The ending of a NAR without compression.
+const PLAIN: &str = ".nar";
 /// No compression that Nix reads makes a NAR smaller than by this factor.
 const MOST_COMPRESSION: u64 = 50_000;
 
@@ -26,6 +28,8 @@ pub struct NamedNar {
     pub key: String,
     /// The SHA-256 of the NAR.
     pub nar_hash: [u8; 32],
+    /// The compression, if larder can read it.
+    pub compression: Option<Compression>,
     /// Whether the object is the NAR itself, without compression.
     is_plain: bool,
     /// The size of the NAR in bytes.
@@ -52,19 +56,25 @@ impl NamedNar {
         if !ENDINGS.iter().any(|(known, _)| *known == name) {
             return Err(format!("Nix does not know its compression `{}`", name.escape_debug()));
         }
-        let ending = ENDINGS.iter().filter(|(_, ending)| url.ends_with(ending));
-        if ending.max_by_key(|(_, ending)| ending.len()).is_some_and(|(other, _)| *other != name) {
+        // Nix gives some compressions no ending of their own, so that `.nar` alone tells nothing.
+        let ending = ENDINGS.iter().find(|(_, ending)| *ending != PLAIN && url.ends_with(ending));
+        let larders = object_keys::parse_nar(url);
+        if ending.is_some_and(|(other, _)| *other != name)
+            || larders.is_some_and(|(_, compression)| compression.name() != name)
+        {
             return Err(format!("its compression `{name}` is not that of `{url}`"));
         }
-        if object_keys::parse_nar(url).is_some_and(|(hash, _)| hash != nar_hash) {
+        if larders.is_some_and(|(hash, _)| hash != nar_hash) {
             return Err(format!("`{url}` is the NAR of other contents"));
         }
         Ok(Self {
             key: url.to_owned(),
             nar_hash,
+            compression: Compression::ALL.into_iter().find(|compression| compression.name() == name),
             is_plain: *label == Label::None,
             nar_size: present.nar_size(),
-            file_size: present.file_size(),
+            // Nix takes 0 for unknown.
+            file_size: present.file_size().filter(|size| *size > 0),
         })
     }
 

@@ -149,9 +149,10 @@ impl Judge<'_> {
         if has_malformed_signature(&present) {
             return Err(unusable("a signature in it is malformed".into()));
         }
-        match self.trusted_signer(&present) {
-            Some(_) => Ok((nar, references(&present))),
-            None => Err(unusable("no trusted key signed it".into())),
+        // A client needs no signature for a path that its content address leads to.
+        match present.content_address().is_some() || self.trusted_signer(&present).is_some() {
+            true => Ok((nar, references(&present))),
+            false => Err(unusable("no trusted key signed it".into())),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix_derivation::StorePath;
 
 use super::claims::Claims;
-use super::decide::{AboveWork, Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
+use super::decide::{Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
 use super::notes::Notes;
 use super::outcome::{Outcome, Report};
@@ -22,7 +22,7 @@ use crate::format::signature::SecretKey;
 use crate::format::standing::Judge;
 use crate::session::{Proof, Session};
 use crate::store::{Closure, Daemon, StoreLocation};
-use crate::survey::{BucketScan, NarScan, Presence, Survey, Surveyed};
+use crate::survey::{BucketScan, NarScan, Presence, Survey, Surveyed, Verifier};
 
 /// The options of a pusher.
 #[derive(Clone, Debug)]
@@ -55,6 +55,7 @@ pub struct Pusher {
     notes: Notes,
     listings: bool,
     adopt: Vec<String>,
+    verifier: Arc<Verifier>,
 }
 
 impl Pusher {
@@ -71,7 +72,8 @@ impl Pusher {
         let Options { compression, jobs, listings, mut rules, adopt, trust_bucket } = options;
         rules.trusted_keys.extend(keys.iter().map(SecretKey::public));
         let session = Session::open(bucket, store.store_dir.as_str(), &keys, &rules.trusted_keys).await?;
-        let sender = NarSender::new(&session, store.clone(), compression, jobs, listings, trust_bucket);
+        let verifier = Arc::new(Verifier::new(trust_bucket));
+        let sender = NarSender::new(&session, store.clone(), compression, jobs, listings, verifier.clone());
         Ok(Self {
             session,
             store: StoreAccess::new(store),
@@ -83,6 +85,7 @@ impl Pusher {
             notes: Notes::default(),
             listings,
             adopt,
+            verifier,
         })
     }
 
@@ -177,10 +180,11 @@ impl Pusher {
         let (known, asked): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|info| facts.is_known(&info.path) && !doubted.contains(&*info.path));
         let (bucket, judge) = (&**self.session.bucket(), self.narinfo_judge());
-        let survey = Survey { bucket, judge, adopt: &self.adopt, read_all: request.read_all, doubted };
+        let (adopt, verifier, read_all) = (&self.adopt, &self.verifier, request.read_all);
+        let survey = Survey { bucket, judge, adopt, verifier, read_all, doubted };
         let Surveyed { mut presence, at, nars } = survey.of(&asked, scan).await?;
         let is_unavailable = |presence: &Presence| !presence.is_available() && !presence.is_unknown();
-        facts.forget(presence.iter().filter(|(_, presence)| is_unavailable(presence)).map(|(path, _)| path));
+        facts.lose(presence.iter().filter(|(_, presence)| is_unavailable(presence)).map(|(path, _)| path));
         let available = presence.iter().filter(|(_, presence)| presence.is_available());
         let proofs = available.map(|(path, presence)| {
             let proof = match presence {
@@ -211,7 +215,13 @@ impl Pusher {
         let tools = Tools {
             store: &self.store,
             sender: &self.sender,
-            publisher: Publisher { session: &self.session, judge, adopt: &self.adopt, no_scan: &no_scan },
+            publisher: Publisher {
+                session: &self.session,
+                judge,
+                adopt: &self.adopt,
+                no_scan: &no_scan,
+                verifier: &self.verifier,
+            },
             requests: &self.requests,
             claims: &self.claims,
             progress,
@@ -219,8 +229,8 @@ impl Pusher {
             listings: self.listings,
         };
         let settled = Execution::new(tools, &todo, &references).finish().await;
-        for AboveWork { path, outcome, below } in above_work {
-            let outcome = outcome_above(outcome, &below, &todo, &settled);
+        let failed = failed_work(&todo, &settled);
+        for (path, outcome) in above_work.outcomes_after(&failed) {
             progress.finished(&path, &outcome);
             report.outcomes.insert(path, outcome);
         }
@@ -231,25 +241,20 @@ impl Pusher {
     }
 }
 
-/// The outcome of a path in the bucket that refers to the work at the places `below`.
-fn outcome_above(
-    outcome: Outcome,
-    below: &[usize],
-    todo: &[Todo],
-    settled: &BTreeMap<usize, Outcome>,
-) -> Outcome {
-    let failed = below.iter().find_map(|place| match settled.get(place) {
-        Some(Outcome::Blocked { by }) => Some(by),
+/// For each place of failed work, the path that is to blame.
+fn failed_work(todo: &[Todo], settled: &BTreeMap<usize, Outcome>) -> BTreeMap<usize, Arc<StorePath>> {
+    let by = |place: usize| match settled.get(&place) {
+        Some(Outcome::Blocked { by }) => Some(by.clone()),
         Some(outcome) if outcome.is_available() => None,
-        _ => Some(&todo[*place].info.path),
-    });
-    failed.map_or(outcome, |by| Outcome::Blocked { by: by.clone() })
+        _ => Some(todo[place].info.path.clone()),
+    };
+    (0..todo.len()).filter_map(|place| Some((place, by(place)?))).collect()
 }
 
 /// The report of a dry run.
 fn planned(plan: Plan) -> Report {
     let mut report = plan.settled;
-    report.outcomes.extend(plan.above_work.into_iter().map(|above| (above.path, above.outcome)));
+    report.outcomes.extend(plan.above_work.outcomes());
     report.outcomes.extend(plan.todo.into_iter().map(|todo| {
         let outcome = match todo.action {
             Action::Sign => Outcome::Signed,

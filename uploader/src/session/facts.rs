@@ -20,6 +20,8 @@ pub enum Proof {
     Complete,
     /// With another build, or with a narinfo that lacks signatures of ours, so that each push looks again.
     Foreign,
+    /// Not any more: whoever relies on the path asks again.
+    Lost,
 }
 
 /// The paths that a client can take from the bucket.
@@ -49,11 +51,13 @@ impl Facts {
         lock(&self.proved).extend(paths.into_iter().map(|(path, proof)| (path, (at, proof))));
     }
 
-    /// Forgets what is known about these paths: the bucket has shown that a client cannot take them.
-    pub fn forget<'a>(&self, paths: impl IntoIterator<Item = &'a Arc<StorePath>>) {
+    /// Records that the bucket has shown that a client cannot take these paths. A path without a fact stays without.
+    pub fn lose<'a>(&self, paths: impl IntoIterator<Item = &'a Arc<StorePath>>) {
         let mut proved = lock(&self.proved);
         for path in paths {
-            proved.remove(path);
+            if let Some((_, proof)) = proved.get_mut(path) {
+                *proof = Proof::Lost;
+            }
         }
     }
 
@@ -64,9 +68,12 @@ impl Facts {
             .is_some_and(|(at, proof)| *proof == Proof::Complete && at.elapsed() <= self.max_age)
     }
 
-    /// Whether the bucket last proved `path` more than 30 minutes ago, in whatever way. Without a fact, the answer is no.
+    /// Whether the bucket last proved `path` more than 30 minutes ago, in whatever way, or has disproved it since. Without
+    /// a fact, the answer is no.
     pub fn is_outdated(&self, path: &StorePath) -> bool {
-        lock(&self.proved).get(path).is_some_and(|(at, _)| at.elapsed() > self.max_age)
+        lock(&self.proved)
+            .get(path)
+            .is_some_and(|(at, proof)| *proof == Proof::Lost || at.elapsed() > self.max_age)
     }
 }
 
@@ -102,6 +109,15 @@ mod tests {
         let facts = Facts::default();
         facts.record_all((1..).map(path).zip(PROOFS), Moment::now());
         assert!(facts.is_known(&path(1)) && !facts.is_known(&path(2)));
+    }
+
+    #[test]
+    fn a_path_that_is_lost_is_asked_about_again() {
+        let facts = Facts::default();
+        facts.record(path(1), Moment::now(), Proof::Complete);
+        facts.lose([&path(1), &path(2)]);
+        assert!(!facts.is_known(&path(1)) && facts.is_outdated(&path(1)));
+        assert!(!facts.is_outdated(&path(2)));
     }
 
     #[test]

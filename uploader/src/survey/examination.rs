@@ -6,9 +6,11 @@ use nix_derivation::StorePath;
 
 use super::nars::NarScan;
 use super::presence::Presence;
+use super::verify::Verifier;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::Bucket;
 use crate::format::named_nar::NamedNar;
+use crate::format::narinfo::NarObject;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
 use crate::format::standing::{Judge, Standing, Unusable};
@@ -27,6 +29,8 @@ pub struct Examiner<'a> {
     pub adopt: &'a [String],
     /// The NARs that a scan has found.
     pub nars: &'a NarScan,
+    /// Verifies NARs before larder signs for them.
+    pub verifier: &'a Verifier,
 }
 
 /// The result of an examination.
@@ -79,12 +83,18 @@ impl Examiner<'_> {
                     None => Presence::Complete,
                     Some(_) => Presence::LacksSignatures { accepted },
                 };
-                (presence, self.nar_fault(&nar).await?, signers, rewritten)
+                let fault = match self.look_up(&nar).await? {
+                    // No trusted key vouches for this NAR, and clients would believe ours.
+                    Ok(size) if !accepted => self.contents_fault(info, nar, size).await?,
+                    Ok(_) => None,
+                    Err(fault) => Some(fault),
+                };
+                (presence, fault, signers, rewritten)
             }
             Standing::Other { nar, references, signer, signers } => {
-                let fault = match self.nar_fault(&nar).await? {
-                    None => self.missing_below(info, &references).await?,
-                    fault => fault,
+                let fault = match self.look_up(&nar).await? {
+                    Ok(_) => self.missing_below(info, &references).await?,
+                    Err(fault) => Some(fault),
                 };
                 (Presence::Differs { signer }, fault, signers, None)
             }
@@ -102,13 +112,26 @@ impl Examiner<'_> {
         }
     }
 
-    /// What is wrong with a NAR in the bucket; `None` if an object of a fitting size is there.
-    async fn nar_fault(&self, nar: &NamedNar) -> Result<Option<String>> {
+    /// The size of the object of a NAR, or what is wrong with it.
+    async fn look_up(&self, nar: &NamedNar) -> Result<Result<u64, String>> {
         let size = match self.nars.size_of(&nar.key) {
             Some(size) => Some(size),
             None => self.bucket.head(&nar.key).await?.map(|meta| meta.size),
         };
-        Ok((!size.is_some_and(|size| nar.fits(size))).then(|| nar.fault(size)))
+        Ok(size.filter(|size| nar.fits(*size)).ok_or_else(|| nar.fault(size)))
+    }
+
+    /// What is wrong with the contents of a NAR; `None` if it is the NAR of the path.
+    async fn contents_fault(&self, info: &PathInfo, nar: NamedNar, size: u64) -> Result<Option<String>> {
+        let NamedNar { key, compression, .. } = nar;
+        let Some(compression) = compression else {
+            return Ok(Some(format!(
+                "larder does not read the compression of `{key}`, and so cannot sign for it"
+            )));
+        };
+        let object = NarObject { key: key.clone(), compression, file_hash: None, file_size: Some(size) };
+        let sound = self.verifier.check(self.bucket, info, object).await?;
+        Ok(sound.is_none().then(|| format!("its NAR `{key}` has other contents")))
     }
 
     /// What another build of the path refers to, beyond what the build of this machine refers to, and what a client
@@ -138,10 +161,7 @@ impl Examiner<'_> {
         };
         Ok(match self.judge.alone(path, &object.body) {
             Err(unusable) => Err(unusable.fault),
-            Ok((nar, references)) => match self.nar_fault(&nar).await? {
-                None => Ok(references),
-                Some(fault) => Err(fault),
-            },
+            Ok((nar, references)) => self.look_up(&nar).await?.map(|_| references),
         })
     }
 }

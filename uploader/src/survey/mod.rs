@@ -7,6 +7,7 @@ mod paced;
 mod prefix_scan;
 mod presence;
 mod recheck;
+mod verify;
 
 pub use examination::{Examined, Examiner, vanished};
 pub use narinfos::{BucketScan, FEW, Survey, Surveyed};
@@ -14,3 +15,4 @@ pub use nars::{NarScan, find_nar};
 pub use paced::PacedReader;
 pub use presence::Presence;
 pub use recheck::{Finding, recheck};
+pub use verify::Verifier;

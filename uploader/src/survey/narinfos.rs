@@ -12,6 +12,7 @@ use super::examination::Examiner;
 use super::nars::NarScan;
 use super::prefix_scan::{PrefixScan, pages_worth};
 use super::presence::Presence;
+use super::verify::Verifier;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Depth, ObjectMeta};
@@ -88,6 +89,8 @@ pub struct Survey<'a> {
     pub judge: Judge<'a>,
     /// The names of the keys whose unusable narinfos larder may replace.
     pub adopt: &'a [String],
+    /// Verifies NARs before larder signs for them.
+    pub verifier: &'a Verifier,
     /// Read each narinfo, also those that a listing shows with the expected size.
     pub read_all: bool,
     /// The paths whose narinfos are read in any case.
@@ -156,7 +159,8 @@ impl Survey<'_> {
         nars: &NarScan,
         found: &mut HashMap<Arc<StorePath>, Presence>,
     ) {
-        let examiner = Examiner { bucket: self.bucket, judge: self.judge, adopt: self.adopt, nars };
+        let Self { bucket, judge, adopt, verifier, .. } = *self;
+        let examiner = Examiner { bucket, judge, adopt, nars, verifier };
         let examine =
             |info: Arc<PathInfo>| async move { (info.path.clone(), examiner.examine(&info).await.presence) };
         let mut answers = stream::iter(infos.into_iter().map(examine)).buffer_unordered(CONCURRENT);

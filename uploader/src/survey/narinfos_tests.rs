@@ -65,6 +65,7 @@ async fn the_narinfos_of_doubted_paths_are_read_although_their_sizes_are_the_exp
             bucket: &*bucket,
             judge: Judge { store_dir: &dir, keys: &keys, trusted: &trusted },
             adopt: &[],
+            verifier: &Verifier::new(false),
             read_all: false,
             doubted: &[(*doubted.path).clone()].into(),
         };

@@ -112,7 +112,7 @@ pub(super) fn etag(meta: &fs::Metadata) -> String {
     format!("\"{:x}-{:x}-{:x}-{:x}\"", meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
 }
 
-/// The properties of an object in a file. `now` is the time by [`Tree::now`].
+/// The properties of an object in a file. `now` is the time by [`Tree::now`], which writes a file.
 pub(super) fn describe(key: String, meta: &fs::Metadata, now: Option<SystemTime>) -> ObjectMeta {
     let age = ObjectMeta::age(now, meta.modified().ok());
     ObjectMeta { key, size: meta.len(), etag: Some(etag(meta)), age }

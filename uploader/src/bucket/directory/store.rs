@@ -113,7 +113,7 @@ impl Bucket for DirectoryBucket {
         self.check(key)?;
         let name = key.to_owned();
         self.run("look up", key, move |files| match fs::metadata(files.path(&name)) {
-            Ok(meta) if meta.is_file() => Ok(Some(describe(name, &meta, files.now()))),
+            Ok(meta) if meta.is_file() => Ok(Some(describe(name, &meta, None))),
             Ok(_) => Ok(None),
             Err(error) if absent(&error) => files.require_root().map(|()| None),
             Err(error) => Err(error),

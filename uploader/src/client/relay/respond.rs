@@ -157,7 +157,13 @@ async fn whole(path: &str, response: CacheResponse) -> Result<Response<Body>, Fa
     let contents = match read {
         Ok(Ok(contents)) => contents,
         Ok(Err(error)) => return Err(hidden(error.to_string())),
-        Err(_) => return Err(hidden(format!("no end within {} seconds", SMALL_TIMEOUT.as_secs()))),
+        // The next file would take as long.
+        Err(_) => {
+            return Err(Fault::Away(format!(
+                "no end of an answer within {} seconds",
+                SMALL_TIMEOUT.as_secs()
+            )));
+        }
     };
     // The relay does not decompress.
     let fault = match parts.headers.contains_key(CONTENT_ENCODING) {

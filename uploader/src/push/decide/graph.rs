@@ -8,7 +8,7 @@ use crate::store::Closure;
 
 /// The references between the paths of a closure. Paths are numbered in their order; missing paths come after the
 /// others. A reference of a path to itself is left out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Graph {
     /// For each node, the end of its part of `targets`.
     ends: Vec<u32>,
@@ -81,18 +81,15 @@ pub(super) fn referrers(graph: &Graph, origins: Vec<u32>) -> Vec<Option<u32>> {
     reached
 }
 
-/// For each node of `above`: the places in `work` of the nodes that must be published before it. These are its
+/// For each node of `work`: the places in `work` of the nodes that must be published before it. These are its
 /// references in `work`, and nodes of `work` below its other references: a path that is in the bucket already may refer
 /// to a path that is not.
-pub(super) fn prerequisites(graph: &Graph, work: &[u32], above: &[u32]) -> Vec<Vec<usize>> {
+pub(super) fn prerequisites(graph: &Graph, work: &[u32]) -> Vec<Vec<usize>> {
     let mut places = vec![None; graph.len()];
     work.iter().enumerate().for_each(|(place, node)| places[*node as usize] = Some(place));
     let refers_to_work = referrers(graph, work.to_vec());
     let mut seen = vec![u32::MAX; graph.len()];
     let below = |start: &u32| {
-        if refers_to_work[*start as usize].is_none() {
-            return Vec::new();
-        }
         let (mut found, mut next) = (Vec::new(), graph.from(*start).to_vec());
         while let Some(node) = next.pop() {
             if std::mem::replace(&mut seen[node as usize], *start) == *start {
@@ -107,5 +104,5 @@ pub(super) fn prerequisites(graph: &Graph, work: &[u32], above: &[u32]) -> Vec<V
         found.sort_unstable();
         found
     };
-    above.iter().map(below).collect()
+    work.iter().map(below).collect()
 }

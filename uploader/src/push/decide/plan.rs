@@ -1,6 +1,6 @@
 //! The plan of a push: what happens to every path of the closure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use nix_derivation::StorePath;
@@ -42,19 +42,38 @@ pub struct Plan {
     /// The outcomes of the other paths: no work is needed, or none is possible.
     pub settled: Report,
     /// The paths in the bucket that refer to work. Their outcomes depend on it.
-    pub above_work: Vec<AboveWork>,
+    pub above_work: AboveWork,
 }
 
-/// A path in the bucket that refers to work, directly or below paths without work: a client can take it only if that work
-/// succeeds.
-#[derive(Clone, Debug)]
+/// The paths in the bucket that refer to work, directly or below paths without work: a client can take each of them only
+/// if the work below it succeeds.
+#[derive(Debug, Default)]
 pub struct AboveWork {
-    /// The path.
-    pub path: Arc<StorePath>,
-    /// Its outcome if the work succeeds.
-    pub outcome: Outcome,
-    /// The places of the work in [`Plan::todo`].
-    pub below: Vec<usize>,
+    /// The paths, with their nodes in `graph`, and their outcomes if all work succeeds.
+    paths: Vec<(u32, Arc<StorePath>, Outcome)>,
+    /// The nodes of the work, in the order of [`Plan::todo`].
+    work: Vec<u32>,
+    graph: Graph,
+}
+
+impl AboveWork {
+    /// The outcomes if all work succeeds.
+    pub fn outcomes(self) -> impl Iterator<Item = (Arc<StorePath>, Outcome)> {
+        self.paths.into_iter().map(|(_, path, outcome)| (path, outcome))
+    }
+
+    /// The outcomes after the work. `failed` holds, for each place in [`Plan::todo`] whose work has failed, the path
+    /// that is to blame.
+    pub fn outcomes_after(self, failed: &BTreeMap<usize, Arc<StorePath>>) -> Vec<(Arc<StorePath>, Outcome)> {
+        let blame: HashMap<u32, _> = failed.iter().map(|(place, by)| (self.work[*place], by)).collect();
+        let reached = referrers(&self.graph, blame.keys().copied().collect());
+        let outcome = |node: u32, outcome| match reached[node as usize].and_then(|origin| blame.get(&origin))
+        {
+            Some(by) => Outcome::Blocked { by: (*by).clone() },
+            None => outcome,
+        };
+        self.paths.into_iter().map(|(node, path, before)| (path, outcome(node, before))).collect()
+    }
 }
 
 /// What happens to a path: its outcome is settled, or there is work to do.
@@ -78,28 +97,27 @@ pub fn plan(
     block(&graph, &paths, &mut fates);
 
     let work = nodes(&fates, Result::is_err);
-    let references = prerequisites(&graph, &work, &work);
-    let in_bucket = nodes(&fates, |fate| fate.as_ref().is_ok_and(is_in_bucket));
-    let mut below = vec![Vec::new(); paths.len()];
-    for (node, places) in in_bucket.iter().zip(prerequisites(&graph, &work, &in_bucket)) {
-        below[*node as usize] = places;
-    }
+    let references = prerequisites(&graph, &work);
+    let refers_to_work = referrers(&graph, work.clone());
     let mut todo = Vec::with_capacity(work.len());
     let mut settled = Vec::with_capacity(paths.len() - work.len());
     // Missing paths come last. They have no path info, and their fate is settled.
     let infos = closure.infos.into_values().map(Some).chain(std::iter::repeat(None));
-    let mut above_work = Vec::new();
-    for (((path, info), fate), below) in paths.into_iter().zip(infos).zip(fates).zip(below) {
+    let mut above = Vec::new();
+    for (node, ((path, info), fate)) in (0..).zip(paths.into_iter().zip(infos).zip(fates)) {
         match (fate, info) {
             (Err(action), Some(info)) => todo.push(Todo { info, action }),
             (Err(_), None) => {}
             // The report leaves out a path that blocks others and that the request does not name.
             (Ok(Outcome::Blocked { by }), _) if request.no_closure && by == path && !roots.contains(&*by) => {
             }
-            (Ok(outcome), _) if below.is_empty() => settled.push((path, outcome)),
-            (Ok(outcome), _) => above_work.push(AboveWork { path, outcome, below }),
+            (Ok(outcome), _) if is_in_bucket(&outcome) && refers_to_work[node as usize].is_some() => {
+                above.push((node, path, outcome));
+            }
+            (Ok(outcome), _) => settled.push((path, outcome)),
         }
     }
+    let above_work = AboveWork { paths: above, work, graph };
     Plan { todo, references, settled: Report { outcomes: settled.into_iter().collect() }, above_work }
 }
 

@@ -73,8 +73,8 @@ fn todo(plan: &Plan) -> String {
 }
 
 fn settled(plan: &Plan, name: &str) -> &'static str {
-    if let Some(above) = plan.above_work.iter().find(|above| above.path == path(name)) {
-        return above.outcome.kind().word();
+    if let Some((.., outcome)) = plan.above_work.paths.iter().find(|(_, above, _)| *above == path(name)) {
+        return outcome.kind().word();
     }
     plan.settled.outcomes.get(&path(name)).map_or("-", |outcome| outcome.kind().word())
 }
@@ -236,9 +236,12 @@ fn a_path_in_the_bucket_depends_on_the_work_below_it() {
         &[("a", Presence::Complete), ("b", Presence::Complete), ("d", Presence::Complete)],
     );
     assert_eq!(todo(&made), "c");
-    let above: Vec<_> = made.above_work.iter().map(|above| (above.path.name(), &*above.below)).collect();
-    assert_eq!(above, [("a", &[0][..]), ("b", &[0])]);
     assert_eq!(settled(&made, "d"), "present");
+    let words = |outcomes: Vec<(Arc<StorePath>, Outcome)>| {
+        outcomes.into_iter().map(|(path, outcome)| (path.name().to_owned(), outcome.kind().word())).collect()
+    };
+    let after: Vec<(String, &str)> = words(made.above_work.outcomes_after(&[(0, path("c"))].into()));
+    assert_eq!(after, [("a".into(), "blocked"), ("b".into(), "blocked")]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::format::standing::Judge;
 use crate::push::outcome::Outcome;
 use crate::push::send::Uploaded;
 use crate::session::{FACT_AGE, Proof, Session};
-use crate::survey::{Examiner, NarScan, Presence, vanished};
+use crate::survey::{Examiner, NarScan, Presence, Verifier, vanished};
 
 /// The number of attempts to write a narinfo while other writers change it.
 const ATTEMPTS: usize = 5;
@@ -29,6 +29,8 @@ pub struct Publisher<'a> {
     pub adopt: &'a [String],
     /// A scan that has found nothing: before larder writes, it asks the bucket, not an older listing.
     pub no_scan: &'a NarScan,
+    /// Verifies NARs before larder signs for them.
+    pub verifier: &'a Verifier,
 }
 
 impl Publisher<'_> {
@@ -126,7 +128,8 @@ impl Publisher<'_> {
     }
 
     fn examiner(&self) -> Examiner<'_> {
-        Examiner { bucket: self.bucket(), judge: self.judge, adopt: self.adopt, nars: self.no_scan }
+        let Self { judge, adopt, no_scan, verifier, .. } = *self;
+        Examiner { bucket: self.bucket(), judge, adopt, nars: no_scan, verifier }
     }
 
     async fn put(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> Result<Put> {

@@ -12,7 +12,6 @@ mod part_sink;
 mod produce;
 mod request_limit;
 mod upload;
-mod verify;
 
 pub use lanes::is_small;
 pub use nar::NarSender;

@@ -14,7 +14,6 @@ use super::part_sink::PART;
 use super::produce::Producer;
 use super::request_limit::RequestLimit;
 use super::upload::{Uploaded, Uploader};
-use super::verify::verify;
 use crate::base::clock::Moment;
 use crate::base::error::Result;
 use crate::base::lock::lock;
@@ -24,7 +23,7 @@ use crate::format::path_info::PathInfo;
 use crate::push::progress::Progress;
 use crate::session::{FACT_AGE, Patience, Session};
 use crate::store::StoreLocation;
-use crate::survey::{NarScan, find_nar};
+use crate::survey::{NarScan, Verifier, find_nar};
 
 /// Memory for the compressed parts that are being sent, over all uploads, in bytes. In addition, each job fills a part.
 /// A network of 1 Gbit/s carries this amount in a quarter of a second. Requests up to this duration do not slow an
@@ -39,8 +38,8 @@ type Remembered = (Moment, Arc<OnceCell<Uploaded>>);
 pub struct NarSender {
     uploader: Uploader,
     lanes: Lanes,
-    /// Whether NARs that others have put into the bucket are shared without a look at their contents.
-    trust_bucket: bool,
+    /// Verifies NARs that others have put into the bucket.
+    verifier: Arc<Verifier>,
     /// The NARs of this session, by NarHash, so that equal contents are sent once.
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
 }
@@ -54,7 +53,7 @@ impl NarSender {
         compression: Settings,
         jobs: usize,
         listings: bool,
-        trust_bucket: bool,
+        verifier: Arc<Verifier>,
     ) -> Self {
         let lanes = Lanes::new(jobs);
         let budget = Budget::new(PART * lanes.jobs as u64, SENDING);
@@ -68,7 +67,7 @@ impl NarSender {
         };
         let (bucket, writer) = (session.bucket().clone(), session.id().to_owned());
         let uploader = Uploader { bucket, writer, producer };
-        Self { uploader, lanes, trust_bucket, remembered: Mutex::default() }
+        Self { uploader, lanes, verifier, remembered: Mutex::default() }
     }
 
     /// Forgets the NARs whose objects were last known to be in the bucket too long ago.
@@ -207,7 +206,7 @@ impl NarSender {
             Some(nonce) => session.writer_is_trusted(nonce).await,
             None => false,
         };
-        if self.trust_bucket || is_vouched_for {
+        if is_vouched_for {
             return Ok(shared(object));
         }
         let _place = match is_small(info.nar_size) {
@@ -215,7 +214,7 @@ impl NarSender {
             false => self.lanes.compressor().await?,
         };
         let key = object.key.clone();
-        let fault = match verify(session.bucket(), info, object).await {
+        let fault = match self.verifier.check(&**session.bucket(), info, object).await {
             Ok(Some(object)) => return Ok(shared(object)),
             Ok(None) => "it has other contents".to_owned(),
             Err(error) => error.to_string(),

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::bucket::memory::MemoryBucket;
 use crate::bucket::{Condition, ContentType};
@@ -41,7 +43,7 @@ async fn verified(compression: Compression, bytes: &[u8], listed: usize, nar: &[
     let key = object_keys::new_nar(&info.nar_hash, compression, "0123456789");
     bucket.put(&key, bytes.to_vec().into(), ContentType::Nar, Condition::None).await.unwrap();
     let object = NarObject { key, compression, file_hash: None, file_size: Some(listed as u64) };
-    verify(&bucket, &info, object).await.unwrap()
+    verify(&*bucket, &info, object).await.unwrap()
 }
 
 /// A NAR of several parts.
@@ -90,4 +92,24 @@ async fn every_other_object_is_found_out() {
         // The object is not what the listing showed.
         assert!(verified(compression, &file[..10], file.len(), &nar).await.is_none());
     }
+}
+
+#[tokio::test]
+async fn a_sound_object_is_read_once_and_a_trusted_bucket_never() {
+    let nar = nar();
+    let info = info(&nar);
+    let object = |key: &str| NarObject {
+        key: key.into(),
+        compression: Compression::None,
+        file_hash: None,
+        file_size: Some(nar.len() as u64),
+    };
+    let bucket = MemoryBucket::default();
+    bucket.put("nar/x", nar.clone().into(), ContentType::Nar, Condition::None).await.unwrap();
+    let verifier = Verifier::new(false);
+    assert!(verifier.check(&bucket, &info, object("nar/x")).await.unwrap().is_some());
+    bucket.put("nar/x", Vec::new().into(), ContentType::Nar, Condition::None).await.unwrap();
+    assert!(verifier.check(&bucket, &info, object("nar/x")).await.unwrap().is_some());
+    assert!(verifier.check(&bucket, &info, object("nar/y")).await.unwrap().is_none());
+    assert!(Verifier::new(true).check(&bucket, &info, object("nar/y")).await.unwrap().is_some());
 }

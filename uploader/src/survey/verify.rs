@@ -1,14 +1,16 @@
 //! Verifies a NAR object that this session did not write: the object is downloaded, decompressed and hashed, before a
-//! narinfo of this session names it.
+//! narinfo of this session names it, and before larder signs a narinfo that names it.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::Mutex;
 
 use bytes::{Buf, Bytes};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::base::error::{Area, Error, Result};
+use crate::base::lock::lock;
 use crate::bucket::Bucket;
 use crate::format::narinfo::NarObject;
 use crate::format::object_keys::Compression;
@@ -21,20 +23,63 @@ const WINDOW_LOG: u32 = 25;
 /// The most memory that the decoder of xz may use, in bytes. The highest level of xz needs 65 MiB.
 const XZ_MEMORY: u64 = 80 << 20;
 
+/// The number of small NARs that are verified at the same time. A large NAR takes [`LARGE_SHARE`] of these places, which
+/// bounds the memory of the decoders.
+const PLACES: usize = 16;
+/// The number of places that a NAR of [`LARGE`] bytes or more takes.
+const LARGE_SHARE: u32 = 8;
+/// The size from which a NAR is large, in bytes.
+const LARGE: u64 = 1 << 20;
+
+/// Verifies the NARs that a session relies on, each once.
+#[derive(Debug)]
+pub struct Verifier {
+    /// Whether the contents of NARs are believed.
+    trusts: bool,
+    /// The keys of the objects that were found sound.
+    sound: Mutex<HashSet<String>>,
+    places: Semaphore,
+}
+
+impl Verifier {
+    /// A verifier, which believes every NAR if it `trusts` the bucket.
+    pub fn new(trusts: bool) -> Self {
+        Self { trusts, sound: Mutex::default(), places: Semaphore::new(PLACES) }
+    }
+
+    /// Checks that an object whose key and size say that it is the NAR of the path really is that NAR. Returns the object,
+    /// with its hash if it was read now, or `None` if it is another NAR.
+    ///
+    /// # Errors
+    /// When the object cannot be downloaded.
+    pub async fn check(
+        &self,
+        bucket: &dyn Bucket,
+        info: &PathInfo,
+        object: NarObject,
+    ) -> Result<Option<NarObject>> {
+        if self.trusts || lock(&self.sound).contains(&object.key) {
+            return Ok(Some(object));
+        }
+        let share = if info.nar_size < LARGE { 1 } else { LARGE_SHARE };
+        let place = self.places.acquire_many(share).await;
+        let _place = place.map_err(|_| Error::permanent(Area::General, "the push is over"))?;
+        let verified = verify(bucket, info, object).await?;
+        lock(&self.sound).extend(verified.iter().map(|object| object.key.clone()));
+        Ok(verified)
+    }
+}
+
 /// Reads an object whose key and size say that it is the NAR of the path. Returns the object with its hash, or `None` if
 /// it is not that NAR.
 ///
 /// # Errors
 /// When the object cannot be downloaded.
-pub(super) async fn verify(
-    bucket: &Arc<dyn Bucket>,
-    info: &PathInfo,
-    object: NarObject,
-) -> Result<Option<NarObject>> {
+async fn verify(bucket: &dyn Bucket, info: &PathInfo, object: NarObject) -> Result<Option<NarObject>> {
     let (sender, parts) = mpsc::channel(1);
     let (compression, hash, size) = (object.compression, info.nar_hash, info.nar_size);
     let decoder = tokio::task::spawn_blocking(move || decode(compression, Parts::new(parts), &hash, size));
-    let downloaded = download(&**bucket, &object, sender).await;
+    let downloaded = download(bucket, &object, sender).await;
     let file_hash = decoder.await.map_err(|error| {
         Error::permanent(Area::General, "the thread that decompresses a NAR ended early").because(error)
     })?;
