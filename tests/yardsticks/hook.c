@@ -3,7 +3,8 @@
  *   hook              a record of 300 bytes in $YARDSTICK: written, synced, renamed into place, one link to what was
  *                     built, the directory synced. To be used as a post-build-hook, too
  *   hook loop DIR N   the system calls that larder-hook makes for N outputs, in the queue DIR/state and the roots
- *                     DIR/auto: for each its two links, then the job, synced, renamed, the directory synced
+ *                     DIR/auto: for each its two links, both directories synced, then the job, synced, renamed, the
+ *                     directory synced
  *   hook nothing      starts and ends
  *
  * Names are made of the time and the process id. It ends with 1 where a call fails. */
@@ -60,6 +61,9 @@ static void loop(const char *dir, const char *name, int count) {
         snprintf(path, sizeof path, "%s/auto/larder-%s.%d", dir, name, n);
         must(symlink(target, path));
     }
+    snprintf(path, sizeof path, "%s/auto", dir);
+    must(fsync(roots));
+    must(fsync(directory(AT_FDCWD, path)));
     record(directory(state, "tmp"), directory(state, "incoming"), name, 200 + 100 * (size_t)count);
 }
 
