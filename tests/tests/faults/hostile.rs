@@ -131,7 +131,7 @@ impl Trial<'_> {
             true => (OPERATIONS[case % OPERATIONS.len()], FAULTS[case / OPERATIONS.len()]),
             false => (OPERATIONS[chance.below(OPERATIONS.len())], FAULTS[chance.below(FAULTS.len())]),
         };
-        let objects = self.kit.beginning(&mut chance, operation_wanted);
+        let objects = self.kit.beginning(&mut chance, operation_wanted, fault);
         objects.iter().try_for_each(|(key, bytes)| client.put(&site.bucket, key, bytes))?;
         let before = self.objects(&site)?;
         let tamper = Arc::new(Tamper::new(self.ground, &site.bucket, self.kit, fault, chance.draw())?);

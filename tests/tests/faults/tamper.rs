@@ -93,7 +93,7 @@ impl Kit {
 
     /// The objects of a bucket before a push in which a request of this kind comes: none, some paths with their NARs, only
     /// the NARs, or all.
-    pub(crate) fn beginning(&self, chance: &mut Chance, operation: &str) -> Objects {
+    pub(crate) fn beginning(&self, chance: &mut Chance, operation: &str, fault: &str) -> Objects {
         let is_nar = |key: &str| key.starts_with("nar/");
         let all = self.full.clone().into_iter();
         // Paths without references, which any other push may have left.
@@ -104,7 +104,8 @@ impl Kit {
             "HEAD nar" => 2 + chance.below(2),
             _ => chance.below(4),
         };
-        match choice {
+        // A fault of NARs needs NARs.
+        match if fault.contains("NARs") || fault.starts_with("NAR ") { choice.max(1) } else { choice } {
             0 => Objects::new(),
             // An earlier build of `large` does not help.
             1 => all
@@ -223,7 +224,7 @@ impl Tamper {
     /// A random key of the complete bucket that ends or begins with a text.
     fn any(&self, chance: &mut Chance, fits: impl Fn(&str) -> bool) -> Result<String> {
         let keys: Vec<_> = self.kit.full.keys().filter(|key| fits(key)).collect();
-        Ok(keys.get(chance.below(keys.len())).context("no such key")?.to_string())
+        Ok(keys.get(chance.below(keys.len().max(1))).context("no such key")?.to_string())
     }
 
     /// The narinfo that stands under a key; the narinfo of a complete push if none does.
@@ -267,7 +268,13 @@ impl Tamper {
             "narinfo of an earlier build with its NAR" => {
                 return self.kit.earlier.iter().try_for_each(|(key, bytes)| self.put(key, bytes));
             }
-            "narinfo replayed" => return self.put(&key, &self.kit.full[&key]),
+            "narinfo replayed" => {
+                // A narinfo that does not stand, or has changed, if there is any.
+                let stands =
+                    |key: &str| self.get(key).ok().flatten().is_some_and(|now| now == self.kit.full[key]);
+                let key = self.any(chance, |key| is_narinfo(key) && !stands(key)).unwrap_or(key);
+                return self.put(&key, &self.kit.full[&key]);
+            }
             "URL elsewhere" => with(&text, "URL: ", "http://127.0.0.1:1/nar/x.nar.zst"),
             "URL of another NAR" => with(&text, "URL: ", &self.any(chance, |key| key.starts_with("nar/"))?),
             "URL upwards" => with(&text, "URL: ", "../nar/x.nar.zst"),
