@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use larder_tests::http::{get, request};
 use larder_tests::larder::{LarderHome, binary};
-use larder_tests::nix::{NixHome, NixVersion, narinfo_key, samples, versions};
+use larder_tests::nix::{KeyPair, NixHome, NixVersion, narinfo_key, samples, versions};
 use larder_tests::process::{Child, Output, at_once, clean_command, eventually, run};
 use larder_tests::proxy::{Fault, Proxy};
 use larder_tests::servers::{Directory, usual};
@@ -127,15 +127,21 @@ struct Home {
     _larder: LarderHome,
 }
 
+/// A store, a key, and a larder with a prepared bucket behind a web server.
+fn prepared(version: NixVersion) -> Result<(NixHome, KeyPair, Directory, LarderHome)> {
+    let nix = NixHome::new(version)?;
+    let key = nix.key_pair("relayed-1")?;
+    let server = Directory::start()?;
+    let mut larder = LarderHome::new(&nix)?;
+    larder.use_keys(&[&key])?;
+    larder.use_directory(server.path())?;
+    larder.run(&["init"])?;
+    Ok((nix, key, server, larder))
+}
+
 impl Home {
     fn with(version: NixVersion, expression: &str) -> Result<Self> {
-        let mut nix = NixHome::new(version)?;
-        let key = nix.key_pair("relayed-1")?;
-        let server = Directory::start()?;
-        let mut larder = LarderHome::new(&nix)?;
-        larder.use_keys(&[&key])?;
-        larder.use_directory(server.path())?;
-        larder.run(&["init"])?;
+        let (mut nix, key, server, larder) = prepared(version)?;
         let path = nix.build(expression)?.remove(0);
         larder.run(&["push", &path])?;
         let proxy = Proxy::start(&server.public_base())?;
@@ -286,13 +292,7 @@ fn a_rotten_object_hides_only_itself() -> Result<()> {
 }
 
 fn rotten(version: NixVersion) -> Result<()> {
-    let mut nix = NixHome::new(version)?;
-    let key = nix.key_pair("relayed-1")?;
-    let server = Directory::start()?;
-    let mut larder = LarderHome::new(&nix)?;
-    larder.use_keys(&[&key])?;
-    larder.use_directory(server.path())?;
-    larder.run(&["init"])?;
+    let (mut nix, key, server, larder) = prepared(version)?;
     let (bad, good) = (samples::big("rotten", 2), samples::single("sound"));
     let paths = [nix.build(&bad)?.remove(0), nix.build(&good)?.remove(0)];
     larder.run(&["push", &paths[0], &paths[1]])?;

@@ -48,16 +48,22 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
 }
 
-#[test]
-fn no_other_user_can_take_the_lock_of_the_agent() -> Result<()> {
+/// A world whose store, files and key the user of the agent can read. `None`, noted as skipped, without root.
+fn with_an_agent() -> Result<Option<World>> {
     if need(Requirement::Root).is_none() {
-        return Ok(());
+        return Ok(None);
     }
-    let Some(mut world) = World::plain()? else { return Ok(()) };
+    let Some(world) = World::plain()? else { return Ok(None) };
     for dir in [world.nix.dir(), world.larder.dir(), &world.nix.dir().join("home")] {
         set_mode(dir, 0o755)?;
     }
     std::os::unix::fs::chown(&world.key.secret_file, Some(AGENT), None)?;
+    Ok(Some(world))
+}
+
+#[test]
+fn no_other_user_can_take_the_lock_of_the_agent() -> Result<()> {
+    let Some(mut world) = with_an_agent()? else { return Ok(()) };
     world.larder.set("linger", "0")?;
     let state = world.larder.state_dir().join("state");
     let owner = format!("{AGENT}:{AGENT}");
@@ -91,14 +97,7 @@ fn no_other_user_can_take_the_lock_of_the_agent() -> Result<()> {
 
 #[test]
 fn a_queue_that_root_makes_with_a_closed_umask_is_open_to_the_agent() -> Result<()> {
-    if need(Requirement::Root).is_none() {
-        return Ok(());
-    }
-    let Some(mut world) = World::plain()? else { return Ok(()) };
-    for dir in [world.nix.dir(), world.larder.dir(), &world.nix.dir().join("home")] {
-        set_mode(dir, 0o755)?;
-    }
-    std::os::unix::fs::chown(&world.key.secret_file, Some(AGENT), None)?;
+    let Some(mut world) = with_an_agent()? else { return Ok(()) };
     let state = world.larder.dir().join("made/by root");
     world.larder.set_string("state-dir", &state.display().to_string())?;
     world.larder.set("linger", "0")?;

@@ -16,7 +16,7 @@ use crate::format::signature::SecretKey;
 use crate::format::standing::Judge;
 use crate::session::admit;
 use crate::store::{StoreLocation, StorePath};
-use crate::survey::{Examiner, Finding, NarScan, PacedReader, Verifier, recheck};
+use crate::survey::{Examiner, Finding, PacedReader, Verifier, recheck};
 
 /// The number of paths that are examined before those among them that are damaged are queued.
 const PORTION: usize = 512;
@@ -56,10 +56,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let rechecked = Arc::new(Recheck::new(queue, store.clone(), bucket.address()));
     let reader = PacedReader::new(bucket, args.rate);
     let judge = Judge { store_dir: &store.store_dir, keys: &keys, trusted: &trusted };
-    let nars = NarScan::default();
     // The recheck signs nothing, so it reads no NAR.
     let verifier = Verifier::new(true);
-    let examiner = Examiner { bucket: &reader, judge, adopt: &[], nars: &nars, verifier: &verifier };
+    let examiner = Examiner { bucket: &reader, judge, adopt: &[], verifier: &verifier };
     let mut totals = Totals::default();
     for portion in rechecked.relied_on().chunks(PORTION) {
         let asking = rechecked.clone();

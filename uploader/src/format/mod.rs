@@ -6,6 +6,8 @@ pub mod cache_path;
 pub mod cache_url;
 #[cfg(test)]
 mod check_table;
+#[cfg(test)]
+mod example;
 pub mod listing;
 pub mod marker;
 pub mod named_nar;

@@ -1,27 +1,7 @@
 use nix_derivation::store_path::StorePath;
 
 use super::*;
-
-const A: &str = "0c5b8vw40dy178xlpddw65q9gf1h2186-a";
-const B: &str = "1c5b8vw40dy178xlpddw65q9gf1h2186-b";
-
-fn path(base: &str) -> StorePath {
-    StorePath::from_basename(base.as_bytes()).unwrap()
-}
-
-fn info(references: &[&str]) -> PathInfo {
-    PathInfo {
-        path: path(A).into(),
-        deriver: Some(path("2c5b8vw40dy178xlpddw65q9gf1h2186-a.drv")),
-        nar_hash: [3; 32],
-        nar_size: 120,
-        references: references.iter().map(|base| path(base)).collect(),
-        registration_time: 0,
-        ultimate: true,
-        signatures: Box::default(),
-        ca: None,
-    }
-}
+use crate::format::example::{A, B, info};
 
 fn nar() -> NarObject {
     NarObject {

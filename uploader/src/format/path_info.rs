@@ -4,6 +4,14 @@ use std::sync::Arc;
 
 use nix_derivation::{StorePath, nixbase32};
 
+/// The size from which a NAR is large, in bytes. Below this size, round trips cost more than bytes.
+const LARGE: u64 = 1 << 20;
+
+/// Whether a NAR of this size in bytes is small.
+pub fn is_small(nar_size: u64) -> bool {
+    nar_size < LARGE
+}
+
 /// The facts that a store keeps about a valid path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {

@@ -2,29 +2,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::*;
+use crate::format::example::{A, B, info, path};
 use crate::format::narinfo::{NarObject, compose};
 use crate::format::object_keys::{self, Compression};
-
-const A: &str = "0c5b8vw40dy178xlpddw65q9gf1h2186-a";
-const B: &str = "1c5b8vw40dy178xlpddw65q9gf1h2186-b";
-
-fn path(base: &str) -> StorePath {
-    StorePath::from_basename(base.as_bytes()).unwrap()
-}
-
-fn info(references: &[&str]) -> PathInfo {
-    PathInfo {
-        path: path(A).into(),
-        deriver: Some(path("2c5b8vw40dy178xlpddw65q9gf1h2186-a.drv")),
-        nar_hash: [3; 32],
-        nar_size: 120,
-        references: references.iter().map(|base| path(base)).collect(),
-        registration_time: 0,
-        ultimate: true,
-        signatures: Box::default(),
-        ca: None,
-    }
-}
 
 fn key(name: &str) -> SecretKey {
     SecretKey::generate(name).unwrap()

@@ -16,11 +16,12 @@ use super::decide::{Action, Todo};
 use super::outcome::Outcome;
 use super::progress::Progress;
 use super::publish::{Order, Publisher, write_listing};
-use super::send::{NarSender, RequestLimit, Uploaded, is_small};
+use super::send::{NarSender, RequestLimit, Uploaded};
 use super::store_access::StoreAccess;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::format::narinfo::check_size;
+use crate::format::path_info::is_small;
 use crate::session::Proof;
 use crate::survey::NarScan;
 
@@ -232,7 +233,8 @@ impl<'a> Execution<'a> {
 
 /// Sends the NAR of a path. The error is the outcome of the path.
 async fn send(tools: Tools<'_>, todo: &Todo) -> Result<Uploaded, Outcome> {
-    let Publisher { session, judge, .. } = tools.publisher;
+    let Publisher { session, examiner } = tools.publisher;
+    let judge = examiner.judge;
     check_size(judge.store_dir, &todo.info, judge.keys).map_err(Outcome::Failed)?;
     let sent = tools.sender.send(session, tools.requests, &todo.info, tools.nars, tools.progress).await;
     match sent {

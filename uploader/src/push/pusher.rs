@@ -22,7 +22,7 @@ use crate::format::signature::SecretKey;
 use crate::format::standing::Judge;
 use crate::session::{Proof, Session};
 use crate::store::{Closure, Daemon, StoreLocation};
-use crate::survey::{BucketScan, NarScan, Presence, Survey, Surveyed, Verifier};
+use crate::survey::{BucketScan, Examiner, NarScan, Presence, Survey, Surveyed, Verifier};
 
 /// The options of a pusher.
 #[derive(Clone, Debug)]
@@ -179,9 +179,7 @@ impl Pusher {
         let doubted = &request.doubted;
         let (known, asked): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|info| facts.is_known(&info.path) && !doubted.contains(&*info.path));
-        let (bucket, judge) = (&**self.session.bucket(), self.narinfo_judge());
-        let (adopt, verifier, read_all) = (&self.adopt, &self.verifier, request.read_all);
-        let survey = Survey { bucket, judge, adopt, verifier, read_all, doubted };
+        let survey = Survey { examiner: self.examiner(), read_all: request.read_all, doubted };
         let Surveyed { mut presence, at, nars } = survey.of(&asked, scan).await?;
         let is_unavailable = |presence: &Presence| !presence.is_available() && !presence.is_unknown();
         facts.lose(presence.iter().filter(|(_, presence)| is_unavailable(presence)).map(|(path, _)| path));
@@ -198,11 +196,16 @@ impl Pusher {
         Ok((presence, nars))
     }
 
-    fn narinfo_judge(&self) -> Judge<'_> {
-        Judge {
-            store_dir: &self.store.location.store_dir,
-            keys: &self.keys,
-            trusted: &self.rules.trusted_keys,
+    fn examiner(&self) -> Examiner<'_> {
+        Examiner {
+            bucket: &**self.session.bucket(),
+            judge: Judge {
+                store_dir: &self.store.location.store_dir,
+                keys: &self.keys,
+                trusted: &self.rules.trusted_keys,
+            },
+            adopt: &self.adopt,
+            verifier: &self.verifier,
         }
     }
 
@@ -210,18 +213,10 @@ impl Pusher {
     async fn execute(&self, plan: Plan, nars: &NarScan, progress: &Arc<dyn Progress>) -> Result<Report> {
         let Plan { todo, references, settled: mut report, above_work } = plan;
         self.sender.forget_outdated();
-        let no_scan = NarScan::default();
-        let judge = self.narinfo_judge();
         let tools = Tools {
             store: &self.store,
             sender: &self.sender,
-            publisher: Publisher {
-                session: &self.session,
-                judge,
-                adopt: &self.adopt,
-                no_scan: &no_scan,
-                verifier: &self.verifier,
-            },
+            publisher: Publisher { session: &self.session, examiner: self.examiner() },
             requests: &self.requests,
             claims: &self.claims,
             progress,

@@ -27,8 +27,6 @@ pub struct Examiner<'a> {
     pub judge: Judge<'a>,
     /// The names of the keys whose unusable narinfos larder may replace.
     pub adopt: &'a [String],
-    /// The NARs that a scan has found.
-    pub nars: &'a NarScan,
     /// Verifies NARs before larder signs for them.
     pub verifier: &'a Verifier,
 }
@@ -51,14 +49,16 @@ impl Examined {
 }
 
 impl Examiner<'_> {
-    /// Reads and judges the narinfo of a path of the store, and looks its NAR up.
-    pub async fn examine(&self, info: &PathInfo) -> Examined {
+    /// Reads and judges the narinfo of a path of the store, and looks its NAR up: in the listing `nars`, or else by a
+    /// question to the bucket.
+    pub async fn examine(&self, info: &PathInfo, nars: Option<&NarScan>) -> Examined {
         let object = match self.bucket.get(&object_keys::narinfo(&info.path)).await {
             Ok(Some(object)) => object,
             Ok(None) => return Examined::without_narinfo(Presence::Absent),
             Err(error) => return Examined::without_narinfo(Presence::Unknown(error)),
         };
-        let (presence, rewritten) = match self.presence(info, self.judge.standing(info, &object.body)).await {
+        let standing = self.judge.standing(info, &object.body);
+        let (presence, rewritten) = match self.presence(info, standing, nars).await {
             Ok(found) => found,
             Err(error) => (Presence::Unknown(error), None),
         };
@@ -71,11 +71,16 @@ impl Examiner<'_> {
     /// # Errors
     /// When the bucket fails.
     pub async fn fault_of(&self, path: &StorePath) -> Result<Option<String>> {
-        Ok(self.alone(path).await?.err())
+        Ok(self.alone(path, None).await?.err())
     }
 
     /// The presence that follows from a narinfo, and the narinfo with the signatures that it lacks.
-    async fn presence(&self, info: &PathInfo, standing: Standing) -> Result<(Presence, Option<Vec<u8>>)> {
+    async fn presence(
+        &self,
+        info: &PathInfo,
+        standing: Standing,
+        nars: Option<&NarScan>,
+    ) -> Result<(Presence, Option<Vec<u8>>)> {
         let (presence, fault, signers, rewritten) = match standing {
             Standing::Unusable(unusable) => return Ok((self.unusable(&unusable), None)),
             Standing::Same { nar, accepted, rewritten, signers } => {
@@ -83,7 +88,7 @@ impl Examiner<'_> {
                     None => Presence::Complete,
                     Some(_) => Presence::LacksSignatures { accepted },
                 };
-                let fault = match self.look_up(&nar).await? {
+                let fault = match self.look_up(&nar, nars).await? {
                     // No trusted key vouches for this NAR, and clients would believe ours.
                     Ok(size) if !accepted => self.contents_fault(info, nar, size).await?,
                     Ok(_) => None,
@@ -92,8 +97,8 @@ impl Examiner<'_> {
                 (presence, fault, signers, rewritten)
             }
             Standing::Other { nar, references, signer, signers } => {
-                let fault = match self.look_up(&nar).await? {
-                    Ok(_) => self.missing_below(info, &references).await?,
+                let fault = match self.look_up(&nar, nars).await? {
+                    Ok(_) => self.missing_below(info, &references, nars).await?,
                     Err(fault) => Some(fault),
                 };
                 (Presence::Differs { signer }, fault, signers, None)
@@ -113,8 +118,8 @@ impl Examiner<'_> {
     }
 
     /// The size of the object of a NAR, or what is wrong with it.
-    async fn look_up(&self, nar: &NamedNar) -> Result<Result<u64, String>> {
-        let size = match self.nars.size_of(&nar.key) {
+    async fn look_up(&self, nar: &NamedNar, nars: Option<&NarScan>) -> Result<Result<u64, String>> {
+        let size = match nars.and_then(|nars| nars.size_of(&nar.key)) {
             Some(size) => Some(size),
             None => self.bucket.head(&nar.key).await?.map(|meta| meta.size),
         };
@@ -136,7 +141,12 @@ impl Examiner<'_> {
 
     /// What another build of the path refers to, beyond what the build of this machine refers to, and what a client
     /// cannot take; `None` if the closure is complete. The plan of the push looks after the common references.
-    async fn missing_below(&self, info: &PathInfo, references: &[StorePath]) -> Result<Option<String>> {
+    async fn missing_below(
+        &self,
+        info: &PathInfo,
+        references: &[StorePath],
+        nars: Option<&NarScan>,
+    ) -> Result<Option<String>> {
         let mut seen: HashSet<StorePath> = info.references.iter().map(|path| (**path).clone()).collect();
         let mut next: Vec<_> =
             references.iter().filter(|path| seen.insert((*path).clone())).cloned().collect();
@@ -146,7 +156,7 @@ impl Examiner<'_> {
             if read > MOST_OTHERS {
                 return Ok(Some("it refers to very many paths that this machine does not have".into()));
             }
-            match self.alone(&path).await? {
+            match self.alone(&path, nars).await? {
                 Ok(below) => next.extend(below.into_iter().filter(|path| seen.insert(path.clone()))),
                 Err(fault) => return Ok(Some(format!("it refers to `{}`: {fault}", path.to_basename()))),
             }
@@ -155,13 +165,17 @@ impl Examiner<'_> {
     }
 
     /// The references of a path that a client can take, or why a client cannot take it.
-    async fn alone(&self, path: &StorePath) -> Result<Result<Vec<StorePath>, String>> {
+    async fn alone(
+        &self,
+        path: &StorePath,
+        nars: Option<&NarScan>,
+    ) -> Result<Result<Vec<StorePath>, String>> {
         let Some(object) = self.bucket.get(&object_keys::narinfo(path)).await? else {
             return Ok(Err("it has no narinfo in the bucket".into()));
         };
         Ok(match self.judge.alone(path, &object.body) {
             Err(unusable) => Err(unusable.fault),
-            Ok((nar, references)) => self.look_up(&nar).await?.map(|_| references),
+            Ok((nar, references)) => self.look_up(&nar, nars).await?.map(|_| references),
         })
     }
 }

@@ -6,20 +6,17 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use nix_derivation::{StorePath, nixbase32};
 use rand_core::{OsRng, RngCore};
-use tokio::task::JoinSet;
 
 use super::examination::Examiner;
-use super::nars::NarScan;
-use super::prefix_scan::{PrefixScan, pages_worth};
+use super::nars::{self, NarScan};
+use super::prefix_scan::{BackgroundScan, PrefixScan};
 use super::presence::Presence;
-use super::verify::Verifier;
 use crate::base::clock::Moment;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::Result;
 use crate::bucket::{Bucket, Depth, ObjectMeta};
 use crate::format::narinfo::fits;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
-use crate::format::standing::Judge;
 
 /// The largest number of paths whose narinfos are read without a listing.
 pub const FEW: usize = 64;
@@ -34,44 +31,27 @@ type Sizes = PrefixScan<[u8; 20], u64>;
 /// A scan of the bucket's narinfos and NARs that runs in the background.
 #[derive(Debug)]
 pub struct BucketScan {
-    narinfos: JoinSet<Result<Sizes>>,
-    nars: JoinSet<Result<NarScan>>,
+    narinfos: BackgroundScan<[u8; 20], u64>,
+    nars: nars::Background,
 }
 
 impl BucketScan {
     /// Begins to scan when at least `wanted` paths will be asked about and that number is above [`FEW`].
     pub fn begin(bucket: &Arc<dyn Bucket>, wanted: usize) -> Self {
+        let sizes = Sizes::new("", Depth::OneLevel);
         if wanted <= FEW {
-            return Self { narinfos: JoinSet::new(), nars: JoinSet::new() };
+            let narinfos = BackgroundScan::later(sizes, narinfo_size);
+            return Self { narinfos, nars: NarScan::in_background(None) };
         }
-        let mut narinfos = JoinSet::new();
-        let listed = bucket.clone();
-        narinfos.spawn(async move {
-            let mut sizes = Sizes::new("", Depth::OneLevel);
-            sizes.run(&*listed, pages_worth(wanted), narinfo_size).await?;
-            Ok(sizes)
-        });
-        Self { narinfos, nars: NarScan::begin(bucket, wanted) }
+        let narinfos = BackgroundScan::begin(sizes, narinfo_size, bucket, wanted);
+        Self { narinfos, nars: NarScan::in_background(Some((bucket, wanted))) }
     }
 
     /// Waits for the scan, and continues it up to the number of pages that `wanted` paths are worth.
-    async fn end(mut self, bucket: &dyn Bucket, wanted: usize) -> Result<(Sizes, NarScan)> {
-        let narinfos = async {
-            let mut sizes = match self.narinfos.join_next().await {
-                Some(Ok(sizes)) => sizes?,
-                Some(Err(error)) => {
-                    return Err(Error::permanent(
-                        Area::General,
-                        "the task that lists the narinfos ended early",
-                    )
-                    .because(error));
-                }
-                None => Sizes::new("", Depth::OneLevel),
-            };
-            sizes.run(bucket, pages_worth(wanted), narinfo_size).await?;
-            Ok(sizes)
-        };
-        futures::future::try_join(narinfos, NarScan::end(self.nars, bucket, wanted)).await
+    async fn end(self, bucket: &dyn Bucket, wanted: usize) -> Result<(Sizes, NarScan)> {
+        let (narinfos, nars) = (self.narinfos.end(bucket, wanted), self.nars.end(bucket, wanted));
+        let (narinfos, nars) = futures::future::try_join(narinfos, nars).await?;
+        Ok((narinfos, NarScan::of(nars)))
     }
 }
 
@@ -83,14 +63,8 @@ fn narinfo_size(object: ObjectMeta) -> Option<([u8; 20], u64)> {
 /// A survey: which paths a client can take from the bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Survey<'a> {
-    /// The bucket.
-    pub bucket: &'a dyn Bucket,
-    /// Judges the narinfos.
-    pub judge: Judge<'a>,
-    /// The names of the keys whose unusable narinfos larder may replace.
-    pub adopt: &'a [String],
-    /// Verifies NARs before larder signs for them.
-    pub verifier: &'a Verifier,
+    /// Examines paths whose narinfos are read.
+    pub examiner: Examiner<'a>,
     /// Read each narinfo, also those that a listing shows with the expected size.
     pub read_all: bool,
     /// The paths whose narinfos are read in any case.
@@ -126,12 +100,13 @@ impl Survey<'_> {
             self.read(wanted.to_vec(), &nars, &mut presence).await;
             return Ok(Surveyed { presence, at, nars });
         }
-        let (sizes, nars) = scan.end(self.bucket, wanted.len()).await?;
+        let Examiner { bucket, judge, .. } = self.examiner;
+        let (sizes, nars) = scan.end(bucket, wanted.len()).await?;
         let mut presence = HashMap::with_capacity(wanted.len());
         let (mut expected, mut unclear) = (Vec::new(), Vec::new());
         for info in wanted.iter().cloned() {
             let must_read = self.read_all || self.doubted.contains(&*info.path);
-            let fits = |size: u64| fits(self.judge.store_dir, &info, self.judge.keys, size);
+            let fits = |size: u64| fits(judge.store_dir, &info, judge.keys, size);
             match sizes.found.get(info.path.digest()) {
                 Some(size) if !must_read && fits(*size) && nars.get(&info).is_some() => expected.push(info),
                 None if sizes.covers(&object_keys::narinfo(&info.path)) => {
@@ -159,10 +134,9 @@ impl Survey<'_> {
         nars: &NarScan,
         found: &mut HashMap<Arc<StorePath>, Presence>,
     ) {
-        let Self { bucket, judge, adopt, verifier, .. } = *self;
-        let examiner = Examiner { bucket, judge, adopt, nars, verifier };
-        let examine =
-            |info: Arc<PathInfo>| async move { (info.path.clone(), examiner.examine(&info).await.presence) };
+        let examine = |info: Arc<PathInfo>| async move {
+            (info.path.clone(), self.examiner.examine(&info, Some(nars)).await.presence)
+        };
         let mut answers = stream::iter(infos.into_iter().map(examine)).buffer_unordered(CONCURRENT);
         while let Some((path, presence)) = answers.next().await {
             found.insert(path, presence);

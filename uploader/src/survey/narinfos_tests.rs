@@ -6,6 +6,8 @@ use crate::bucket::{Condition, ContentType};
 use crate::format::narinfo::{NarObject, compose};
 use crate::format::object_keys::Compression;
 use crate::format::signature::SecretKey;
+use crate::format::standing::Judge;
+use crate::survey::Verifier;
 
 /// The number of paths: so many that a sample of 16 seldom contains a certain one.
 const PATHS: usize = 300;
@@ -62,10 +64,12 @@ async fn the_narinfos_of_doubted_paths_are_read_although_their_sizes_are_the_exp
         let size = publish(&bucket, doubted, &keys).await;
         put(&bucket, &object_keys::narinfo(&doubted.path), vec![b'x'; size]).await;
         let survey = Survey {
-            bucket: &*bucket,
-            judge: Judge { store_dir: &dir, keys: &keys, trusted: &trusted },
-            adopt: &[],
-            verifier: &Verifier::new(false),
+            examiner: Examiner {
+                bucket: &*bucket,
+                judge: Judge { store_dir: &dir, keys: &keys, trusted: &trusted },
+                adopt: &[],
+                verifier: &Verifier::new(false),
+            },
             read_all: false,
             doubted: &[(*doubted.path).clone()].into(),
         };

@@ -1,12 +1,10 @@
 //! The NARs in a bucket, found by the hash of their contents. larder's keys of NARs begin with this hash.
 
-use tokio::task::JoinSet;
-
 use std::sync::Arc;
 
-use super::prefix_scan::{PrefixScan, pages_worth};
+use super::prefix_scan::{BackgroundScan, PrefixScan};
 use crate::base::clock::Moment;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::Result;
 use crate::bucket::{Bucket, Depth, ObjectMeta};
 use crate::format::named_nar::can_be_nar;
 use crate::format::narinfo::NarObject;
@@ -18,7 +16,7 @@ type NarHash = [u8; 32];
 
 /// A NAR of larder in a listing. The order is that of the sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Listed {
+pub(super) struct Listed {
     size: u64,
     compression: Compression,
     /// The unique part of the key.
@@ -26,6 +24,7 @@ struct Listed {
 }
 
 type Scan = PrefixScan<NarHash, Listed>;
+pub(super) type Background = BackgroundScan<NarHash, Listed>;
 
 /// The NARs, written by larder, that a scan of the bucket has found. Of several NARs of one hash, the scan keeps the
 /// largest.
@@ -40,33 +39,18 @@ impl Default for NarScan {
 }
 
 impl NarScan {
-    /// Begins a scan in the background. It ends after as many pages as `wanted` paths are worth.
-    pub(super) fn begin(bucket: &Arc<dyn Bucket>, wanted: usize) -> JoinSet<Result<Self>> {
-        let (bucket, mut task) = (bucket.clone(), JoinSet::new());
-        task.spawn(async move {
-            let mut scan = Self::default();
-            scan.0.run(&*bucket, pages_worth(wanted), listed).await?;
-            Ok(scan)
-        });
-        task
+    /// A scan of all NARs. It begins at once if a bucket and a number of paths are given.
+    pub(super) fn in_background(now: Option<(&Arc<dyn Bucket>, usize)>) -> Background {
+        let scan = Self::default().0;
+        match now {
+            Some((bucket, wanted)) => Background::begin(scan, listed, bucket, wanted),
+            None => Background::later(scan, listed),
+        }
     }
 
-    /// Waits for a scan, and continues it up to the number of pages that `wanted` paths are worth.
-    pub(super) async fn end(
-        mut task: JoinSet<Result<Self>>,
-        bucket: &dyn Bucket,
-        wanted: usize,
-    ) -> Result<Self> {
-        let mut scan = match task.join_next().await {
-            Some(Ok(scan)) => scan?,
-            Some(Err(error)) => {
-                return Err(Error::permanent(Area::General, "the task that lists the NARs ended early")
-                    .because(error));
-            }
-            None => Self::default(),
-        };
-        scan.0.run(bucket, pages_worth(wanted), listed).await?;
-        Ok(scan)
+    /// What a scan has found.
+    pub(super) fn of(scan: Scan) -> Self {
+        Self(scan)
     }
 
     /// When the scan began.

@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::task::JoinSet;
 
 use crate::base::clock::Moment;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Cursor, Depth, ObjectMeta};
 
 /// A page of a listing costs about as much as this number of requests for single objects.
@@ -26,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 60);
 const ALPHABET: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
 /// The largest number of pages that costs no more than a request for each of `wanted` objects.
-pub(super) fn pages_worth(wanted: usize) -> usize {
+fn pages_worth(wanted: usize) -> usize {
     (wanted / REQUESTS_A_PAGE).max(1)
 }
 
@@ -188,6 +190,60 @@ impl Reached {
             (last < object.key.as_str()).then_some(object.key.as_str())
         });
         sorted.map_or(Self::Nowhere, |last| Self::Key(last.to_owned()))
+    }
+}
+
+/// Picks the values to keep of an object.
+type Read<K, V> = fn(ObjectMeta) -> Option<(K, V)>;
+
+/// A scan that runs in the background from its beginning, or not before its end.
+#[derive(Debug)]
+pub(super) struct BackgroundScan<K, V> {
+    task: JoinSet<Result<PrefixScan<K, V>>>,
+    /// The scan that has not begun.
+    waiting: Option<PrefixScan<K, V>>,
+    read: Read<K, V>,
+}
+
+impl<K: Eq + Hash + Send + Sync + 'static, V: Ord + Send + Sync + 'static> BackgroundScan<K, V> {
+    /// A scan that runs when it is waited for.
+    pub(super) fn later(scan: PrefixScan<K, V>, read: Read<K, V>) -> Self {
+        Self { task: JoinSet::new(), waiting: Some(scan), read }
+    }
+
+    /// Begins a scan in the background. It ends after as many pages as `wanted` paths are worth.
+    pub(super) fn begin(
+        mut scan: PrefixScan<K, V>,
+        read: Read<K, V>,
+        bucket: &Arc<dyn Bucket>,
+        wanted: usize,
+    ) -> Self {
+        let (bucket, mut task) = (bucket.clone(), JoinSet::new());
+        task.spawn(async move {
+            scan.run(&*bucket, pages_worth(wanted), read).await?;
+            Ok(scan)
+        });
+        Self { task, waiting: None, read }
+    }
+
+    /// Waits for the scan, and continues it up to the number of pages that `wanted` paths are worth.
+    ///
+    /// # Errors
+    /// When the bucket cannot be listed.
+    pub(super) async fn end(mut self, bucket: &dyn Bucket, wanted: usize) -> Result<PrefixScan<K, V>> {
+        let mut scan = match (self.waiting, self.task.join_next().await) {
+            (Some(scan), _) => scan,
+            (None, Some(Ok(scan))) => scan?,
+            (None, ended) => {
+                let error = Error::permanent(Area::General, "the task that lists the bucket ended early");
+                return Err(match ended {
+                    Some(Err(cause)) => error.because(cause),
+                    _ => error,
+                });
+            }
+        };
+        scan.run(bucket, pages_worth(wanted), self.read).await?;
+        Ok(scan)
     }
 }
 

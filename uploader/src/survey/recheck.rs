@@ -41,7 +41,7 @@ pub fn recheck<'a>(
 }
 
 async fn in_store(examiner: &Examiner<'_>, info: &PathInfo) -> Result<Finding> {
-    let presence = examiner.examine(info).await.presence;
+    let presence = examiner.examine(info, None).await.presence;
     Ok(match presence {
         Presence::Absent => Finding::Absent,
         Presence::Unusable(reason) => Finding::Damaged(reason),

@@ -14,7 +14,7 @@ use crate::base::lock::lock;
 use crate::bucket::Bucket;
 use crate::format::narinfo::NarObject;
 use crate::format::object_keys::Compression;
-use crate::format::path_info::PathInfo;
+use crate::format::path_info::{PathInfo, is_small};
 
 /// The part of an object that is downloaded by one request, in bytes.
 const PART: u64 = 4 << 20;
@@ -26,10 +26,8 @@ const XZ_MEMORY: u64 = 80 << 20;
 /// The number of small NARs that are verified at the same time. A large NAR takes [`LARGE_SHARE`] of these places, which
 /// bounds the memory of the decoders.
 const PLACES: usize = 16;
-/// The number of places that a NAR of [`LARGE`] bytes or more takes.
+/// The number of places that a large NAR takes.
 const LARGE_SHARE: u32 = 8;
-/// The size from which a NAR is large, in bytes.
-const LARGE: u64 = 1 << 20;
 
 /// Verifies the NARs that a session relies on, each once.
 #[derive(Debug)]
@@ -47,6 +45,11 @@ impl Verifier {
         Self { trusts, sound: Mutex::default(), places: Semaphore::new(PLACES) }
     }
 
+    /// Whether an object with this key needs no check (any more).
+    pub fn believes(&self, key: &str) -> bool {
+        self.trusts || lock(&self.sound).contains(key)
+    }
+
     /// Checks that an object whose key and size say that it is the NAR of the path really is that NAR. Returns the object,
     /// with its hash if it was read now, or `None` if it is another NAR.
     ///
@@ -58,10 +61,10 @@ impl Verifier {
         info: &PathInfo,
         object: NarObject,
     ) -> Result<Option<NarObject>> {
-        if self.trusts || lock(&self.sound).contains(&object.key) {
+        if self.believes(&object.key) {
             return Ok(Some(object));
         }
-        let share = if info.nar_size < LARGE { 1 } else { LARGE_SHARE };
+        let share = if is_small(info.nar_size) { 1 } else { LARGE_SHARE };
         let place = self.places.acquire_many(share).await;
         let _place = place.map_err(|_| Error::permanent(Area::General, "the push is over"))?;
         let verified = verify(bucket, info, object).await?;

@@ -1,7 +1,6 @@
 //! Publishes the narinfo of a path, or adds our signatures to the narinfo in the bucket.
 
 use larder_hook::fault::point;
-use nix_derivation::StorePath;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
@@ -9,11 +8,10 @@ use crate::bucket::{Bucket, Condition, ContentType, Put};
 use crate::format::narinfo::compose;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
-use crate::format::standing::Judge;
 use crate::push::outcome::Outcome;
 use crate::push::send::Uploaded;
 use crate::session::{FACT_AGE, Proof, Session};
-use crate::survey::{Examiner, NarScan, Presence, Verifier, vanished};
+use crate::survey::{Examiner, Presence, vanished};
 
 /// The number of attempts to write a narinfo while other writers change it.
 const ATTEMPTS: usize = 5;
@@ -23,14 +21,8 @@ const ATTEMPTS: usize = 5;
 pub struct Publisher<'a> {
     /// The session.
     pub session: &'a Session,
-    /// Judges the narinfos in the bucket, and has the keys that sign each path.
-    pub judge: Judge<'a>,
-    /// The names of the keys whose unusable narinfos are replaced.
-    pub adopt: &'a [String],
-    /// A scan that has found nothing: before larder writes, it asks the bucket, not an older listing.
-    pub no_scan: &'a NarScan,
-    /// Verifies NARs before larder signs for them.
-    pub verifier: &'a Verifier,
+    /// Examines the narinfos in the bucket, and has the keys that sign each path.
+    pub examiner: Examiner<'a>,
 }
 
 impl Publisher<'_> {
@@ -46,7 +38,8 @@ impl Publisher<'_> {
         }
         self.session.check()?;
         point("publish: before");
-        let bytes = compose(self.judge.store_dir, info, &nar.object, self.judge.keys)?;
+        let judge = self.examiner.judge;
+        let bytes = compose(judge.store_dir, info, &nar.object, judge.keys)?;
         let key = object_keys::narinfo(&info.path);
         let pushed = Outcome::Pushed { nar_size: info.nar_size, sent: nar.sent };
         // Where the server does not honour the condition of the PUT, another writer can come first only within the time
@@ -82,7 +75,8 @@ impl Publisher<'_> {
         // Another writer may change the narinfo at the same time. On a server without conditional writes, one of two
         // changes is lost. So the narinfo is read again after each write.
         for _ in 0..ATTEMPTS {
-            let found = self.examiner().examine(info).await;
+            // Before larder writes, it asks the bucket, not an older listing.
+            let found = self.examiner.examine(info, None).await;
             let matching = found.etag.map_or(Condition::None, Condition::IfMatch);
             match (found.presence, found.rewritten, &replacement) {
                 (Presence::Complete, ..) if signed && !replaced => return Ok(Outcome::Signed),
@@ -113,23 +107,13 @@ impl Publisher<'_> {
         let facts = self.session.facts();
         for reference in info.dependencies().filter(|reference| facts.is_outdated(reference)) {
             let at = Moment::now();
-            // The outdated fact stays, so that other paths with this reference ask, too.
-            self.check_available(reference).await?;
+            if let Some(fault) = self.examiner.fault_of(reference).await? {
+                // The outdated fact stays, so that other paths with this reference ask, too.
+                return Err(vanished(reference, &fault));
+            }
             facts.record(reference.clone(), at, Proof::Foreign);
         }
         Ok(())
-    }
-
-    async fn check_available(&self, path: &StorePath) -> Result<()> {
-        match self.examiner().fault_of(path).await? {
-            Some(fault) => Err(vanished(path, &fault)),
-            None => Ok(()),
-        }
-    }
-
-    fn examiner(&self) -> Examiner<'_> {
-        let Self { judge, adopt, no_scan, verifier, .. } = *self;
-        Examiner { bucket: self.bucket(), judge, adopt, nars: no_scan, verifier }
     }
 
     async fn put(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> Result<Put> {
@@ -137,6 +121,6 @@ impl Publisher<'_> {
     }
 
     fn bucket(&self) -> &dyn Bucket {
-        &**self.session.bucket()
+        self.examiner.bucket
     }
 }

@@ -6,8 +6,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::base::error::{Area, Error, Result};
 
-/// The size from which a NAR is large, in bytes of NAR. Below this size, round trips cost more than bytes.
-const LARGE: u64 = 1 << 20;
 /// The number of small NARs that are read at the same time. Each reader has a thread, and waits for the disk.
 const READERS: usize = 16;
 /// The largest number of large NARs that are compressed at the same time. Each has a thread. The runtime has 512
@@ -15,11 +13,6 @@ const READERS: usize = 16;
 const MOST_LARGE: usize = 64;
 /// The number of large NARs that ask the bucket while others are compressed, so that no processor waits for the answer.
 const AHEAD: usize = 2;
-
-/// Whether a NAR of this size is small.
-pub fn is_small(nar_size: u64) -> bool {
-    nar_size < LARGE
-}
 
 /// The places for NARs.
 #[derive(Debug)]

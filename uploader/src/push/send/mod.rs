@@ -13,7 +13,6 @@ mod produce;
 mod request_limit;
 mod upload;
 
-pub use lanes::is_small;
 pub use nar::NarSender;
 pub use request_limit::RequestLimit;
 pub use upload::Uploaded;

@@ -9,7 +9,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 use super::budget::Budget;
 use super::compress::Settings;
 use super::effort_control::EffortControl;
-use super::lanes::{Lanes, is_small};
+use super::lanes::Lanes;
 use super::part_sink::PART;
 use super::produce::Producer;
 use super::request_limit::RequestLimit;
@@ -19,7 +19,7 @@ use crate::base::error::Result;
 use crate::base::lock::lock;
 use crate::format::narinfo::NarObject;
 use crate::format::object_keys;
-use crate::format::path_info::PathInfo;
+use crate::format::path_info::{PathInfo, is_small};
 use crate::push::progress::Progress;
 use crate::session::{FACT_AGE, Patience, Session};
 use crate::store::StoreLocation;
@@ -202,11 +202,12 @@ impl NarSender {
         // A NAR that seems to be of this session, and that the session does not remember, can be anybody's.
         let nonce = object_keys::nar_nonce(&object.key)
             .filter(|nonce| !session.id().starts_with(object_keys::writer(nonce)));
-        let is_vouched_for = match nonce {
-            Some(nonce) => session.writer_is_trusted(nonce).await,
-            None => false,
-        };
-        if is_vouched_for {
+        let is_sound = self.verifier.believes(&object.key)
+            || match nonce {
+                Some(nonce) => session.writer_is_trusted(nonce).await,
+                None => false,
+            };
+        if is_sound {
             return Ok(shared(object));
         }
         let _place = match is_small(info.nar_size) {
