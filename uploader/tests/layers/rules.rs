@@ -24,13 +24,19 @@ pub(crate) const ROOMS: &[Room] = &[
     room("base", "errors, waiting times, locks", &[]),
     room("format", "the binary-cache format, pure", &["base"]),
     room("http", "HTTP, trust, diagnosis", &["base"]),
+    room("protocol", "how writers and collectors share a bucket, pure", &["base", "format"]),
     room("config", "keys and values of the configuration", &["base", "format"]),
     room("store", "the local Nix store", &["base", "format"]),
     room("bucket", "where objects live", &["base", "http"]),
-    room("session", "a writer's session with a bucket", &["base", "format", "bucket"]),
+    room("session", "a writer's session with a bucket", &["base", "format", "bucket", "protocol"]),
     room("survey", "what a bucket holds", &["base", "format", "bucket"]),
     room("push", "decide, send, publish", &["base", "format", "store", "bucket", "session", "survey"]),
     room("agent", "works the queue off", &["base", "format", "store", "push"]),
+    room(
+        "upkeep",
+        "keeps a bucket whole and small",
+        &["base", "format", "protocol", "http", "store", "bucket", "session", "survey", "push"],
+    ),
     room("client", "a machine that reads", &["base", "format", "http"]),
     room("init", "prepares a bucket", &["base", "format", "bucket"]),
     room("setup", "installs hook and agent", &["base", "bucket", "config", "client"]),
@@ -39,7 +45,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "parses, calls, prints",
         &[
             "agent", "base", "bucket", "client", "config", "format", "http", "init", "push", "session",
-            "setup", "store", "survey",
+            "setup", "store", "survey", "upkeep",
         ],
     ),
 ];
@@ -74,6 +80,7 @@ struct Ban {
 
 const BANS: &[Ban] = &[
     Ban { folder: "format/", crates: &[IO, S3], files: &[] },
+    Ban { folder: "protocol/", crates: &[IO, S3], files: &[] },
     Ban { folder: "bucket/", crates: &[NIX], files: &[] },
     Ban { folder: "store/", crates: &[S3], files: &[] },
     Ban {

@@ -1,0 +1,1 @@
+//! The upkeep of a bucket, with real Nix, real S3 servers and real files. The name of each test is the promise.
