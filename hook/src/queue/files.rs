@@ -5,11 +5,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::layout::{Layout, Place};
@@ -25,6 +25,8 @@ const ABANDONED: u64 = 24 * 3600;
 const MODE: Mode = Mode::from_raw_mode(0o644);
 /// The number of bytes that [`Layout::read`] reads at most.
 const READ_LIMIT: u64 = 16 << 20;
+/// The type of tmpfs, as `statfs` gives it (`TMPFS_MAGIC` of `linux/magic.h`).
+const TMPFS: FsWord = 0x0102_1994;
 
 impl Layout {
     /// Writes the file `name` in `place`, or replaces it.
@@ -199,16 +201,22 @@ fn fill(mut draft: &File, text: &[u8], meanwhile: Option<impl FnOnce() + Send>) 
     point("write: draft");
     let sync = || rustix::fs::fsync(draft);
     match meanwhile {
-        Some(meanwhile) => at_once(meanwhile, sync)?,
+        Some(meanwhile) => at_once(draft, meanwhile, sync)?,
         None => sync()?,
     }
     point("write: synced draft");
     Ok(())
 }
 
-/// Calls two functions at the same time, and returns the value of `own`. Syncs that run at the same time share one write
-/// of the file system's journal; one after the other, each of them would wait for the disk.
-pub(super) fn at_once<T>(other: impl FnOnce() + Send, own: impl FnOnce() -> T) -> T {
+/// Calls two functions that sync, and returns the value of `own`; `at` is a file of the file system that they sync.
+///
+/// They run at the same time: such syncs share one write of the file system's journal, and one after the other, each of
+/// them would wait for the disk. On tmpfs a sync does nothing, and a thread would cost more than both.
+pub(super) fn at_once<T>(at: impl AsFd, other: impl FnOnce() + Send, own: impl FnOnce() -> T) -> T {
+    if rustix::fs::fstatfs(at).is_ok_and(|file_system| file_system.f_type == TMPFS) {
+        other();
+        return own();
+    }
     let other = Mutex::new(Some(other));
     let call = || {
         let taken = other.lock().ok().and_then(|mut other| other.take());
@@ -223,4 +231,19 @@ pub(super) fn at_once<T>(other: impl FnOnce() + Send, own: impl FnOnce() -> T) -
         }
         value
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_functions_are_called_on_every_file_system() {
+        for place in [std::env::temp_dir().as_path(), Path::new("/dev/shm")] {
+            let Ok(handle) = File::open(place) else { continue };
+            let mut other = 0;
+            assert_eq!(at_once(&handle, || other += 1, || 7), 7, "{}", place.display());
+            assert_eq!(other, 1, "{}", place.display());
+        }
+    }
 }

@@ -52,7 +52,7 @@ pub fn sync(layout: &Layout, auto: Option<&Path>) -> Result<()> {
     let synced = match auto {
         Some(auto) => {
             let mut synced = Ok(());
-            let auto = at_once(|| synced = sync_roots(), || sync_directory(auto));
+            let auto = at_once(&roots, || synced = sync_roots(), || sync_directory(auto));
             synced.and(auto)
         }
         None => sync_roots(),
