@@ -1,13 +1,13 @@
 //! The NAR that a narinfo in the bucket names: where it should be, and which sizes it can have.
 
 use nix_derivation::hash::NixHash;
-use nix_narinfo::{Compression as Label, NarInfo};
+use nix_narinfo::NarInfo;
 
 use super::object_keys::{self, Compression};
 
 /// The compressions that Nix reads, with the usual endings of their objects.
 const ENDINGS: &[(&str, &str)] = &[
-    ("none", PLAIN),
+    (PLAIN_LABEL, PLAIN),
     ("zstd", ".nar.zst"),
     ("xz", ".nar.xz"),
     ("bzip2", ".nar.bz2"),
@@ -16,6 +16,8 @@ const ENDINGS: &[(&str, &str)] = &[
     ("lz4", ".nar.lz4"),
     ("lzip", ".nar.lzip"),
 ];
+/// The label of a NAR without compression.
+const PLAIN_LABEL: &str = "none";
 /// The ending of a NAR without compression.
 const PLAIN: &str = ".nar";
 /// No compression that Nix reads makes a NAR smaller than by this factor.
@@ -30,12 +32,12 @@ pub struct NamedNar {
     pub nar_hash: [u8; 32],
     /// The compression, if larder can read it.
     pub compression: Option<Compression>,
-    /// Whether the object is the NAR itself, without compression.
-    is_plain: bool,
+    /// The word in the narinfo's `Compression` line.
+    pub label: &'static str,
     /// The size of the NAR in bytes.
-    nar_size: u64,
+    pub nar_size: u64,
     /// The size of the object in bytes, if the narinfo says it.
-    file_size: Option<u64>,
+    pub file_size: Option<u64>,
 }
 
 impl NamedNar {
@@ -51,11 +53,10 @@ impl NamedNar {
         if !is_relative(url) {
             return Err(format!("its `URL` `{}` is not the key of a NAR in this bucket", url.escape_debug()));
         }
-        let label = present.compression();
-        let name = label.as_str();
-        if !ENDINGS.iter().any(|(known, _)| *known == name) {
+        let name = present.compression().as_str();
+        let Some((label, _)) = ENDINGS.iter().find(|(known, _)| *known == name) else {
             return Err(format!("Nix does not know its compression `{}`", name.escape_debug()));
-        }
+        };
         // Nix gives some compressions no ending of their own, so that `.nar` alone tells nothing.
         let ending = ENDINGS.iter().find(|(_, ending)| *ending != PLAIN && url.ends_with(ending));
         let larders = object_keys::parse_nar(url);
@@ -71,7 +72,7 @@ impl NamedNar {
             key: url.to_owned(),
             nar_hash,
             compression: Compression::ALL.into_iter().find(|compression| compression.name() == name),
-            is_plain: *label == Label::None,
+            label,
             nar_size: present.nar_size(),
             // Nix takes 0 for unknown.
             file_size: present.file_size().filter(|size| *size > 0),
@@ -81,7 +82,7 @@ impl NamedNar {
     /// Whether an object of `size` bytes can be the NAR.
     pub fn fits(&self, size: u64) -> bool {
         self.file_size.is_none_or(|expected| expected == size)
-            && is_credible(self.is_plain, self.nar_size, size)
+            && is_credible(self.label == PLAIN_LABEL, self.nar_size, size)
     }
 
     /// What is wrong with an object of `size` bytes, or with the absence of an object.

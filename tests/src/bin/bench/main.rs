@@ -8,7 +8,7 @@
 //! | `main.rs`, `arguments.rs`, `context.rs` | the list of cases; the arguments; the context of a case |
 //! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | the cost of a child; a comparison; text and JSON; the machine |
 //! | `testbed.rs`, `generate.rs` | a server, a store, and the compared programs; generated store paths |
-//! | `raw.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
+//! | `raw.rs`, `raw_upkeep.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
 //! | `before.rs` | the comparison with an earlier build of larder |
 //! | `network.rs`, `growth.rs` | cases with a simulated network; the growth of the cost |
@@ -31,6 +31,7 @@ mod network;
 mod planning;
 mod present;
 mod raw;
+mod raw_upkeep;
 mod row;
 mod table;
 mod testbed;
