@@ -40,7 +40,29 @@ pub struct NamedNar {
     pub file_size: Option<u64>,
 }
 
+/// The number of a compression that Nix reads. The numbers may change between versions of larder.
+pub fn label_number(label: &str) -> u8 {
+    ENDINGS.iter().position(|(known, _)| *known == label).unwrap_or(0) as u8
+}
+
+/// The compression with this number.
+pub fn label_named(number: u8) -> &'static str {
+    ENDINGS.get(usize::from(number)).map_or(PLAIN_LABEL, |(label, _)| label)
+}
+
 impl NamedNar {
+    /// The NAR with these properties, which were those of a sound narinfo.
+    pub fn new(
+        key: &str,
+        nar_hash: [u8; 32],
+        label: &'static str,
+        nar_size: u64,
+        file_size: Option<u64>,
+    ) -> Self {
+        let compression = Compression::ALL.into_iter().find(|compression| compression.name() == label);
+        Self { key: key.to_owned(), nar_hash, compression, label, nar_size, file_size }
+    }
+
     /// Reads the fields of a narinfo that say where its NAR is.
     ///
     /// # Errors
@@ -68,15 +90,9 @@ impl NamedNar {
         if larders.is_some_and(|(hash, _)| hash != nar_hash) {
             return Err(format!("`{url}` is the NAR of other contents"));
         }
-        Ok(Self {
-            key: url.to_owned(),
-            nar_hash,
-            compression: Compression::ALL.into_iter().find(|compression| compression.name() == name),
-            label,
-            nar_size: present.nar_size(),
-            // Nix takes 0 for unknown.
-            file_size: present.file_size().filter(|size| *size > 0),
-        })
+        // Nix takes 0 for unknown.
+        let file_size = present.file_size().filter(|size| *size > 0);
+        Ok(Self::new(url, nar_hash, label, present.nar_size(), file_size))
     }
 
     /// Whether an object of `size` bytes can be the NAR.

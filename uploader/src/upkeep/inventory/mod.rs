@@ -1,0 +1,21 @@
+//! Everything that a bucket holds.
+//!
+//! [`take`] lists the whole bucket, reads each narinfo that it has not read before, and makes a [`Catalog`]: tables of
+//! numbers that hold a million paths in a few hundred megabytes.
+
+mod arena;
+mod building;
+mod catalog;
+mod listing;
+mod objects;
+mod reading;
+mod records;
+mod take;
+
+pub use catalog::{AbsentId, Catalog, NarId, PathFault, PathId, PathSet, Reference, Referrers};
+pub use objects::{Object, Objects, Tag};
+pub use records::{NoRecords, Record, Records};
+pub use take::{Options, Progress, take};
+
+#[cfg(test)]
+mod tests;
