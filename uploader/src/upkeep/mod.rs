@@ -3,3 +3,4 @@
 #[cfg(test)]
 pub(crate) mod house;
 pub mod inventory;
+pub mod verify;

@@ -291,6 +291,15 @@ impl PathSet {
         Self { bits: vec![0; size.div_ceil(64)], len: 0 }
     }
 
+    /// A set of these paths.
+    pub fn of(size: usize, paths: impl IntoIterator<Item = PathId>) -> Self {
+        let mut set = Self::new(size);
+        for path in paths {
+            set.insert(path);
+        }
+        set
+    }
+
     /// Adds a path. Returns whether it is new.
     pub fn insert(&mut self, id: PathId) -> bool {
         let (word, bit) = (id.0 as usize / 64, 1 << (id.0 % 64));

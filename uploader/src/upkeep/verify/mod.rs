@@ -1,0 +1,17 @@
+//! Verification: is the bucket whole?
+//!
+//! `frame.rs` reads the objects that every cache has, `structure.rs` judges the paths of a catalog, and `leftovers.rs` finds
+//! the objects that nobody needs. `fault.rs` says what each fault means.
+
+mod fault;
+mod frame;
+mod leftovers;
+mod structure;
+
+pub use fault::{Fault, Kind, Severity};
+pub use frame::{Frame, read_frame};
+pub use leftovers::leftovers;
+pub use structure::{Structure, structure};
+
+#[cfg(test)]
+mod tests;

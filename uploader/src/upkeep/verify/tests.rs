@@ -1,0 +1,105 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::*;
+use crate::bucket::Bucket;
+use crate::format::object_keys::{CACHE_INFO, FORMAT};
+use crate::format::summary::FaultKind;
+use crate::upkeep::house::{self, House};
+
+const DAYS: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// The faults of a house, as kind and object.
+async fn faults(house: &House) -> Vec<(Kind, String)> {
+    let catalog = house.catalog().await;
+    let unfinished = house.bucket.unfinished("nar/").await.unwrap();
+    let mut faults = read_frame(&house.bucket).await.unwrap().faults;
+    faults.extend(structure(&catalog, &HashSet::new()).faults);
+    faults.extend(leftovers(&catalog, &unfinished));
+    faults.sort_by(|one, other| one.kind.cmp(&other.kind).then(one.object.cmp(&other.object)));
+    faults.into_iter().map(|fault| (fault.kind, fault.object)).collect()
+}
+
+#[tokio::test]
+async fn a_sound_bucket_has_no_faults() {
+    let house = House::new().await;
+    house.publish("a", &["upstream"]).await;
+    house.publish("b", &["a"]).await;
+    house.put(&format!("log/{}", house::path("a.drv").to_basename()), "log").await;
+    house.put("larder/writers/0123456789abcdfghijklmnp.json", "{}").await;
+    assert_eq!(faults(&house).await, []);
+}
+
+#[tokio::test]
+async fn each_fault_is_found_and_named() {
+    let house = House::new().await;
+    let missing = house.publish("missing", &[]).await;
+    house.delete(&missing).await;
+    let cut = house.publish("cut", &[]).await;
+    house.put(&cut, "x").await;
+    house.publish_signed("stranger", &[], &[]).await;
+    house.publish("other", &[]).await;
+    let of_other = house.bucket.get(&house::narinfo("other")).await.unwrap().unwrap().body;
+    house.put(&house::narinfo("moved"), of_other.clone()).await;
+    let elsewhere = String::from_utf8_lossy(&of_other).replace("URL: nar/", "URL: http://x/nar/");
+    house.put(&house::narinfo("other"), elsewhere).await;
+    house.publish("badly-signed", &[]).await;
+    let signed = house.bucket.get(&house::narinfo("badly-signed")).await.unwrap().unwrap().body;
+    house
+        .put(&house::narinfo("badly-signed"), format!("{}Sig: x:y\n", String::from_utf8_lossy(&signed)))
+        .await;
+    house.put(&house::narinfo("rubbish"), "rubbish").await;
+    let orphans = ["nar/orphan.nar.xz", "log/x.drv", "larder/writers/0123456789abcdfghijklmnp.json"];
+    let listing = house::narinfo("gone").replace(".narinfo", ".ls");
+    for key in orphans.iter().copied().chain([&*listing, "index.html"]) {
+        house.put(key, "x").await;
+        house.bucket.make_older(key, DAYS);
+    }
+    // A young NAR waits for its narinfo.
+    house.put("nar/young.nar.xz", "x").await;
+    house.delete(FORMAT).await;
+    house.put(CACHE_INFO, "Priority: x").await;
+    let path = |name: &str| house::path(name).to_basename();
+    let hash = |name: &str| path(name)[..32].to_owned();
+    // The NAR of `other` has no narinfo any more, but it is young.
+    let expected = vec![
+        (Kind::CacheInfo, CACHE_INFO.to_owned()),
+        (Kind::Marker, FORMAT.to_owned()),
+        (Kind::Narinfo(FaultKind::Malformed), hash("rubbish")),
+        (Kind::Narinfo(FaultKind::OtherPath), hash("moved")),
+        (Kind::Narinfo(FaultKind::UnfitNar), path("other")),
+        (Kind::Narinfo(FaultKind::MalformedSignature), path("badly-signed")),
+        (Kind::Narinfo(FaultKind::Untrusted), path("stranger")),
+        (Kind::NarMissing, path("missing")),
+        (Kind::NarSize, path("cut")),
+        (Kind::OrphanNar, "nar/orphan.nar.xz".to_owned()),
+        (Kind::OrphanListing, listing),
+        (Kind::OrphanLog, "log/x.drv".to_owned()),
+        (Kind::DeadWriter, orphans[2].to_owned()),
+        (Kind::UnknownObject, "index.html".to_owned()),
+    ];
+    assert_eq!(faults(&house).await, expected);
+}
+
+#[tokio::test]
+async fn the_paths_above_a_faulty_path_are_counted_once() {
+    let house = House::new().await;
+    for (name, references) in
+        [("a", vec![]), ("b", vec!["a"]), ("c", vec!["b", "a"]), ("d", vec!["upstream"])]
+    {
+        house.publish(name, &references).await;
+    }
+    let nar = house.publish("a", &[]).await;
+    house.delete(&nar).await;
+    let catalog = house.catalog().await;
+    let found = structure(&catalog, &HashSet::new());
+    assert_eq!((found.faults.len(), found.faults[0].affected, found.affected), (1, 2, 2));
+    // The reference of `d` should be upstream's, until somebody knows better.
+    assert_eq!(found.left_out.len(), 1);
+    let found = structure(&catalog, &found.left_out.into_iter().collect());
+    let missing: Vec<_> = found.faults.iter().filter(|fault| fault.kind == Kind::ReferenceMissing).collect();
+    assert_eq!(
+        missing.iter().map(|fault| &*fault.object).collect::<Vec<_>>(),
+        [house::path("d").to_basename()]
+    );
+}
