@@ -6,6 +6,7 @@
 mod arena;
 mod building;
 mod catalog;
+mod closure;
 mod listing;
 mod objects;
 mod reading;
@@ -13,6 +14,7 @@ mod records;
 mod take;
 
 pub use catalog::{AbsentId, Catalog, NarId, PathFault, PathId, PathSet, Reference, Referrers};
+pub use closure::take_closure;
 pub use objects::{Object, Objects, Tag};
 pub use records::{NoRecords, Record, Records};
 pub use take::{Options, Progress, take};
