@@ -5,13 +5,16 @@
 
 mod arena;
 mod building;
+mod cache;
 mod catalog;
 mod listing;
 mod objects;
 mod reading;
+mod record_codec;
 mod records;
 mod take;
 
+pub use cache::{Cache, cache_directory};
 pub use catalog::{AbsentId, Catalog, NarId, PathFault, PathId, PathSet, Reference, Referrers};
 pub use objects::{Object, Objects, Tag};
 pub use records::{NoRecords, Record, Records};
