@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use larder_hook::queue::{Layout, Queue};
 use larder_hook::settings;
+use nix_narinfo::TrustedPublicKey;
 
 use super::arguments::Global;
 use super::output;
@@ -80,6 +81,29 @@ impl Context {
                 .hint("clients tell keys apart by their names: give a new key a new name"));
             }
             keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    /// The keys that clients trust: those of `texts`, or else those of the configuration. A signing key that this user cannot
+    /// read is named in a warning.
+    ///
+    /// # Errors
+    /// A text is no public key, or there is no key at all.
+    pub(super) fn client_keys(&self, texts: &[String]) -> Result<Vec<TrustedPublicKey>> {
+        if !texts.is_empty() {
+            return public_keys(texts.iter().map(String::as_str));
+        }
+        let mut keys = public_keys(self.config.get(config_keys::TRUSTED_KEYS).iter().map(String::as_str))?;
+        for file in self.config.get(config_keys::SIGNING_KEY_FILES) {
+            match read_secret_key(file.as_ref()) {
+                Ok((key, _)) => keys.push(key.public()),
+                Err(error) => output::warn(&error.to_string()),
+            }
+        }
+        if keys.is_empty() {
+            return Err(Error::permanent(Area::Config, "no key is known that clients trust")
+                .hint("name the public key of the cache with `--key NAME:BASE64`"));
         }
         Ok(keys)
     }

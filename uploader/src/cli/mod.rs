@@ -20,6 +20,7 @@ mod retry;
 mod setup;
 mod signals;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,8 @@ enum Command {
     CatchUp(catch_up::Args),
     /// Look again at what the agent pushed or found in the bucket, and queue what clients cannot take any more
     Recheck(recheck::Args),
+    /// Verify that clients can take what the bucket holds
+    Verify(verify::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
     /// Ask the agent to push all queued builds now, or wait until they are pushed
@@ -113,6 +116,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Config(args) => block_on(async move { config::run(args, &context).await }),
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
+        Command::Verify(args) => block_on(async move { verify::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),
         Command::Client(args) => block_on(async move { client::run(args, &context).await }),

@@ -1,6 +1,8 @@
 //! What a bucket holds: scans of prefixes, the paths that a client can take, and NARs of known contents.
 
+mod decode;
 mod examination;
+mod nar_reader;
 mod narinfos;
 mod nars;
 mod paced;
@@ -9,7 +11,9 @@ mod presence;
 mod recheck;
 mod verify;
 
+pub use decode::{CLIENT_WINDOW, OWN_WINDOW};
 pub use examination::{Examined, Examiner, vanished};
+pub use nar_reader::{ByteRate, NarContents, NarFault, NarSource, read_nar};
 pub use narinfos::{BucketScan, FEW, Survey, Surveyed};
 pub use nars::{NarScan, find_nar};
 pub use paced::PacedReader;

@@ -10,6 +10,7 @@
 //! | `testbed.rs`, `generate.rs` | a server, a store, and the compared programs; generated store paths |
 //! | `raw.rs`, `raw_upkeep.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
+//! | `keep.rs` | the upkeep of a bucket |
 //! | `before.rs` | the comparison with an earlier build of larder |
 //! | `network.rs`, `growth.rs` | cases with a simulated network; the growth of the cost |
 //! | `hook.rs`, `hook_runs.rs`, `yardstick.rs` | the cases of the hook; its runs without Nix; the same work in C |
@@ -24,6 +25,7 @@ mod generate;
 mod growth;
 mod hook;
 mod hook_runs;
+mod keep;
 mod large;
 mod machine;
 mod nar;
@@ -103,6 +105,11 @@ const CASES: &[Case] = &[
         "before",
         before::run,
         "large, tiny, the hook and planning against the build in `$LARDER_BEFORE_DIR`",
+    ),
+    by_name(
+        "keep-verify",
+        keep::run_verify,
+        "the verification of a bucket of 100,000 paths, first and again",
     ),
     by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];

@@ -7,6 +7,7 @@ mod arena;
 mod building;
 mod cache;
 mod catalog;
+mod closure;
 mod listing;
 mod objects;
 mod reading;
@@ -16,6 +17,7 @@ mod take;
 
 pub use cache::{Cache, cache_directory};
 pub use catalog::{AbsentId, Catalog, NarId, PathFault, PathId, PathSet, Reference, Referrers};
+pub use closure::take_closure;
 pub use objects::{Object, Objects, Tag};
 pub use records::{NoRecords, Record, Records};
 pub use take::{Options, Progress, take};

@@ -6,7 +6,6 @@ use futures::{StreamExt, stream};
 use nix_derivation::store_path::StoreDir;
 use nix_narinfo::TrustedPublicKey;
 
-use super::catalog::PathId;
 use super::objects::{Object, Tag};
 use super::records::Record;
 use crate::base::error::{Area, Error, Result};
@@ -26,21 +25,21 @@ pub(super) struct Trust {
     pub(super) keys: Vec<TrustedPublicKey>,
 }
 
-/// A narinfo that was read; `None` if it is gone.
-pub(super) type Read = (PathId, Option<(Object, Record)>);
+/// A narinfo that was read, by its hash part; `None` if it does not exist.
+pub(super) type Read = ([u8; 20], Option<(Object, Record)>);
 
-/// Reads the narinfos of paths. Calls `take` with each portion.
+/// Reads narinfos, by the hash parts of their paths. Calls `take` with each portion.
 ///
 /// # Errors
 /// When the bucket fails.
-pub(super) async fn read(
+pub(super) async fn read_all(
     bucket: &dyn Bucket,
     trust: &Arc<Trust>,
-    wanted: Vec<(PathId, [u8; 20])>,
+    wanted: Vec<[u8; 20]>,
     mut take: impl FnMut(Vec<Read>),
 ) -> Result<()> {
-    let requests = wanted.into_iter().map(|(id, digest)| async move {
-        Ok::<_, Error>((id, digest, bucket.get(&object_keys::narinfo_of(&digest)).await?))
+    let requests = wanted.into_iter().map(|digest| async move {
+        Ok::<_, Error>((digest, bucket.get(&object_keys::narinfo_of(&digest)).await?))
     });
     let answers = stream::iter(requests).buffer_unordered(CONCURRENT);
     // Judgement takes processor time, so that threads of their own do it while the next narinfos arrive.
@@ -62,10 +61,10 @@ pub(super) async fn read(
     Ok(())
 }
 
-fn judge(trust: &Trust, (id, digest, answer): (PathId, [u8; 20], Option<bucket::Object>)) -> Read {
+fn judge(trust: &Trust, (digest, answer): ([u8; 20], Option<bucket::Object>)) -> Read {
     let read = answer.map(|object| {
         let record = Record::of(Summary::read(&trust.store_dir, &trust.keys, &digest, &object.body));
         (Object::read(object.body.len() as u64, object.etag.as_deref().map(Tag::of)), record)
     });
-    (id, read)
+    (digest, read)
 }

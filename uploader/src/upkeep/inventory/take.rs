@@ -11,7 +11,7 @@ use nix_narinfo::TrustedPublicKey;
 use super::building::Building;
 use super::catalog::{Catalog, PathId, Reference};
 use super::listing::list;
-use super::reading::{Trust, read};
+use super::reading::{Read, Trust, read_all};
 use super::records::Records;
 use crate::base::clock::Moment;
 use crate::base::error::Result;
@@ -63,13 +63,13 @@ pub async fn take(
         let (digest, object) = (row.digest, row.object);
         match records.get(&digest, &object) {
             Some(record) => building.fill(id, record),
-            None => unread.push((id, digest)),
+            None => unread.push(digest),
         }
     }
     let mut done = total - unread.len();
     progress(done, total);
     let mut changed = HashSet::new();
-    read(bucket, &trust, unread, |portion| {
+    read_all(bucket, &trust, unread, |portion| {
         done += portion.len();
         take_portion(&mut building, records, portion, &mut changed);
         progress(done, total);
@@ -89,17 +89,19 @@ pub async fn take(
 fn take_portion(
     building: &mut Building,
     records: &mut dyn Records,
-    portion: Vec<super::reading::Read>,
+    portion: Vec<Read>,
     changed: &mut HashSet<PathId>,
 ) {
-    for (id, read) in portion {
+    for (digest, read) in portion {
+        // Only listed narinfos are read.
+        let Some(id) = building.catalog.find(&digest) else { continue };
         let Some((object, record)) = read else {
             building.gone(id);
             continue;
         };
         let listed = *building.catalog.narinfo(id);
         if listed.is_same(&object) {
-            records.put(building.catalog.digest(id), &listed, &record);
+            records.put(&digest, &listed, &record);
         } else {
             building.read_as(id, object);
             changed.insert(id);
@@ -124,8 +126,10 @@ async fn look_again(
         .filter_map(|(id, record)| Some((*id, record.nar.as_ref()?.key.clone())))
         .take(MOST_ASKED)
         .collect();
-    let asked =
-        doubtful.iter().map(|(id, key)| async move { bucket.head(key).await.map(|meta| (*id, meta)) });
+    let asked = doubtful
+        .clone()
+        .into_iter()
+        .map(|(id, key)| async move { bucket.head(&key).await.map(|meta| (id, meta)) });
     let answers: Vec<_> = stream::iter(asked).buffer_unordered(CONCURRENT).try_collect().await?;
     for (id, meta) in answers {
         if let Some(meta) = meta {
@@ -136,9 +140,9 @@ async fn look_again(
     // A narinfo whose NAR is missing may have been replaced or removed meanwhile.
     let again: Vec<_> =
         doubtful.into_iter().map(|(id, _)| id).filter(|id| building.doubtful.contains_key(id)).collect();
-    let again = again.into_iter().map(|id| (id, *building.catalog.digest(id))).collect();
+    let again = again.into_iter().map(|id| *building.catalog.digest(id)).collect();
     let mut replaced = HashSet::new();
-    read(bucket, trust, again, |portion| take_portion(building, records, portion, &mut replaced)).await?;
+    read_all(bucket, trust, again, |portion| take_portion(building, records, portion, &mut replaced)).await?;
     changed.extend(&replaced);
     Ok(!replaced.is_empty())
 }

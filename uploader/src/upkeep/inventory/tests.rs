@@ -91,3 +91,19 @@ async fn a_narinfo_that_was_read_is_read_again_only_after_a_change() {
     assert_eq!(again.present_references(id(&again, "b")).collect::<Vec<_>>(), [id(&again, "a")]);
     assert!(again.fault(id(&again, "b")).is_some() && again.fault(id(&again, "a")).is_none());
 }
+
+#[tokio::test]
+async fn the_closure_of_a_path_is_read_without_a_listing() {
+    let house = House::new().await;
+    house.publish("a", &[]).await;
+    house.publish("b", &["a", "upstream"]).await;
+    house.publish("other", &[]).await;
+    let nar = house.publish("c", &["b"]).await;
+    house.delete(&nar).await;
+    let roots = [*house::path("c").digest(), *house::path("nowhere").digest()];
+    let catalog = take_closure(&house.bucket, &house.options(), roots).await.unwrap();
+    assert_eq!(names(&catalog, catalog.ids()), ["a", "b", "c"]);
+    let faulty = catalog.ids().filter(|id| catalog.fault(*id).is_some());
+    assert_eq!(names(&catalog, faulty), ["c"]);
+    assert_eq!(catalog.absent_ids().count(), 1);
+}

@@ -6,11 +6,13 @@
 mod fault;
 mod frame;
 mod leftovers;
+mod local_store;
 mod structure;
 
 pub use fault::{Fault, Kind, Severity};
 pub use frame::{Frame, read_frame};
 pub use leftovers::leftovers;
+pub use local_store::missing_by_local_store;
 pub use structure::{Structure, structure};
 
 #[cfg(test)]

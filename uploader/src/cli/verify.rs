@@ -1,0 +1,179 @@
+//! `larder verify`: is the bucket whole?
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use nix_derivation::nixbase32;
+use nix_derivation::store_path::StoreDir;
+use serde_json::json;
+
+use super::context::Context;
+use super::output;
+use crate::base::error::{Area, Error, Result};
+use crate::base::exit::Exit;
+use crate::bucket::Bucket;
+use crate::format::object_keys::{HASH_PART, NARS, narinfo_of};
+use crate::upkeep::inventory::{self, AbsentId, Catalog, NoRecords};
+use crate::upkeep::verify::{
+    Fault, Kind, Severity, leftovers, missing_by_local_store, read_frame, structure,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only these store paths and all that they refer to: paths, their base names or hash parts, or links such as ./result
+    paths: Vec<PathBuf>,
+    /// A public key that clients trust, NAME:BASE64. May be given several times. By default, the keys of the configuration
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+    /// Show all faults of each kind, not only ten
+    #[arg(long)]
+    all: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a verification has found.
+struct Verified {
+    catalog: Catalog,
+    faults: Vec<Fault>,
+    affected: usize,
+    left_out: usize,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
+    let trusted = context.client_keys(&args.key)?;
+    let bucket = context.bucket().await?;
+    let frame = read_frame(&*bucket).await?;
+    let Some(store_dir) = frame.store_dir else {
+        show(&args, &frame.faults);
+        let text = format!("cannot verify the paths in `{}`", bucket.address());
+        return Err(Error::permanent(Area::Bucket, text)
+            .because("without a sound `nix-cache-info`, the store directory is unknown")
+            .hint("`larder init` writes one"));
+    };
+    let store_dir = StoreDir::new(&*store_dir).map_err(|error| {
+        Error::permanent(Area::Bucket, "cannot use the `StoreDir` of `nix-cache-info`").because(error)
+    })?;
+    let options = inventory::Options { store_dir, trusted };
+    let verified = match &args.paths[..] {
+        [] => verify_all(&*bucket, &options, context).await?,
+        paths => verify_paths(&*bucket, &options, context, paths).await?,
+    };
+    let mut faults = frame.faults;
+    faults.extend(verified.faults.iter().cloned());
+    show(&args, &faults);
+    Ok(end(&args, &verified, &faults))
+}
+
+async fn verify_all(
+    bucket: &dyn Bucket,
+    options: &inventory::Options,
+    context: &Context,
+) -> Result<Verified> {
+    let bar = output::Steps::new("narinfos");
+    let progress = |done, total| bar.set(done, total);
+    let catalog = inventory::take(bucket, options, &mut NoRecords, &progress).await?;
+    bar.remove();
+    // Not every server lists uploads.
+    let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
+    let others = leftovers(&catalog, &unfinished);
+    Ok(judge(catalog, others, context).await)
+}
+
+async fn verify_paths(
+    bucket: &dyn Bucket,
+    options: &inventory::Options,
+    context: &Context,
+    paths: &[PathBuf],
+) -> Result<Verified> {
+    let roots = paths.iter().map(|path| digest(path, &options.store_dir)).collect::<Result<Vec<_>>>()?;
+    let catalog = inventory::take_closure(bucket, options, roots.iter().copied()).await?;
+    let absent = paths.iter().zip(&roots).filter(|(_, root)| catalog.find(root).is_none());
+    let absent = absent.map(|(path, root)| {
+        let text = format!("`{}` does not exist", narinfo_of(root));
+        Fault::new(Kind::NotInBucket, path.display().to_string(), text)
+    });
+    let absent = absent.collect();
+    Ok(judge(catalog, absent, context).await)
+}
+
+/// Judges the paths of the catalog, with what the local store knows of absent references.
+async fn judge(catalog: Catalog, mut faults: Vec<Fault>, context: &Context) -> Verified {
+    let (catalog, missing) = missing(catalog, context).await;
+    let found = structure(&catalog, &missing);
+    faults.extend(found.faults);
+    Verified { affected: found.affected, left_out: found.left_out.len(), catalog, faults }
+}
+
+/// The absent references that are not upstream's. A machine without a store knows nothing of them.
+async fn missing(catalog: Catalog, context: &Context) -> (Catalog, HashSet<AbsentId>) {
+    let keys = context.options(false).map(|options| options.rules.upstream_keys);
+    let (Ok(keys), Ok(store)) = (keys, context.store()) else { return (catalog, HashSet::new()) };
+    let asked = tokio::task::spawn_blocking(move || {
+        let missing = missing_by_local_store(&store, &keys, &catalog).unwrap_or_default();
+        (catalog, missing)
+    });
+    asked.await.unwrap_or_default()
+}
+
+/// The hash part that the argument names.
+fn digest(argument: &Path, store_dir: &StoreDir) -> Result<[u8; 20]> {
+    let target = std::fs::canonicalize(argument).ok();
+    let named = |path: &Path| {
+        let relative = path.strip_prefix(store_dir.as_str()).unwrap_or(path);
+        let first = relative.components().next()?.as_os_str().to_str()?.to_owned();
+        nixbase32::decode(first.get(..HASH_PART)?.as_bytes()).ok()?.try_into().ok()
+    };
+    named(argument).or_else(|| named(&target?)).ok_or_else(|| {
+        Error::permanent(Area::Usage, format!("`{}` is no store path", argument.display()))
+            .hint(format!("name paths below `{}`, their base names, or links to them", store_dir.as_str()))
+    })
+}
+
+fn show(args: &Args, faults: &[Fault]) {
+    match args.json {
+        true => faults.iter().for_each(output::fault_as_json),
+        false => output::show_faults(faults, args.all),
+    }
+}
+
+/// Prints the totals. Returns how the command ends.
+fn end(args: &Args, verified: &Verified, faults: &[Fault]) -> Exit {
+    let Verified { catalog, affected, left_out, .. } = verified;
+    let with = |severity| faults.iter().filter(|fault| fault.kind.severity() == severity).count();
+    let (clients, writers, waste) = (with(Severity::Clients), with(Severity::Writers), with(Severity::Waste));
+    let nar_bytes: u64 = catalog.nars().iter().map(|(_, object)| object.size).sum();
+    if args.json {
+        let summary = json!({
+            "type": "summary",
+            "paths": catalog.paths(),
+            "nars": catalog.nars().len(),
+            "narObjectBytes": nar_bytes,
+            "faults": { "clients": clients, "writers": writers, "waste": waste },
+            "affected": affected,
+            "leftOut": left_out,
+        });
+        output::data(&summary.to_string());
+    } else {
+        let paths = output::count(catalog.paths(), "path");
+        let nars = output::count(catalog.nars().len(), "NAR");
+        output::say(&format!("{paths}, {nars} ({})", output::size(nar_bytes)));
+        if *left_out > 0 {
+            output::say(&format!(
+                "{} that they refer to should be upstream's",
+                output::count(*left_out, "path")
+            ));
+        }
+        output::say(&match clients + writers {
+            0 => "clients can take every path".to_owned(),
+            wrong => format!(
+                "{} hurt clients or writers; {} more cannot be taken because of them",
+                output::count(wrong, "fault"),
+                output::count(*affected, "path")
+            ),
+        });
+    }
+    let wrong = faults.iter().any(|fault| fault.kind.severity().is_wrong());
+    if wrong { Exit::Partial } else { Exit::Ok }
+}
