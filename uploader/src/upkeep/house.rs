@@ -34,6 +34,11 @@ impl House {
         self.bucket.put(key, body.into(), ContentType::Text, Condition::None).await.unwrap();
     }
 
+    /// The bytes of an object.
+    pub(crate) async fn bucket_bytes(&self, key: &str) -> Vec<u8> {
+        self.bucket.get(key).await.unwrap().unwrap().body.to_vec()
+    }
+
     pub(crate) async fn delete(&self, key: &str) {
         self.bucket.delete(key).await.unwrap();
     }

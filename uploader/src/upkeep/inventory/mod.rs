@@ -5,14 +5,17 @@
 
 mod arena;
 mod building;
+mod cache;
 mod catalog;
 mod closure;
 mod listing;
 mod objects;
 mod reading;
+mod record_codec;
 mod records;
 mod take;
 
+pub use cache::{Cache, cache_directory};
 pub use catalog::{AbsentId, Catalog, NarId, PathFault, PathId, PathSet, Reference, Referrers};
 pub use closure::take_closure;
 pub use objects::{Object, Objects, Tag};

@@ -1,7 +1,6 @@
 //! What was read of a narinfo, as it is kept between two runs.
 
 use nix_derivation::StorePath;
-use serde::{Deserialize, Serialize};
 
 use super::objects::Object;
 use crate::format::named_nar::{NamedNar, label_named, label_number};
@@ -14,6 +13,9 @@ pub trait Records: Send {
 
     /// Keeps what was read. A failure loses the record.
     fn put(&mut self, digest: &[u8; 20], object: &Object, record: &Record);
+
+    /// May forget the narinfos that are no longer in the bucket, which has this number of paths.
+    fn keep_only(&mut self, _paths: usize, _is_listed: &dyn Fn(&[u8; 20]) -> bool) {}
 }
 
 /// No records: every narinfo is read.
@@ -32,7 +34,7 @@ impl Records for NoRecords {
 pub(super) type Path = ([u8; 20], String);
 
 /// What a narinfo says, without its hash part.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The name of the path; empty if the narinfo says nothing that can be relied on.
     pub(super) name: String,
@@ -45,7 +47,7 @@ pub struct Record {
 }
 
 /// The NAR that a narinfo names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Nar {
     pub(super) key: String,
     pub(super) nar_hash: [u8; 32],

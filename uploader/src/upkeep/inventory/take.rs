@@ -80,7 +80,9 @@ pub async fn take(
             break;
         }
     }
-    Ok(building.finish())
+    let catalog = building.finish();
+    records.keep_only(catalog.paths(), &|digest| catalog.find(digest).is_some());
+    Ok(catalog)
 }
 
 /// Fills in narinfos that were read. Notes those that are not the object of the listing.
