@@ -16,6 +16,7 @@ pub mod narinfo;
 pub mod object_keys;
 pub mod object_kind;
 pub mod path_info;
+pub mod pin;
 pub mod public_key;
 pub mod resign;
 pub mod signature;
