@@ -23,6 +23,7 @@ use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
+use crate::upkeep::inventory::{self, Cache, NoRecords, Records, cache_directory};
 
 /// The configuration of a call. Its methods open what the configuration names.
 #[derive(Debug)]
@@ -166,6 +167,21 @@ impl Context {
     /// The most that queued jobs keep from garbage collection, in bytes of NARs.
     pub(super) fn max_pinned(&self) -> Option<u64> {
         self.config.get(config_keys::MAX_PINNED).map(|Size(bytes)| bytes)
+    }
+
+    /// What was read of the bucket's narinfos in earlier runs. Nothing but time is lost if there are no records, so that
+    /// a fault of the cache is only a warning.
+    pub(super) fn records(&self, bucket: &dyn Bucket, options: &inventory::Options) -> Box<dyn Records> {
+        let Some(directory) = cache_directory(settings::process_environment) else {
+            return Box::new(NoRecords);
+        };
+        match Cache::open(&directory, &bucket.address(), options) {
+            Ok(cache) => Box::new(cache),
+            Err(error) => {
+                output::warn(&format!("{error}; every narinfo is read again"));
+                Box::new(NoRecords)
+            }
+        }
     }
 
     /// The queue. Fails if it does not exist.

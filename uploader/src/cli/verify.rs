@@ -13,7 +13,7 @@ use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::bucket::Bucket;
 use crate::format::object_keys::{HASH_PART, NARS, narinfo_of};
-use crate::upkeep::inventory::{self, AbsentId, Catalog, NoRecords};
+use crate::upkeep::inventory::{self, AbsentId, Catalog};
 use crate::upkeep::verify::{
     Fault, Kind, Severity, leftovers, missing_by_local_store, read_frame, structure,
 };
@@ -73,7 +73,9 @@ async fn verify_all(
 ) -> Result<Verified> {
     let bar = output::Steps::new("narinfos");
     let progress = |done, total| bar.set(done, total);
-    let catalog = inventory::take(bucket, options, &mut NoRecords, &progress).await?;
+    let mut records = context.records(bucket, options);
+    let catalog = inventory::take(bucket, options, &mut *records, &progress).await?;
+    drop(records);
     bar.remove();
     // Not every server lists uploads.
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
