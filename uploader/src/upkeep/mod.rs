@@ -3,4 +3,6 @@
 #[cfg(test)]
 pub(crate) mod house;
 pub mod inventory;
+#[cfg(test)]
+pub(crate) mod large;
 pub mod verify;

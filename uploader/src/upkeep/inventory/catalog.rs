@@ -120,6 +120,14 @@ impl Catalog {
         self.rows.iter().filter(|row| !row.is_gone).count()
     }
 
+    /// The memory of the tables, in bytes, apart from the few that only damaged buckets fill.
+    pub fn bytes(&self) -> usize {
+        let rows = self.rows.capacity() * size_of::<Row>() + self.names.bytes();
+        let references = self.references.capacity() * size_of::<u32>();
+        let absent = self.absent.capacity() * size_of::<Absent>();
+        rows + references + absent + self.nars.bytes() + self.others.bytes() + self.derivers.bytes()
+    }
+
     /// The path with this hash part.
     pub fn find(&self, digest: &[u8; 20]) -> Option<PathId> {
         let number = self.rows.binary_search_by(|row| row.digest.cmp(digest)).ok()?;

@@ -23,4 +23,6 @@ pub use records::{NoRecords, Record, Records};
 pub use take::{Options, Progress, take};
 
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,72 @@
+//! The memory and the time of the inventory of a large bucket. A release build measures what users have:
+//! `LARDER_PATHS=1000000 cargo test --release -p larder --lib -- --ignored --nocapture inventory::measure`.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::{Cache, Catalog, NoRecords, PathId, take};
+use crate::upkeep::large::{self, LargeBucket};
+
+/// The most bytes of a path in a catalog, with its NAR, its name and eight references.
+const MOST_BYTES: usize = 400;
+
+/// A number of bytes from `/proc/self/status`.
+fn memory(field: &str) -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap() * 1024
+}
+
+/// The time of a piece of work, the growth of the memory, and the highest growth on the way.
+async fn measured<T>(what: &str, work: impl Future<Output = T>) -> (T, Duration, usize) {
+    let before = memory("VmRSS:");
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    let begun = Instant::now();
+    let value = work.await;
+    let took = begun.elapsed();
+    let peak = memory("VmHWM:").saturating_sub(before);
+    let grown = memory("VmRSS:").saturating_sub(before);
+    let mib = |bytes: usize| bytes >> 20;
+    eprintln!("{what}: {:.1} s, {} MiB more, {} MiB at most", took.as_secs_f64(), mib(grown), mib(peak));
+    (value, took, peak)
+}
+
+/// What a collection does with a catalog: the closures of a tenth of the paths, and the referrers.
+fn decide(catalog: &Catalog) -> usize {
+    let roots = (0..catalog.size() as u32).step_by(10).map(PathId);
+    let closure = catalog.closure(roots);
+    let referrers = catalog.referrers();
+    catalog.ids().filter(|id| !closure.contains(*id) && referrers.of_path(*id).is_empty()).count()
+}
+
+#[ignore = "takes minutes"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_bucket_takes_little_memory_and_time() {
+    let paths = std::env::var("LARDER_PATHS").map_or(100_000, |paths| paths.parse().unwrap());
+    let bucket = LargeBucket::new(paths);
+    let options = bucket.options();
+    let directory = tempfile::tempdir().unwrap();
+    let (catalog, _, peak) =
+        measured("read", async { take(&bucket, &options, &mut NoRecords, &|_, _| {}).await.unwrap() }).await;
+    let (unneeded, ..) = measured("decided", async { decide(&catalog) }).await;
+    assert_eq!(catalog.paths(), paths as usize);
+    assert_eq!(catalog.ids().find_map(|id| catalog.fault(id)), None);
+    assert!(unneeded < paths as usize);
+    eprintln!("{} bytes for each path", catalog.bytes() / paths as usize);
+    assert!(catalog.bytes() / (paths as usize) < MOST_BYTES);
+    assert!(peak < (32 << 20) + paths as usize * 1000, "{peak}");
+    let some = catalog.find(large::path(paths / 2).digest()).unwrap();
+    let references = catalog.present_references(some).count();
+    assert_eq!(references, large::references(paths / 2).count());
+    drop(catalog);
+    let cached = async || {
+        let mut cache = Cache::open(directory.path(), "large:", &options).unwrap();
+        take(&bucket, &options, &mut cache, &|_, _| {}).await.unwrap()
+    };
+    measured("read, and kept", cached()).await;
+    let (catalog, took, _) = measured("known", cached()).await;
+    measured("decided", async { decide(&catalog) }).await;
+    let file = fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().metadata().unwrap().len();
+    eprintln!("{} bytes of the file for each path", file / u64::from(paths));
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}
