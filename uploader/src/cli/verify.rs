@@ -2,20 +2,28 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use larder_hook::settings::process_environment;
+use larder_hook::time::now;
 use nix_derivation::nixbase32;
 use nix_derivation::store_path::StoreDir;
+use rand_core::{OsRng, RngCore};
 use serde_json::json;
 
 use super::context::Context;
 use super::output;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
+use crate::base::span::parse_span;
 use crate::bucket::Bucket;
+use crate::config::Size;
 use crate::format::object_keys::{HASH_PART, NARS, narinfo_of};
-use crate::upkeep::inventory::{self, AbsentId, Catalog};
+use crate::survey::ByteRate;
+use crate::upkeep::inventory::{self, AbsentId, Catalog, cache_directory};
 use crate::upkeep::verify::{
-    Fault, Kind, Severity, leftovers, missing_by_local_store, read_frame, structure,
+    Fault, Kind, Portion, ReadNar, Resume, Severity, leftovers, missing_by_local_store, read_contents,
+    read_frame, structure,
 };
 
 #[derive(Debug, clap::Args)]
@@ -25,6 +33,15 @@ pub(super) struct Args {
     /// A public key that clients trust, NAME:BASE64. May be given several times. By default, the keys of the configuration
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
+    /// Also download, decompress and hash NARs: all, or a part such as 5% or 1/30, which is another one each day
+    #[arg(long, value_name = "PART", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = Portion::parse)]
+    data: Option<Portion>,
+    /// Of these NARs, only those that were written in this time, such as 7d
+    #[arg(long, value_name = "TIME", requires = "data", value_parser = parse_span)]
+    data_since: Option<Duration>,
+    /// Download at most so many bytes of NARs a second, such as 20M
+    #[arg(long, value_name = "BYTES", requires = "data", value_parser = Size::parse)]
+    max_rate: Option<Size>,
     /// Show all faults of each kind, not only ten
     #[arg(long)]
     all: bool,
@@ -56,14 +73,18 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         Error::permanent(Area::Bucket, "cannot use the `StoreDir` of `nix-cache-info`").because(error)
     })?;
     let options = inventory::Options { store_dir, trusted };
-    let verified = match &args.paths[..] {
+    let mut verified = match &args.paths[..] {
         [] => verify_all(&*bucket, &options, context).await?,
         paths => verify_paths(&*bucket, &options, context, paths).await?,
     };
-    let mut faults = frame.faults;
-    faults.extend(verified.faults.iter().cloned());
-    show(&args, &faults);
-    Ok(end(&args, &verified, &faults))
+    verified.faults.splice(0..0, frame.faults);
+    let unknown = match args.data {
+        Some(portion) => verify_contents(&args, portion, &*bucket, &mut verified).await,
+        None => None,
+    };
+    show(&args, &verified.faults);
+    let exit = end(&args, &verified);
+    unknown.map_or(Ok(exit), Err)
 }
 
 async fn verify_all(
@@ -81,6 +102,59 @@ async fn verify_all(
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
     let others = leftovers(&catalog, &unfinished);
     Ok(judge(catalog, others, context).await)
+}
+
+/// Reads NARs, and adds their faults. Returns the error that kept some of them unknown.
+async fn verify_contents(
+    args: &Args,
+    portion: Portion,
+    bucket: &dyn Bucket,
+    verified: &mut Verified,
+) -> Option<Error> {
+    let catalog = &verified.catalog;
+    let mut wanted = portion.of(catalog, args.data_since, now(), OsRng.next_u64());
+    let part = portion.name(now()).filter(|_| args.data_since.is_none() && args.paths.is_empty());
+    let mut resume = part
+        .zip(cache_directory(process_environment))
+        .map(|(part, directory)| Resume::open(&directory, &bucket.address(), &part));
+    let all = wanted.len();
+    if let Some(resume) = &resume {
+        wanted.retain(|nar| !resume.has(catalog, *nar));
+    }
+    if wanted.len() < all {
+        let known = output::count(all - wanted.len(), "NAR");
+        output::say(&format!("{known} were read by an earlier run, which was interrupted"));
+    }
+    let rate = args.max_rate.map(|Size(bytes)| ByteRate::new(bytes));
+    let bar = output::Steps::new("NARs");
+    let (count, mut read, mut bytes) = (wanted.len(), 0, 0);
+    let (mut faults, mut errors) = (Vec::new(), Vec::new());
+    read_contents(bucket, catalog, wanted, rate.as_ref(), |nar: ReadNar| {
+        match nar.faults {
+            Ok(found) if found.is_empty() => {
+                resume.iter_mut().for_each(|resume| resume.add(catalog, nar.nar));
+            }
+            Ok(found) => faults.extend(found),
+            Err(error) => errors.push(error),
+        }
+        (read, bytes) = (read + 1, bytes + nar.bytes);
+        bar.set(read, count);
+    })
+    .await;
+    bar.remove();
+    output::say(&format!("read {} ({})", output::count(read, "NAR"), output::size(bytes)));
+    verified.faults.extend(faults);
+    if errors.is_empty() {
+        resume.into_iter().for_each(Resume::finish);
+    }
+    let unread = errors.len() + count - read;
+    let first = errors.into_iter().next()?;
+    let text = format!("the contents of {} are unknown", output::count(unread, "NAR"));
+    Some(
+        Error::new(first.area(), first.retry(), text)
+            .because(first)
+            .hint("verify again: sound NARs are not read twice"),
+    )
 }
 
 async fn verify_paths(
@@ -141,8 +215,8 @@ fn show(args: &Args, faults: &[Fault]) {
 }
 
 /// Prints the totals. Returns how the command ends.
-fn end(args: &Args, verified: &Verified, faults: &[Fault]) -> Exit {
-    let Verified { catalog, affected, left_out, .. } = verified;
+fn end(args: &Args, verified: &Verified) -> Exit {
+    let Verified { catalog, affected, left_out, faults } = verified;
     let with = |severity| faults.iter().filter(|fault| fault.kind.severity() == severity).count();
     let (clients, writers, waste) = (with(Severity::Clients), with(Severity::Writers), with(Severity::Waste));
     let nar_bytes: u64 = catalog.nars().iter().map(|(_, object)| object.size).sum();

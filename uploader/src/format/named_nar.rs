@@ -38,6 +38,8 @@ pub struct NamedNar {
     pub nar_size: u64,
     /// The size of the object in bytes, if the narinfo says it.
     pub file_size: Option<u64>,
+    /// The SHA-256 of the object, if the narinfo says it.
+    pub file_hash: Option<[u8; 32]>,
 }
 
 /// The number of a compression that Nix reads. The numbers may change between versions of larder.
@@ -58,9 +60,10 @@ impl NamedNar {
         label: &'static str,
         nar_size: u64,
         file_size: Option<u64>,
+        file_hash: Option<[u8; 32]>,
     ) -> Self {
         let compression = Compression::ALL.into_iter().find(|compression| compression.name() == label);
-        Self { key: key.to_owned(), nar_hash, compression, label, nar_size, file_size }
+        Self { key: key.to_owned(), nar_hash, compression, label, nar_size, file_size, file_hash }
     }
 
     /// Reads the fields of a narinfo that say where its NAR is.
@@ -92,7 +95,11 @@ impl NamedNar {
         }
         // Nix takes 0 for unknown.
         let file_size = present.file_size().filter(|size| *size > 0);
-        Ok(Self::new(url, nar_hash, label, present.nar_size(), file_size))
+        let file_hash = match present.file_hash() {
+            Some(NixHash::Sha256(hash)) => Some(*hash),
+            _ => None,
+        };
+        Ok(Self::new(url, nar_hash, label, present.nar_size(), file_size, file_hash))
     }
 
     /// Whether an object of `size` bytes can be the NAR.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix_derivation::StorePath;
+use nix_derivation::nixbase32;
 use nix_derivation::store_path::StoreDir;
 use nix_narinfo::TrustedPublicKey;
 use sha2::{Digest, Sha256};
@@ -40,8 +41,12 @@ pub(crate) struct LargeBucket {
     public: TrustedPublicKey,
     /// The end of each narinfo, its signature.
     signatures: Vec<[u8; 88]>,
+    /// The size of each narinfo.
+    sizes: Vec<u16>,
     /// The numbers of the paths, and with [`NAR`] of their NARs, in the order of their keys.
     keys: Vec<u32>,
+    /// The hash parts of the paths, ascending, with their numbers.
+    digests: Vec<([u8; 20], u32)>,
 }
 
 impl LargeBucket {
@@ -51,17 +56,20 @@ impl LargeBucket {
         let sign = |number: u32| {
             let narinfo = String::from_utf8(narinfo(number, std::slice::from_ref(&key))).unwrap();
             let (_, signature) = narinfo.trim_end().split_once(SIGNATURE).unwrap();
-            <[u8; 88]>::try_from(signature.as_bytes()).unwrap()
+            (<[u8; 88]>::try_from(signature.as_bytes()).unwrap(), narinfo.len() as u16)
         };
         let half = paths / 2;
-        let signatures = std::thread::scope(|scope| {
+        let signed = std::thread::scope(|scope| {
             let first = scope.spawn(|| (0..half).map(sign).collect::<Vec<_>>());
             let second: Vec<_> = (half..paths).map(sign).collect();
             [first.join().unwrap(), second].concat()
         });
+        let (signatures, sizes) = signed.into_iter().unzip();
         let mut keys: Vec<_> = (0..paths).flat_map(|number| [number, number | NAR]).collect();
         keys.sort_by_cached_key(|number| key_of(*number));
-        Self { written: MemoryBucket::default(), public: key.public(), signatures, keys }
+        let mut digests: Vec<_> = (0..paths).map(|number| (*path(number).digest(), number)).collect();
+        digests.sort_unstable();
+        Self { written: MemoryBucket::default(), public: key.public(), signatures, sizes, keys, digests }
     }
 
     /// The options of an inventory that trusts the key of the paths.
@@ -69,7 +77,13 @@ impl LargeBucket {
         Options { store_dir: StoreDir::default(), trusted: vec![self.public.clone()] }
     }
 
-    fn place(&self, key: &str) -> Option<u32> {
+    /// The number of the object with this key.
+    fn number(&self, key: &str) -> Option<u32> {
+        if let Some(hash) = object_keys::narinfo_hash(key) {
+            let digest: [u8; 20] = nixbase32::decode(hash.as_bytes()).ok()?.try_into().ok()?;
+            let place = self.digests.binary_search_by_key(&digest, |(digest, _)| *digest).ok()?;
+            return Some(self.digests[place].1);
+        }
         let place = self.keys.binary_search_by(|number| key_of(*number).as_str().cmp(key)).ok()?;
         Some(self.keys[place])
     }
@@ -83,7 +97,7 @@ impl LargeBucket {
     }
 
     fn meta(&self, number: u32) -> ObjectMeta {
-        let size = if number & NAR == 0 { self.body(number).len() as u64 } else { SIZE.0 };
+        let size = if number & NAR == 0 { u64::from(self.sizes[number as usize]) } else { SIZE.0 };
         ObjectMeta {
             key: key_of(number),
             size,
@@ -157,7 +171,7 @@ impl Bucket for LargeBucket {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Object>> {
-        match self.place(key) {
+        match self.number(key) {
             Some(number) => Ok(Some(Object { body: self.body(number), etag: Some(etag(number)) })),
             None => self.written.get(key).await,
         }
@@ -168,7 +182,7 @@ impl Bucket for LargeBucket {
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>> {
-        match self.place(key) {
+        match self.number(key) {
             Some(number) => Ok(Some(self.meta(number))),
             None => self.written.head(key).await,
         }

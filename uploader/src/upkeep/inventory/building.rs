@@ -33,6 +33,7 @@ impl Building {
             nar_hash: [0; 32],
             nar_size: 0,
             file_size: 0,
+            file_hash: [0; 32],
             label: 0,
             references: (0, 0),
             deriver: NONE,
@@ -78,6 +79,7 @@ impl Building {
         row.nar_hash = nar.nar_hash;
         row.nar_size = nar.nar_size;
         row.file_size = nar.file_size.unwrap_or(0);
+        row.file_hash = nar.file_hash.unwrap_or_default();
         row.label = nar.label;
         let found = self.later.get(&nar.key).copied().or_else(|| self.catalog.nars.find(&nar.key));
         // Other tools may put NARs beside the narinfos.
@@ -163,6 +165,7 @@ impl Building {
             let number = push_fault(&mut self.catalog.faults, fault);
             self.catalog.rows[id.0 as usize].fault = number;
         }
+        self.catalog.references.shrink_to_fit();
         self.catalog
     }
 }

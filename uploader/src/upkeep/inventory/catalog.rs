@@ -67,6 +67,8 @@ pub(super) struct Row {
     pub(super) nar_size: u64,
     /// The size of the object that the narinfo states; 0 for unknown.
     pub(super) file_size: u64,
+    /// The SHA-256 of the object that the narinfo states; zeros for unknown.
+    pub(super) file_hash: [u8; 32],
     pub(super) label: u8,
     /// The first reference in the table of references, and the number of references.
     pub(super) references: (u32, u32),
@@ -198,7 +200,8 @@ impl Catalog {
         let row = self.row(id);
         let (key, _) = self.nar_object(self.nar(id)?);
         let file_size = Some(row.file_size).filter(|size| *size > 0);
-        Some(NamedNar::new(key, row.nar_hash, label_named(row.label), row.nar_size, file_size))
+        let file_hash = Some(row.file_hash).filter(|hash| *hash != [0; 32]);
+        Some(NamedNar::new(key, row.nar_hash, label_named(row.label), row.nar_size, file_size, file_hash))
     }
 
     /// All objects that are NARs, by their numbers.

@@ -5,6 +5,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::{Cache, Catalog, NoRecords, PathId, take};
+use crate::bucket::Bucket;
+use crate::format::object_keys;
+use crate::format::summary::Summary;
 use crate::upkeep::large::{self, LargeBucket};
 
 /// The most bytes of a path in a catalog, with its NAR, its name and eight references.
@@ -39,6 +42,24 @@ fn decide(catalog: &Catalog) -> usize {
     catalog.ids().filter(|id| !closure.contains(*id) && referrers.of_path(*id).is_empty()).count()
 }
 
+/// Says what the bucket and the judgement cost.
+async fn judge_some(bucket: &LargeBucket) {
+    const SOME: u32 = 1000;
+    let options = bucket.options();
+    let begun = Instant::now();
+    let mut objects = Vec::new();
+    for number in 0..SOME {
+        objects.push(bucket.get(&object_keys::narinfo(&large::path(number))).await.unwrap().unwrap());
+    }
+    let given = begun.elapsed() / SOME;
+    let begun = Instant::now();
+    for (number, object) in (0..SOME).zip(&objects) {
+        let path = large::path(number);
+        Summary::read(&options.store_dir, &options.trusted, path.digest(), &object.body).unwrap();
+    }
+    eprintln!("the bucket takes {given:?} for each narinfo, the judgement {:?}", begun.elapsed() / SOME);
+}
+
 #[ignore = "takes minutes"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_bucket_takes_little_memory_and_time() {
@@ -46,6 +67,7 @@ async fn a_large_bucket_takes_little_memory_and_time() {
     let bucket = LargeBucket::new(paths);
     let options = bucket.options();
     let directory = tempfile::tempdir().unwrap();
+    judge_some(&bucket).await;
     let (catalog, _, peak) =
         measured("read", async { take(&bucket, &options, &mut NoRecords, &|_, _| {}).await.unwrap() }).await;
     let (unneeded, ..) = measured("decided", async { decide(&catalog) }).await;

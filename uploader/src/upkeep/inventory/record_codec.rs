@@ -23,6 +23,8 @@ pub(super) fn encode(object: &Object, record: &Record) -> Option<Vec<u8>> {
         number(&mut out, nar.nar_size);
         // A narinfo that says 0 does not say the size.
         number(&mut out, nar.file_size.unwrap_or(0));
+        out.push(nar.file_hash.is_some().into());
+        nar.file_hash.iter().for_each(|hash| out.extend(hash));
         out.push(nar.label);
     }
     number(&mut out, record.references.len() as u64);
@@ -51,6 +53,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Object, Record)> {
             nar_hash: from.array()?,
             nar_size: from.number()?,
             file_size: Some(from.number()?).filter(|size| *size > 0),
+            file_hash: from.optional(Reader::array)?,
             label: from.byte()?,
         })
     })?;
@@ -148,9 +151,22 @@ mod tests {
 
     fn a_nar() -> impl Strategy<Value = Nar> {
         let file_size = proptest::option::of(1..=u64::MAX);
-        ("[a-z/]{0,70}", any::<[u8; 32]>(), any::<u64>(), file_size, any::<u8>()).prop_map(
-            |(key, nar_hash, nar_size, file_size, label)| Nar { key, nar_hash, nar_size, file_size, label },
+        (
+            "[a-z/]{0,70}",
+            any::<[u8; 32]>(),
+            any::<u64>(),
+            file_size,
+            proptest::option::of(any::<[u8; 32]>()),
+            any::<u8>(),
         )
+            .prop_map(|(key, nar_hash, nar_size, file_size, file_hash, label)| Nar {
+                key,
+                nar_hash,
+                nar_size,
+                file_size,
+                file_hash,
+                label,
+            })
     }
 
     fn a_record() -> impl Strategy<Value = Record> {

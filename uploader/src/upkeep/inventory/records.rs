@@ -53,6 +53,7 @@ pub(super) struct Nar {
     pub(super) nar_hash: [u8; 32],
     pub(super) nar_size: u64,
     pub(super) file_size: Option<u64>,
+    pub(super) file_hash: Option<[u8; 32]>,
     /// The number of the compression.
     pub(super) label: u8,
 }
@@ -69,6 +70,7 @@ impl Record {
                     nar_hash: nar.nar_hash,
                     nar_size: nar.nar_size,
                     file_size: nar.file_size,
+                    file_hash: nar.file_hash,
                     label: label_number(nar.label),
                     key: nar.key,
                 }),
@@ -96,6 +98,7 @@ fn numbered(fault: &NarinfoFault) -> (u8, String) {
 impl Nar {
     /// The NAR, as the narinfo names it.
     pub(super) fn named(&self) -> NamedNar {
-        NamedNar::new(&self.key, self.nar_hash, label_named(self.label), self.nar_size, self.file_size)
+        let label = label_named(self.label);
+        NamedNar::new(&self.key, self.nar_hash, label, self.nar_size, self.file_size, self.file_hash)
     }
 }

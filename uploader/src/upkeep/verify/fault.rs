@@ -47,6 +47,10 @@ pub enum Kind {
     NarMissing,
     /// The NAR of a narinfo has another size.
     NarSize,
+    /// The contents of a NAR are not those that the narinfo states.
+    NarContents,
+    /// `FileHash` is not the hash of the object.
+    FileHash,
     /// A path refers to a path that is neither in the bucket nor upstream's.
     ReferenceMissing,
     /// No narinfo names the NAR.
@@ -65,7 +69,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, the worst first.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::CacheInfo,
         Self::Marker,
         Self::Narinfo(FaultKind::Malformed),
@@ -76,6 +80,8 @@ impl Kind {
         Self::NotInBucket,
         Self::NarMissing,
         Self::NarSize,
+        Self::NarContents,
+        Self::FileHash,
         Self::ReferenceMissing,
         Self::OrphanNar,
         Self::OrphanListing,
@@ -98,6 +104,8 @@ impl Kind {
             Self::NotInBucket => "not-in-bucket",
             Self::NarMissing => "nar-missing",
             Self::NarSize => "nar-size",
+            Self::NarContents => "nar-contents",
+            Self::FileHash => "file-hash",
             Self::ReferenceMissing => "reference-missing",
             Self::OrphanNar => "orphan-nar",
             Self::OrphanListing => "orphan-listing",
@@ -114,7 +122,7 @@ impl Kind {
             Self::Marker => Severity::Writers,
             Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => Severity::Waste,
             Self::UnfinishedUpload | Self::DeadWriter => Severity::Waste,
-            Self::UnknownObject => Severity::Information,
+            Self::FileHash | Self::UnknownObject => Severity::Information,
             _ => Severity::Clients,
         }
     }
@@ -132,6 +140,8 @@ impl Kind {
             Self::NotInBucket => "paths that are not in the bucket",
             Self::NarMissing => "paths without their NARs",
             Self::NarSize => "NARs of a wrong size",
+            Self::NarContents => "NARs with other contents",
+            Self::FileHash => "narinfos with a wrong `FileHash`",
             Self::ReferenceMissing => "missing references",
             Self::OrphanNar => "NARs that no narinfo names",
             Self::OrphanListing => "listings without a narinfo",
@@ -153,7 +163,8 @@ impl Kind {
             Self::Narinfo(_) => "clients stop with an error when they ask for these paths",
             Self::NotInBucket => "clients build these paths, and what needs them",
             Self::NarMissing => "clients choose these paths, and fail at the download",
-            Self::NarSize => "clients choose these paths, and fail after the download",
+            Self::NarSize | Self::NarContents => "clients choose these paths, and fail after the download",
+            Self::FileHash => "none for Nix, which does not look at it; other clients may refuse the NAR",
             Self::ReferenceMissing => {
                 "clients build these references before they can use what refers to them"
             }
@@ -173,7 +184,8 @@ impl Kind {
                 "name the key with `--key` if clients trust it; otherwise `larder repair --adopt KEY`"
             }
             Self::NotInBucket => "`larder push`, on a machine that has them",
-            Self::Narinfo(_) | Self::NarMissing | Self::NarSize | Self::ReferenceMissing => "`larder repair`",
+            Self::Narinfo(_) | Self::NarMissing | Self::NarSize => "`larder repair`",
+            Self::NarContents | Self::FileHash | Self::ReferenceMissing => "`larder repair`",
             Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => "`larder collect`",
             Self::UnfinishedUpload | Self::DeadWriter => "the next push removes them when they are a day old",
             Self::UnknownObject => "none is needed",

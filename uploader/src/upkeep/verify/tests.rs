@@ -1,6 +1,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::bucket::Bucket;
 use crate::format::object_keys::{CACHE_INFO, FORMAT};
@@ -102,4 +104,70 @@ async fn the_paths_above_a_faulty_path_are_counted_once() {
         missing.iter().map(|fault| &*fault.object).collect::<Vec<_>>(),
         [house::path("d").to_basename()]
     );
+}
+
+/// The faults that the contents of all NARs have, as kind and object, in order.
+async fn contents(house: &House) -> Vec<(Kind, String)> {
+    let catalog = house.catalog().await;
+    let mut faults = Vec::new();
+    let wanted = Portion::All.of(&catalog, None, 0, 0);
+    read_contents(&house.bucket, &catalog, wanted, None, |nar| faults.extend(nar.faults.unwrap())).await;
+    faults.sort_by(|one, other| one.kind.cmp(&other.kind).then(one.object.cmp(&other.object)));
+    faults.into_iter().map(|fault| (fault.kind, fault.object)).collect()
+}
+
+#[tokio::test]
+async fn other_contents_of_a_nar_are_found_although_sizes_fit() {
+    let house = House::new().await;
+    for name in ["sound", "flipped", "swapped", "file-hash"] {
+        house.publish(name, &[]).await;
+    }
+    assert_eq!(contents(&house).await, []);
+    let catalog = house.catalog().await;
+    let key = |name: &str| {
+        let nar = catalog.nar(house::id(&catalog, name)).unwrap();
+        catalog.nar_object(nar).0.to_owned()
+    };
+    let mut flipped = house.bucket.get(&key("flipped")).await.unwrap().unwrap().body.to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    house.put(&key("flipped"), flipped).await;
+    // As long as the object before, and a NAR of the same length.
+    let other = zstd::encode_all(&*house::nar("swappee"), 1).unwrap();
+    house.put(&key("swapped"), other).await;
+    let narinfo = house.bucket.get(&house::narinfo("file-hash")).await.unwrap().unwrap().body;
+    let hash = Sha256::digest("other");
+    let text = String::from_utf8_lossy(&narinfo);
+    let line = text.lines().find(|line| line.starts_with("FileHash: ")).unwrap();
+    let other = format!("FileHash: sha256:{}", nix_derivation::nixbase32::encode(&hash));
+    house.put(&house::narinfo("file-hash"), text.replace(line, &other)).await;
+    let path = |name: &str| house::path(name).to_basename();
+    let expected = [
+        (Kind::NarContents, path("flipped")),
+        (Kind::NarContents, path("swapped")),
+        (Kind::FileHash, path("file-hash")),
+    ];
+    let mut expected = expected.to_vec();
+    expected.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.cmp(&other.1)));
+    assert_eq!(contents(&house).await, expected);
+}
+
+#[tokio::test]
+async fn an_interrupted_reading_goes_on_and_a_changed_object_is_read_again() {
+    let (house, cache) = (House::new().await, tempfile::tempdir().unwrap());
+    let keys = [house.publish("a", &[]).await, house.publish("b", &[]).await];
+    let catalog = house.catalog().await;
+    let nars = Portion::All.of(&catalog, None, 0, 0);
+    let open = || Resume::open(cache.path(), "memory:", "all");
+    let mut resume = open();
+    nars.iter().for_each(|nar| resume.add(&catalog, *nar));
+    drop(resume);
+    assert!(nars.iter().all(|nar| open().has(&catalog, *nar)));
+    assert!(!nars.iter().any(|nar| Resume::open(cache.path(), "elsewhere:", "all").has(&catalog, *nar)));
+    house.put(&keys[0], "other").await;
+    let changed = house.catalog().await;
+    let known: Vec<_> =
+        nars.iter().filter(|nar| open().has(&changed, **nar)).map(|nar| changed.nar_object(*nar).0).collect();
+    assert_eq!(known, [&keys[1]]);
+    open().finish();
+    assert!(!nars.iter().any(|nar| open().has(&catalog, *nar)));
 }
