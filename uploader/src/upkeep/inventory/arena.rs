@@ -18,7 +18,7 @@ impl Arena {
 
     /// The memory of all strings, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()
+        self.bytes.len() + self.ends.len() * size_of::<usize>()
     }
 
     /// The string with this number.

@@ -124,9 +124,9 @@ impl Catalog {
 
     /// The memory of the tables, in bytes, apart from the few that only damaged buckets fill.
     pub fn bytes(&self) -> usize {
-        let rows = self.rows.capacity() * size_of::<Row>() + self.names.bytes();
-        let references = self.references.capacity() * size_of::<u32>();
-        let absent = self.absent.capacity() * size_of::<Absent>();
+        let rows = self.rows.len() * size_of::<Row>() + self.names.bytes();
+        let references = self.references.len() * size_of::<u32>();
+        let absent = self.absent.len() * size_of::<Absent>();
         rows + references + absent + self.nars.bytes() + self.others.bytes() + self.derivers.bytes()
     }
 

@@ -106,7 +106,7 @@ impl Objects {
 
     /// The memory of all objects, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.keys.bytes() + self.objects.capacity() * size_of::<(u32, Object)>()
+        self.keys.bytes() + self.objects.len() * size_of::<(u32, Object)>()
     }
 
     /// The number of objects.
