@@ -23,7 +23,6 @@ use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
 use crate::push::{Options, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
-use crate::upkeep::inventory::{self, Cache, NoRecords, Records, cache_directory};
 
 /// The configuration of a call. Its methods open what the configuration names.
 #[derive(Debug)]
@@ -84,6 +83,14 @@ impl Context {
             keys.push(key);
         }
         Ok(keys)
+    }
+
+    /// Public keys that the command line names.
+    ///
+    /// # Errors
+    /// A text is no public key.
+    pub(super) fn public_keys(&self, texts: &[String]) -> Result<Vec<TrustedPublicKey>> {
+        public_keys(texts.iter().map(String::as_str))
     }
 
     /// The keys that clients trust: those of `texts`, or else those of the configuration. A signing key that this user cannot
@@ -167,21 +174,6 @@ impl Context {
     /// The most that queued jobs keep from garbage collection, in bytes of NARs.
     pub(super) fn max_pinned(&self) -> Option<u64> {
         self.config.get(config_keys::MAX_PINNED).map(|Size(bytes)| bytes)
-    }
-
-    /// What was read of the bucket's narinfos in earlier runs. Nothing but time is lost if there are no records, so that
-    /// a fault of the cache is only a warning.
-    pub(super) fn records(&self, bucket: &dyn Bucket, options: &inventory::Options) -> Box<dyn Records> {
-        let Some(directory) = cache_directory(settings::process_environment) else {
-            return Box::new(NoRecords);
-        };
-        match Cache::open(&directory, &bucket.address(), options) {
-            Ok(cache) => Box::new(cache),
-            Err(error) => {
-                output::warn(&format!("{error}; every narinfo is read again"));
-                Box::new(NoRecords)
-            }
-        }
     }
 
     /// The queue. Fails if it does not exist.

@@ -18,9 +18,11 @@ mod recheck;
 mod relay;
 mod retry;
 mod setup;
+mod sign;
 mod signals;
 mod status;
 mod verify;
+mod whole_bucket;
 
 use std::process::ExitCode;
 
@@ -60,6 +62,8 @@ enum Command {
     Recheck(recheck::Args),
     /// Verify that clients can take what the bucket holds
     Verify(verify::Args),
+    /// Sign what a trusted key has signed, and drop the signatures of a retired key
+    Sign(sign::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
     /// Ask the agent to push all queued builds now, or wait until they are pushed
@@ -117,6 +121,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
         Command::Verify(args) => block_on(async move { verify::run(args, &context).await }),
+        Command::Sign(args) => block_on(async move { sign::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),
         Command::Client(args) => block_on(async move { client::run(args, &context).await }),

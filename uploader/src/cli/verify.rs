@@ -1,24 +1,23 @@
 //! `larder verify`: is the bucket whole?
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use larder_hook::settings::process_environment;
 use larder_hook::time::now;
-use nix_derivation::nixbase32;
-use nix_derivation::store_path::StoreDir;
 use rand_core::{OsRng, RngCore};
 use serde_json::json;
 
 use super::context::Context;
 use super::output;
-use crate::base::error::{Area, Error, Result};
+use super::whole_bucket::{digest, store_dir, take_inventory};
+use crate::base::error::{Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::parse_span;
 use crate::bucket::Bucket;
 use crate::config::Size;
-use crate::format::object_keys::{HASH_PART, NARS, narinfo_of};
+use crate::format::object_keys::{NARS, narinfo_of};
 use crate::survey::ByteRate;
 use crate::upkeep::inventory::{self, AbsentId, Catalog, cache_directory};
 use crate::upkeep::verify::{
@@ -62,16 +61,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let trusted = context.client_keys(&args.key)?;
     let bucket = context.bucket().await?;
     let frame = read_frame(&*bucket).await?;
-    let Some(store_dir) = frame.store_dir else {
-        show(&args, &frame.faults);
-        let text = format!("cannot verify the paths in `{}`", bucket.address());
-        return Err(Error::permanent(Area::Bucket, text)
-            .because("without a sound `nix-cache-info`, the store directory is unknown")
-            .hint("`larder init` writes one"));
+    let store_dir = match store_dir(&*bucket, frame.store_dir) {
+        Ok(store_dir) => store_dir,
+        Err(error) => {
+            show(&args, &frame.faults);
+            return Err(error);
+        }
     };
-    let store_dir = StoreDir::new(&*store_dir).map_err(|error| {
-        Error::permanent(Area::Bucket, "cannot use the `StoreDir` of `nix-cache-info`").because(error)
-    })?;
     let options = inventory::Options { store_dir, trusted };
     let mut verified = match &args.paths[..] {
         [] => verify_all(&*bucket, &options, context).await?,
@@ -92,12 +88,7 @@ async fn verify_all(
     options: &inventory::Options,
     context: &Context,
 ) -> Result<Verified> {
-    let bar = output::Steps::new("narinfos");
-    let progress = |done, total| bar.set(done, total);
-    let mut records = context.records(bucket, options);
-    let catalog = inventory::take(bucket, options, &mut *records, &progress).await?;
-    drop(records);
-    bar.remove();
+    let catalog = take_inventory(bucket, options).await?;
     // Not every server lists uploads.
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
     let others = leftovers(&catalog, &unfinished);
@@ -191,20 +182,6 @@ async fn missing(catalog: Catalog, context: &Context) -> (Catalog, HashSet<Absen
         (catalog, missing)
     });
     asked.await.unwrap_or_default()
-}
-
-/// The hash part that the argument names.
-fn digest(argument: &Path, store_dir: &StoreDir) -> Result<[u8; 20]> {
-    let target = std::fs::canonicalize(argument).ok();
-    let named = |path: &Path| {
-        let relative = path.strip_prefix(store_dir.as_str()).unwrap_or(path);
-        let first = relative.components().next()?.as_os_str().to_str()?.to_owned();
-        nixbase32::decode(first.get(..HASH_PART)?.as_bytes()).ok()?.try_into().ok()
-    };
-    named(argument).or_else(|| named(&target?)).ok_or_else(|| {
-        Error::permanent(Area::Usage, format!("`{}` is no store path", argument.display()))
-            .hint(format!("name paths below `{}`, their base names, or links to them", store_dir.as_str()))
-    })
 }
 
 fn show(args: &Args, faults: &[Fault]) {

@@ -5,4 +5,5 @@ pub(crate) mod house;
 pub mod inventory;
 #[cfg(test)]
 pub(crate) mod large;
+pub mod sign;
 pub mod verify;
