@@ -6,6 +6,7 @@ use nix_derivation::{StorePath, nixbase32};
 
 use super::arena::Arena;
 use super::objects::{Object, Objects};
+use super::places::Places;
 use crate::format::named_nar::{NamedNar, label_named};
 use crate::format::summary::NarinfoFault;
 
@@ -94,6 +95,7 @@ pub(super) struct Absent {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     pub(super) rows: Vec<Row>,
+    pub(super) places: Places,
     pub(super) names: Arena,
     /// Numbers of rows, and above them the numbers of absent paths.
     pub(super) references: Vec<u32>,
@@ -132,8 +134,13 @@ impl Catalog {
 
     /// The path with this hash part.
     pub fn find(&self, digest: &[u8; 20]) -> Option<PathId> {
-        let number = self.rows.binary_search_by(|row| row.digest.cmp(digest)).ok()?;
+        let number = self.place(digest)?;
         (!self.rows[number].is_gone).then_some(PathId(number as u32))
+    }
+
+    /// The place of the path with this hash part, also if it was removed meanwhile.
+    pub(super) fn place(&self, digest: &[u8; 20]) -> Option<usize> {
+        self.places.find(digest, |place| &self.rows[place].digest)
     }
 
     pub(super) fn row(&self, id: PathId) -> &Row {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::listing::list;
 use super::{Cache, Catalog, NoRecords, PathId, take};
 use crate::bucket::Bucket;
 use crate::format::object_keys;
@@ -68,6 +69,7 @@ async fn a_large_bucket_takes_little_memory_and_time() {
     let options = bucket.options();
     let directory = tempfile::tempdir().unwrap();
     judge_some(&bucket).await;
+    measured("listed", async { drop(list(&bucket).await.unwrap()) }).await;
     let (catalog, _, peak) =
         measured("read", async { take(&bucket, &options, &mut NoRecords, &|_, _| {}).await.unwrap() }).await;
     let (unneeded, ..) = measured("decided", async { decide(&catalog) }).await;

@@ -10,6 +10,7 @@ mod catalog;
 mod closure;
 mod listing;
 mod objects;
+mod places;
 mod reading;
 mod record_codec;
 mod records;
