@@ -21,8 +21,8 @@ use crate::format::object_keys::{NARS, narinfo_of};
 use crate::survey::ByteRate;
 use crate::upkeep::inventory::{self, AbsentId, Catalog, cache_directory};
 use crate::upkeep::verify::{
-    Fault, Kind, Portion, ReadNar, Resume, Severity, leftovers, missing_by_local_store, read_contents,
-    read_frame, structure,
+    Fault, Kind, Portion, ReadNar, Resume, Severity, Upstream, ask_upstream, leftovers,
+    missing_by_local_store, read_contents, read_frame, structure,
 };
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,10 @@ pub(super) struct Args {
     /// Download at most so many bytes of NARs a second, such as 20M
     #[arg(long, value_name = "BYTES", requires = "data", value_parser = Size::parse)]
     max_rate: Option<Size>,
+    /// Also ask this cache whether it has the paths that were left out of the bucket because upstream has them. May be given
+    /// several times
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "https://cache.nixos.org")]
+    upstream: Vec<String>,
     /// Show all faults of each kind, not only ten
     #[arg(long)]
     all: bool,
@@ -55,6 +59,8 @@ struct Verified {
     faults: Vec<Fault>,
     affected: usize,
     left_out: usize,
+    /// The error that kept a part of the bucket, or upstream, unknown.
+    unknown: Option<Error>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
@@ -70,20 +76,21 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let options = inventory::Options { store_dir, trusted };
     let mut verified = match &args.paths[..] {
-        [] => verify_all(&*bucket, &options, context).await?,
-        paths => verify_paths(&*bucket, &options, context, paths).await?,
+        [] => verify_all(&args, &*bucket, &options, context).await?,
+        paths => verify_paths(&args, &*bucket, &options, context, paths).await?,
     };
     verified.faults.splice(0..0, frame.faults);
-    let unknown = match args.data {
-        Some(portion) => verify_contents(&args, portion, &*bucket, &mut verified).await,
-        None => None,
-    };
+    if let Some(portion) = args.data {
+        let unknown = verify_contents(&args, portion, &*bucket, &mut verified).await;
+        verified.unknown = verified.unknown.or(unknown);
+    }
     show(&args, &verified.faults);
     let exit = end(&args, &verified);
-    unknown.map_or(Ok(exit), Err)
+    verified.unknown.map_or(Ok(exit), Err)
 }
 
 async fn verify_all(
+    args: &Args,
     bucket: &dyn Bucket,
     options: &inventory::Options,
     context: &Context,
@@ -92,7 +99,7 @@ async fn verify_all(
     // Not every server lists uploads.
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
     let others = leftovers(&catalog, &unfinished);
-    Ok(judge(catalog, others, context).await)
+    judge(args, options, catalog, others, context).await
 }
 
 /// Reads NARs, and adds their faults. Returns the error that kept some of them unknown.
@@ -149,6 +156,7 @@ async fn verify_contents(
 }
 
 async fn verify_paths(
+    args: &Args,
     bucket: &dyn Bucket,
     options: &inventory::Options,
     context: &Context,
@@ -162,15 +170,49 @@ async fn verify_paths(
         Fault::new(Kind::NotInBucket, path.display().to_string(), text)
     });
     let absent = absent.collect();
-    Ok(judge(catalog, absent, context).await)
+    judge(args, options, catalog, absent, context).await
 }
 
-/// Judges the paths of the catalog, with what the local store knows of absent references.
-async fn judge(catalog: Catalog, mut faults: Vec<Fault>, context: &Context) -> Verified {
-    let (catalog, missing) = missing(catalog, context).await;
+/// Judges the paths of the catalog, with what upstream, or else the local store, knows of absent references.
+async fn judge(
+    args: &Args,
+    options: &inventory::Options,
+    catalog: Catalog,
+    mut faults: Vec<Fault>,
+    context: &Context,
+) -> Result<Verified> {
+    let (catalog, missing, unknown) = if args.upstream.is_empty() {
+        let (catalog, missing) = missing(catalog, context).await;
+        (catalog, missing, None)
+    } else {
+        let Upstream { missing, errors } = missing_upstream(args, options, &catalog, context).await?;
+        let count = errors.len();
+        let unknown = errors.into_iter().next().map(|first| {
+            let text = format!("upstream has not answered {}", output::count(count, "question"));
+            Error::new(first.area(), first.retry(), text).because(first).hint("verify again later")
+        });
+        (catalog, missing, unknown)
+    };
     let found = structure(&catalog, &missing);
     faults.extend(found.faults);
-    Verified { affected: found.affected, left_out: found.left_out.len(), catalog, faults }
+    Ok(Verified { affected: found.affected, left_out: found.left_out.len(), unknown, catalog, faults })
+}
+
+/// The absent references that upstream does not have.
+async fn missing_upstream(
+    args: &Args,
+    options: &inventory::Options,
+    catalog: &Catalog,
+    context: &Context,
+) -> Result<Upstream> {
+    let keys = context.options(false)?.rules.upstream_keys;
+    let options = inventory::Options { store_dir: options.store_dir.clone(), trusted: keys };
+    let (reader, absent) = (context.reader()?, catalog.absent_ids().collect());
+    let bar = output::Steps::new("questions");
+    let progress = |done, all| bar.set(done, all);
+    let found = ask_upstream(&reader, &args.upstream, &options, catalog, absent, progress).await;
+    bar.remove();
+    Ok(found)
 }
 
 /// The absent references that are not upstream's. A machine without a store knows nothing of them.
@@ -193,7 +235,7 @@ fn show(args: &Args, faults: &[Fault]) {
 
 /// Prints the totals. Returns how the command ends.
 fn end(args: &Args, verified: &Verified) -> Exit {
-    let Verified { catalog, affected, left_out, faults } = verified;
+    let Verified { catalog, affected, left_out, faults, .. } = verified;
     let with = |severity| faults.iter().filter(|fault| fault.kind.severity() == severity).count();
     let (clients, writers, waste) = (with(Severity::Clients), with(Severity::Writers), with(Severity::Waste));
     let nar_bytes: u64 = catalog.nars().iter().map(|(_, object)| object.size).sum();
