@@ -21,17 +21,31 @@ fn memory(field: &str) -> usize {
     line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap() * 1024
 }
 
+/// The processor time of the process so far.
+fn processor() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // The kernel counts in hundredths of a second.
+    Duration::from_millis(fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum())
+}
+
 /// The time of a piece of work, the growth of the memory, and the highest growth on the way.
 async fn measured<T>(what: &str, work: impl Future<Output = T>) -> (T, Duration, usize) {
     let before = memory("VmRSS:");
     fs::write("/proc/self/clear_refs", "5").unwrap();
-    let begun = Instant::now();
+    let (begun, used) = (Instant::now(), processor());
     let value = work.await;
-    let took = begun.elapsed();
+    let (took, used) = (begun.elapsed(), processor() - used);
     let peak = memory("VmHWM:").saturating_sub(before);
     let grown = memory("VmRSS:").saturating_sub(before);
     let mib = |bytes: usize| bytes >> 20;
-    eprintln!("{what}: {:.1} s, {} MiB more, {} MiB at most", took.as_secs_f64(), mib(grown), mib(peak));
+    eprintln!(
+        "{what}: {:.1} s ({:.1} s of processors), {} MiB more, {} MiB at most",
+        took.as_secs_f64(),
+        used.as_secs_f64(),
+        mib(grown),
+        mib(peak)
+    );
     (value, took, peak)
 }
 
