@@ -3,5 +3,7 @@
 #[cfg(test)]
 pub(crate) mod house;
 pub mod inventory;
+#[cfg(test)]
+pub(crate) mod large;
 pub mod sign;
 pub mod verify;
