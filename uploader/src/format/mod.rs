@@ -17,6 +17,7 @@ pub mod object_keys;
 pub mod object_kind;
 pub mod path_info;
 pub mod public_key;
+pub mod repointing;
 pub mod signature;
 pub mod standing;
 pub mod summary;
