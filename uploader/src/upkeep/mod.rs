@@ -3,4 +3,5 @@
 #[cfg(test)]
 pub(crate) mod house;
 pub mod inventory;
+pub mod repair;
 pub mod verify;
