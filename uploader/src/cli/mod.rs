@@ -16,6 +16,7 @@ mod push;
 mod queue;
 mod recheck;
 mod relay;
+mod repair;
 mod retry;
 mod setup;
 mod signals;
@@ -60,6 +61,8 @@ enum Command {
     Recheck(recheck::Args),
     /// Verify that clients can take what the bucket holds
     Verify(verify::Args),
+    /// Mend what a verification finds: from the local store, or from other caches
+    Repair(repair::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
     /// Ask the agent to push all queued builds now, or wait until they are pushed
@@ -117,6 +120,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
         Command::Verify(args) => block_on(async move { verify::run(args, &context).await }),
+        Command::Repair(args) => block_on(async move { repair::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),
         Command::Client(args) => block_on(async move { client::run(args, &context).await }),

@@ -47,23 +47,37 @@ pub(super) struct Args {
     all: bool,
     /// Print JSON lines
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What a verification has found.
-struct Verified {
-    catalog: Catalog,
-    faults: Vec<Fault>,
+pub(super) struct Verified {
+    pub(super) catalog: Catalog,
+    pub(super) faults: Vec<Fault>,
+    /// The paths that narinfos refer to and that are neither in the bucket nor upstream's.
+    pub(super) missing: HashSet<AbsentId>,
+    /// The store directory of the bucket, and the keys that clients trust.
+    pub(super) options: inventory::Options,
+    /// The error that kept the contents of some NARs unknown.
+    pub(super) unknown: Option<Error>,
     affected: usize,
     left_out: usize,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
-    let trusted = context.client_keys(&args.key)?;
     let bucket = context.bucket().await?;
-    let frame = read_frame(&*bucket).await?;
+    let mut verified = verify(&args, context, &*bucket).await?;
+    show(&args, &verified.faults);
+    let exit = end(&args, &verified);
+    verified.unknown.take().map_or(Ok(exit), Err)
+}
+
+/// Finds the faults of the bucket, as far as the arguments ask.
+pub(super) async fn verify(args: &Args, context: &Context, bucket: &dyn Bucket) -> Result<Verified> {
+    let trusted = context.client_keys(&args.key)?;
+    let frame = read_frame(bucket).await?;
     let Some(store_dir) = frame.store_dir else {
-        show(&args, &frame.faults);
+        show(args, &frame.faults);
         let text = format!("cannot verify the paths in `{}`", bucket.address());
         return Err(Error::permanent(Area::Bucket, text)
             .because("without a sound `nix-cache-info`, the store directory is unknown")
@@ -74,33 +88,30 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     })?;
     let options = inventory::Options { store_dir, trusted };
     let mut verified = match &args.paths[..] {
-        [] => verify_all(&*bucket, &options, context).await?,
-        paths => verify_paths(&*bucket, &options, context, paths).await?,
+        [] => verify_all(bucket, options, context).await?,
+        paths => verify_paths(bucket, options, context, paths).await?,
     };
     verified.faults.splice(0..0, frame.faults);
-    let unknown = match args.data {
-        Some(portion) => verify_contents(&args, portion, &*bucket, &mut verified).await,
-        None => None,
-    };
-    show(&args, &verified.faults);
-    let exit = end(&args, &verified);
-    unknown.map_or(Ok(exit), Err)
+    if let Some(portion) = args.data {
+        verified.unknown = verify_contents(args, portion, bucket, &mut verified).await;
+    }
+    Ok(verified)
 }
 
 async fn verify_all(
     bucket: &dyn Bucket,
-    options: &inventory::Options,
+    options: inventory::Options,
     context: &Context,
 ) -> Result<Verified> {
     let bar = output::Steps::new("narinfos");
     let progress = |done, total| bar.set(done, total);
-    let mut records = records(&bucket.address(), options);
-    let catalog = inventory::take(bucket, options, &mut *records, &progress).await?;
+    let mut records = records(&bucket.address(), &options);
+    let catalog = inventory::take(bucket, &options, &mut *records, &progress).await?;
     bar.remove();
     // Not every server lists uploads.
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
     let others = leftovers(&catalog, &unfinished);
-    Ok(judge(catalog, others, context).await)
+    Ok(judge(catalog, others, options, context).await)
 }
 
 /// What earlier runs read of the narinfos in this bucket.
@@ -170,27 +181,33 @@ async fn verify_contents(
 
 async fn verify_paths(
     bucket: &dyn Bucket,
-    options: &inventory::Options,
+    options: inventory::Options,
     context: &Context,
     paths: &[PathBuf],
 ) -> Result<Verified> {
     let roots = paths.iter().map(|path| digest(path, &options.store_dir)).collect::<Result<Vec<_>>>()?;
-    let catalog = inventory::take_closure(bucket, options, roots.iter().copied()).await?;
+    let catalog = inventory::take_closure(bucket, &options, roots.iter().copied()).await?;
     let absent = paths.iter().zip(&roots).filter(|(_, root)| catalog.find(root).is_none());
     let absent = absent.map(|(path, root)| {
         let text = format!("`{}` does not exist", narinfo_of(root));
         Fault::new(Kind::NotInBucket, path.display().to_string(), text)
     });
     let absent = absent.collect();
-    Ok(judge(catalog, absent, context).await)
+    Ok(judge(catalog, absent, options, context).await)
 }
 
 /// Judges the paths of the catalog, with what the local store knows of absent references.
-async fn judge(catalog: Catalog, mut faults: Vec<Fault>, context: &Context) -> Verified {
+async fn judge(
+    catalog: Catalog,
+    mut faults: Vec<Fault>,
+    options: inventory::Options,
+    context: &Context,
+) -> Verified {
     let (catalog, missing) = missing(catalog, context).await;
     let found = structure(&catalog, &missing);
     faults.extend(found.faults);
-    Verified { affected: found.affected, left_out: found.left_out.len(), catalog, faults }
+    let (affected, left_out) = (found.affected, found.left_out.len());
+    Verified { catalog, faults, missing, options, unknown: None, affected, left_out }
 }
 
 /// The absent references that are not upstream's. A machine without a store knows nothing of them.
@@ -227,7 +244,7 @@ fn show(args: &Args, faults: &[Fault]) {
 
 /// Prints the totals. Returns how the command ends.
 fn end(args: &Args, verified: &Verified) -> Exit {
-    let Verified { catalog, affected, left_out, faults } = verified;
+    let Verified { catalog, affected, left_out, faults, .. } = verified;
     let with = |severity| faults.iter().filter(|fault| fault.kind.severity() == severity).count();
     let (clients, writers, waste) = (with(Severity::Clients), with(Severity::Writers), with(Severity::Waste));
     let nar_bytes: u64 = catalog.nars().iter().map(|(_, object)| object.size).sum();

@@ -76,6 +76,8 @@ pub struct Examiner<'a> {
     pub store_dir: &'a StoreDir,
     /// The keys that clients trust.
     pub trusted: &'a [TrustedPublicKey],
+    /// The keys whose signatures in other caches are believed.
+    pub believed: &'a [TrustedPublicKey],
 }
 
 impl Examiner<'_> {
@@ -157,7 +159,7 @@ impl Examiner<'_> {
     async fn elsewhere(&self, digest: &[u8; 20]) -> Result<Vec<(usize, Claim)>> {
         let mut claims = Vec::new();
         for (number, source) in self.sources.iter().enumerate() {
-            if let Some(claim) = source.claim(self.store_dir, self.trusted, digest).await? {
+            if let Some(claim) = source.claim(self.store_dir, self.believed, digest).await? {
                 claims.push((number, claim));
             }
         }
