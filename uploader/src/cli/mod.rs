@@ -17,6 +17,7 @@ mod push;
 mod queue;
 mod recheck;
 mod relay;
+mod repair;
 mod retry;
 mod setup;
 mod sign;
@@ -63,6 +64,8 @@ enum Command {
     Recheck(recheck::Args),
     /// Verify that clients can take what the bucket holds
     Verify(verify::Args),
+    /// Mend what a verification finds: from the local store, or from other caches
+    Repair(repair::Args),
     /// Keep paths and what they refer to in the bucket
     Pin(pin::PinArgs),
     /// List the pins of the bucket
@@ -128,6 +131,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
         Command::Verify(args) => block_on(async move { verify::run(args, &context).await }),
+        Command::Repair(args) => block_on(async move { repair::run(args, &context).await }),
         Command::Pin(args) => block_on(async move { pin::pin(args, &context).await }),
         Command::Pins(args) => block_on(async move { pin::pins(args, &context).await }),
         Command::Unpin(args) => block_on(async move { pin::unpin(args, &context).await }),

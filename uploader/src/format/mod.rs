@@ -18,6 +18,7 @@ pub mod object_kind;
 pub mod path_info;
 pub mod pin;
 pub mod public_key;
+pub mod repointing;
 pub mod resign;
 pub mod signature;
 pub mod standing;

@@ -101,6 +101,26 @@ impl Pusher {
         self.session.id()
     }
 
+    /// The session with the bucket.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Sends NARs.
+    pub fn sender(&self) -> &NarSender {
+        &self.sender
+    }
+
+    /// The rules, with the keys that sign among the trusted keys.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Publishes narinfos.
+    pub fn publisher(&self) -> Publisher<'_> {
+        Publisher { session: &self.session, examiner: self.examiner() }
+    }
+
     /// The address of the bucket.
     pub fn address(&self) -> String {
         self.session.bucket().address()
@@ -225,7 +245,7 @@ impl Pusher {
         let tools = Tools {
             store: &self.store,
             sender: &self.sender,
-            publisher: Publisher { session: &self.session, examiner: self.examiner() },
+            publisher: self.publisher(),
             requests: &self.requests,
             claims: &self.claims,
             progress,

@@ -14,7 +14,7 @@ mod verify;
 
 pub use decode::{CLIENT_WINDOW, OWN_WINDOW};
 pub use examination::{Examined, Examiner, vanished};
-pub use nar_reader::{ByteRate, NarContents, NarFault, NarSource, read_nar};
+pub use nar_reader::{ByteRate, NarContents, NarFault, NarSource, read_nar, read_nar_from};
 pub use narinfos::{BucketScan, FEW, Survey, Surveyed};
 pub use nars::{NarScan, find_nar};
 pub use paced::PacedReader;
