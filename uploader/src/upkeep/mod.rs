@@ -5,5 +5,6 @@ pub(crate) mod house;
 pub mod inventory;
 #[cfg(test)]
 pub(crate) mod large;
+pub mod repair;
 pub mod sign;
 pub mod verify;

@@ -197,6 +197,11 @@ impl Catalog {
         self.nars.get(nar.0)
     }
 
+    /// The SHA-256 of the uncompressed NAR of a path, as its narinfo states it; zeros if it states none.
+    pub fn nar_hash(&self, id: PathId) -> &[u8; 32] {
+        &self.row(id).nar_hash
+    }
+
     /// The size of the uncompressed NAR of a path, in bytes, as its narinfo states it.
     pub fn nar_size(&self, id: PathId) -> u64 {
         self.row(id).nar_size
@@ -379,5 +384,16 @@ impl Referrers {
     pub fn of_path(&self, id: PathId) -> &[PathId] {
         let number = id.0 as usize;
         &self.referrers[self.starts[number] as usize..self.starts[number + 1] as usize]
+    }
+
+    /// The paths, and all that refer to them, directly or not.
+    pub fn above(&self, paths: &[PathId]) -> PathSet {
+        let size = self.starts.len().saturating_sub(1);
+        let mut above = PathSet::of(size, paths.iter().copied());
+        let mut next = paths.to_vec();
+        while let Some(id) = next.pop() {
+            next.extend(self.of_path(id).iter().filter(|id| above.insert(**id)));
+        }
+        above
     }
 }
