@@ -50,6 +50,13 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
+impl Args {
+    /// Whether the whole bucket is looked at.
+    pub(super) fn is_of_all(&self) -> bool {
+        self.paths.is_empty()
+    }
+}
+
 /// What a verification has found.
 pub(super) struct Verified {
     pub(super) catalog: Catalog,
