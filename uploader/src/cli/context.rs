@@ -85,6 +85,14 @@ impl Context {
         Ok(keys)
     }
 
+    /// Public keys that the command line names.
+    ///
+    /// # Errors
+    /// A text is no public key.
+    pub(super) fn public_keys(&self, texts: &[String]) -> Result<Vec<TrustedPublicKey>> {
+        public_keys(texts.iter().map(String::as_str))
+    }
+
     /// The keys that clients trust: those of `texts`, or else those of the configuration. A signing key that this user cannot
     /// read is named in a warning.
     ///

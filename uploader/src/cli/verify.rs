@@ -1,29 +1,28 @@
 //! `larder verify`: is the bucket whole?
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use larder_hook::settings::process_environment;
 use larder_hook::time::now;
-use nix_derivation::nixbase32;
-use nix_derivation::store_path::StoreDir;
 use rand_core::{OsRng, RngCore};
 use serde_json::json;
 
 use super::context::Context;
 use super::output;
-use crate::base::error::{Area, Error, Result};
+use super::whole_bucket::{digest, store_dir, take_inventory};
+use crate::base::error::{Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::parse_span;
 use crate::bucket::Bucket;
 use crate::config::Size;
-use crate::format::object_keys::{HASH_PART, NARS, narinfo_of};
+use crate::format::object_keys::{NARS, narinfo_of};
 use crate::survey::ByteRate;
-use crate::upkeep::inventory::{self, AbsentId, Cache, Catalog, NoRecords, Records, cache_directory};
+use crate::upkeep::inventory::{self, AbsentId, Catalog, cache_directory};
 use crate::upkeep::verify::{
-    Fault, Kind, Portion, ReadNar, Resume, Severity, leftovers, missing_by_local_store, read_contents,
-    read_frame, structure,
+    Fault, Kind, Portion, ReadNar, Resume, Severity, Upstream, ask_upstream, leftovers,
+    missing_by_local_store, read_contents, read_frame, structure,
 };
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +41,10 @@ pub(super) struct Args {
     /// Download at most so many bytes of NARs a second, such as 20M
     #[arg(long, value_name = "BYTES", requires = "data", value_parser = Size::parse)]
     max_rate: Option<Size>,
+    /// Also ask this cache whether it has the paths that were left out of the bucket because upstream has them. May be given
+    /// several times
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "https://cache.nixos.org")]
+    upstream: Vec<String>,
     /// Show all faults of each kind, not only ten
     #[arg(long)]
     all: bool,
@@ -65,7 +68,7 @@ pub(super) struct Verified {
     pub(super) missing: HashSet<AbsentId>,
     /// The store directory of the bucket, and the keys that clients trust.
     pub(super) options: inventory::Options,
-    /// The error that kept the contents of some NARs unknown.
+    /// The error that kept a part of the bucket, or upstream, unknown.
     pub(super) unknown: Option<Error>,
     affected: usize,
     left_out: usize,
@@ -73,64 +76,47 @@ pub(super) struct Verified {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let bucket = context.bucket().await?;
-    let mut verified = verify(&args, context, &*bucket).await?;
+    let verified = verify(&args, context, &*bucket).await?;
     show(&args, &verified.faults);
     let exit = end(&args, &verified);
-    verified.unknown.take().map_or(Ok(exit), Err)
+    verified.unknown.map_or(Ok(exit), Err)
 }
 
 /// Finds the faults of the bucket, as far as the arguments ask.
 pub(super) async fn verify(args: &Args, context: &Context, bucket: &dyn Bucket) -> Result<Verified> {
     let trusted = context.client_keys(&args.key)?;
     let frame = read_frame(bucket).await?;
-    let Some(store_dir) = frame.store_dir else {
-        show(args, &frame.faults);
-        let text = format!("cannot verify the paths in `{}`", bucket.address());
-        return Err(Error::permanent(Area::Bucket, text)
-            .because("without a sound `nix-cache-info`, the store directory is unknown")
-            .hint("`larder init` writes one"));
+    let store_dir = match store_dir(bucket, frame.store_dir) {
+        Ok(store_dir) => store_dir,
+        Err(error) => {
+            show(args, &frame.faults);
+            return Err(error);
+        }
     };
-    let store_dir = StoreDir::new(&*store_dir).map_err(|error| {
-        Error::permanent(Area::Bucket, "cannot use the `StoreDir` of `nix-cache-info`").because(error)
-    })?;
     let options = inventory::Options { store_dir, trusted };
     let mut verified = match &args.paths[..] {
-        [] => verify_all(bucket, options, context).await?,
-        paths => verify_paths(bucket, options, context, paths).await?,
+        [] => verify_all(args, bucket, options, context).await?,
+        paths => verify_paths(args, bucket, options, context, paths).await?,
     };
     verified.faults.splice(0..0, frame.faults);
     if let Some(portion) = args.data {
-        verified.unknown = verify_contents(args, portion, bucket, &mut verified).await;
+        let unknown = verify_contents(args, portion, bucket, &mut verified).await;
+        verified.unknown = verified.unknown.or(unknown);
     }
     Ok(verified)
 }
 
 async fn verify_all(
+    args: &Args,
     bucket: &dyn Bucket,
     options: inventory::Options,
     context: &Context,
 ) -> Result<Verified> {
-    let bar = output::Steps::new("narinfos");
-    let progress = |done, total| bar.set(done, total);
-    let mut records = records(&bucket.address(), &options);
-    let catalog = inventory::take(bucket, &options, &mut *records, &progress).await?;
-    bar.remove();
+    let catalog = take_inventory(bucket, &options).await?;
     // Not every server lists uploads.
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
     let others = leftovers(&catalog, &unfinished);
-    Ok(judge(catalog, others, options, context).await)
-}
-
-/// What earlier runs read of the narinfos in this bucket.
-fn records(address: &str, options: &inventory::Options) -> Box<dyn Records> {
-    let Some(directory) = cache_directory(process_environment) else { return Box::new(NoRecords) };
-    match Cache::open(&directory, address, options) {
-        Ok(cache) => Box::new(cache),
-        Err(error) => {
-            output::warn(&format!("every narinfo is read, because {error}"));
-            Box::new(NoRecords)
-        }
-    }
+    judge(args, options, catalog, others, context).await
 }
 
 /// Reads NARs, and adds their faults. Returns the error that kept some of them unknown.
@@ -187,6 +173,7 @@ async fn verify_contents(
 }
 
 async fn verify_paths(
+    args: &Args,
     bucket: &dyn Bucket,
     options: inventory::Options,
     context: &Context,
@@ -200,21 +187,50 @@ async fn verify_paths(
         Fault::new(Kind::NotInBucket, path.display().to_string(), text)
     });
     let absent = absent.collect();
-    Ok(judge(catalog, absent, options, context).await)
+    judge(args, options, catalog, absent, context).await
 }
 
-/// Judges the paths of the catalog, with what the local store knows of absent references.
+/// Judges the paths of the catalog, with what upstream, or else the local store, knows of absent references.
 async fn judge(
+    args: &Args,
+    options: inventory::Options,
     catalog: Catalog,
     mut faults: Vec<Fault>,
-    options: inventory::Options,
     context: &Context,
-) -> Verified {
-    let (catalog, missing) = missing(catalog, context).await;
+) -> Result<Verified> {
+    let (catalog, missing, unknown) = if args.upstream.is_empty() {
+        let (catalog, missing) = missing(catalog, context).await;
+        (catalog, missing, None)
+    } else {
+        let Upstream { missing, errors } = missing_upstream(args, &options, &catalog, context).await?;
+        let count = errors.len();
+        let unknown = errors.into_iter().next().map(|first| {
+            let text = format!("upstream has not answered {}", output::count(count, "question"));
+            Error::new(first.area(), first.retry(), text).because(first).hint("verify again later")
+        });
+        (catalog, missing, unknown)
+    };
     let found = structure(&catalog, &missing);
     faults.extend(found.faults);
     let (affected, left_out) = (found.affected, found.left_out.len());
-    Verified { catalog, faults, missing, options, unknown: None, affected, left_out }
+    Ok(Verified { catalog, faults, missing, options, unknown, affected, left_out })
+}
+
+/// The absent references that upstream does not have.
+async fn missing_upstream(
+    args: &Args,
+    options: &inventory::Options,
+    catalog: &Catalog,
+    context: &Context,
+) -> Result<Upstream> {
+    let keys = context.options(false)?.rules.upstream_keys;
+    let options = inventory::Options { store_dir: options.store_dir.clone(), trusted: keys };
+    let (reader, absent) = (context.reader()?, catalog.absent_ids().collect());
+    let bar = output::Steps::new("questions");
+    let progress = |done, all| bar.set(done, all);
+    let found = ask_upstream(&reader, &args.upstream, &options, catalog, absent, progress).await;
+    bar.remove();
+    Ok(found)
 }
 
 /// The absent references that are not upstream's. A machine without a store knows nothing of them.
@@ -226,20 +242,6 @@ async fn missing(catalog: Catalog, context: &Context) -> (Catalog, HashSet<Absen
         (catalog, missing)
     });
     asked.await.unwrap_or_default()
-}
-
-/// The hash part that the argument names.
-fn digest(argument: &Path, store_dir: &StoreDir) -> Result<[u8; 20]> {
-    let target = std::fs::canonicalize(argument).ok();
-    let named = |path: &Path| {
-        let relative = path.strip_prefix(store_dir.as_str()).unwrap_or(path);
-        let first = relative.components().next()?.as_os_str().to_str()?.to_owned();
-        nixbase32::decode(first.get(..HASH_PART)?.as_bytes()).ok()?.try_into().ok()
-    };
-    named(argument).or_else(|| named(&target?)).ok_or_else(|| {
-        Error::permanent(Area::Usage, format!("`{}` is no store path", argument.display()))
-            .hint(format!("name paths below `{}`, their base names, or links to them", store_dir.as_str()))
-    })
 }
 
 fn show(args: &Args, faults: &[Fault]) {

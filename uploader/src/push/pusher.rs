@@ -18,6 +18,7 @@ use super::store_access::StoreAccess;
 use crate::base::error::Result;
 use crate::bucket::Bucket;
 use crate::format::path_info::PathInfo;
+use crate::format::pin::{Pin, PinName};
 use crate::format::signature::SecretKey;
 use crate::format::standing::Judge;
 use crate::session::{Proof, Session};
@@ -139,6 +140,14 @@ impl Pusher {
     /// When the session is over, or the bucket refuses the write.
     pub async fn probe(&self) -> Result<()> {
         self.session.probe().await
+    }
+
+    /// Writes a generation of a pin. Returns its id.
+    ///
+    /// # Errors
+    /// When the session is over, or the bucket refuses the write.
+    pub async fn pin(&self, name: &PinName, pin: &Pin) -> Result<String> {
+        self.session.pin(name, pin).await
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be

@@ -6,6 +6,7 @@ mod nar_reader;
 mod narinfos;
 mod nars;
 mod paced;
+mod pins;
 mod prefix_scan;
 mod presence;
 mod recheck;
@@ -17,6 +18,7 @@ pub use nar_reader::{ByteRate, NarContents, NarFault, NarSource, read_nar, read_
 pub use narinfos::{BucketScan, FEW, Survey, Surveyed};
 pub use nars::{NarScan, find_nar};
 pub use paced::PacedReader;
+pub use pins::read_pins;
 pub use presence::Presence;
 pub use recheck::{Finding, recheck};
 pub use verify::Verifier;

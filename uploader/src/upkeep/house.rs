@@ -1,5 +1,7 @@
 //! A bucket in memory with real narinfos and real NARs, for the unit tests of the upkeep.
 
+use std::sync::Arc;
+
 use nix_derivation::StorePath;
 use nix_derivation::store_path::StoreDir;
 use sha2::{Digest, Sha256};
@@ -27,6 +29,11 @@ impl House {
             .put(object_keys::FORMAT, "{\"version\":1,\"written_by\":\"x\",\"conditional_writes\":true}")
             .await;
         house
+    }
+
+    /// The bucket, as a session takes it.
+    pub(crate) fn shared(&self) -> Arc<dyn Bucket> {
+        Arc::new(self.bucket.clone())
     }
 
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {

@@ -12,8 +12,10 @@ use crate::format::object_keys::NARS;
 
 /// The number of parts that are listed at the same time.
 const CONCURRENT: usize = 8;
-/// The number of pages after which a bucket is listed in parts.
+/// The number of pages after which a bucket may be listed in parts. They show how many pages follow.
 const FEW: usize = 4;
+/// The number of pages that make a part worthwhile. Each part costs a page more, and some servers look for its beginning.
+const WORTH: usize = 32;
 /// The largest number of pages of a bucket: a billion keys. A server that never ends is refused.
 const MOST: usize = 1_000_000;
 /// The characters of nix-base32 in ascending order.
@@ -33,7 +35,8 @@ pub(super) async fn list(bucket: &dyn Bucket) -> Result<Listed> {
             Step::Unsorted => return whole(bucket).await,
         }
     }
-    let parts = split(&part.last).into_iter().map(|part| part.run(bucket, &listed));
+    let parts = split(&part.last, expected(&part.last, part.pages) / WORTH);
+    let parts = parts.into_iter().map(|part| part.run(bucket, &listed));
     let sorted: Vec<bool> = stream::iter(parts).buffer_unordered(CONCURRENT).try_collect().await?;
     // The order of keys is what makes parts whole. A server without it is listed from the beginning, page by page.
     if sorted.into_iter().all(|sorted| sorted) { Ok(ended(listed)) } else { whole(bucket).await }
@@ -71,12 +74,23 @@ fn endless(bucket: &dyn Bucket) -> Error {
         .because("the listing has no end")
 }
 
-/// The parts that together have all keys after `last`.
-fn split(last: &str) -> Vec<Part> {
+/// The approximate number of pages of a bucket, of which `pages` end with the key `last`. Hashes are spread evenly, and there
+/// are about as many NARs as narinfos.
+fn expected(last: &str, pages: usize) -> usize {
+    let mut digits = last.chars().map(|letter| ALPHABET.find(letter));
+    let (Some(Some(first)), Some(Some(second))) = (digits.next(), digits.next()) else { return pages };
+    2 * pages * 1024 / (first * 32 + second + 1)
+}
+
+/// About `count` parts that together have all keys after `last`.
+fn split(last: &str, count: usize) -> Vec<Part> {
     let letters = || ALPHABET.chars().map(String::from);
     let nars = letters().map(|letter| format!("{NARS}{letter}"));
     let mut bounds: Vec<_> = letters().chain(nars).filter(|bound| bound.as_str() > last).collect();
     bounds.sort();
+    // Fewer parts than characters: only some of the bounds.
+    let step = (bounds.len() + 1).div_ceil(count.max(1));
+    let bounds: Vec<_> = bounds.into_iter().skip(step - 1).step_by(step).collect();
     let starts = std::iter::once(last.to_owned()).chain(bounds.clone());
     let ends = bounds.into_iter().map(Some).chain([None]);
     starts
@@ -152,6 +166,17 @@ mod tests {
 
     async fn put(bucket: &MemoryBucket, key: &str) {
         bucket.put(key, "x".into(), ContentType::Text, Condition::None).await.unwrap();
+    }
+
+    #[test]
+    fn a_bucket_is_split_into_the_wanted_number_of_parts() {
+        for (count, parts) in [(0, 1), (1, 1), (2, 2), (8, 8), (1000, 64)] {
+            assert_eq!(split("0", count).len(), parts, "{count}");
+        }
+        // After a tenth of the narinfos.
+        assert_eq!(expected("37c", 100), 1969);
+        assert_eq!(expected("nix-cache-info", 100), 283);
+        assert_eq!(expected("é", 100), 100);
     }
 
     #[tokio::test]
