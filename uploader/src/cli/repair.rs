@@ -16,7 +16,9 @@ use crate::bucket::Bucket;
 use crate::format::signature::SecretKey;
 use crate::push::{Progress, Pusher};
 use crate::store::{Daemon, DaemonAddress, StoreLocation};
-use crate::upkeep::repair::{Examiner, Mended, Mending, Plan, Repairer, Source, TakeBack, decide, patients, take_back};
+use crate::upkeep::repair::{
+    Examiner, Mended, Mending, Plan, Repairer, Source, TakeBack, decide, patients, take_back,
+};
 use crate::upkeep::verify::{Fault, Kind};
 
 #[derive(Debug, clap::Args)]
@@ -80,7 +82,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 }
 
 impl Workshop {
-    async fn open(args: &Args, context: &Context, store_dir: &StoreDir, keys: Vec<SecretKey>) -> Result<Self> {
+    async fn open(
+        args: &Args,
+        context: &Context,
+        store_dir: &StoreDir,
+        keys: Vec<SecretKey>,
+    ) -> Result<Self> {
         let reader = Arc::new(context.reader()?);
         let mut sources = Vec::new();
         for address in &args.from {

@@ -160,11 +160,7 @@ pub(super) fn add_signatures(
 
 /// Rewrites the narinfo `present` so that it names another object with the same NAR. No signature covers what changes.
 /// Malformed signatures, which make clients refuse the whole narinfo, are left out.
-pub(super) fn point_to(
-    store_dir: &StoreDir,
-    present: &NarInfo,
-    object: &ObjectOfNar,
-) -> Result<Vec<u8>> {
+pub(super) fn point_to(store_dir: &StoreDir, present: &NarInfo, object: &ObjectOfNar) -> Result<Vec<u8>> {
     let kept: Vec<_> = present.signatures().iter().filter(|sig| is_well_formed(sig)).cloned().collect();
     let rewritten = same_path(store_dir, present, &object.key)
         .compression(Label::parse(object.label))

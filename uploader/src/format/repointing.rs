@@ -111,18 +111,20 @@ mod tests {
         let read = |bytes: &[u8]| Claim::read(&StoreDir::default(), &trusted, info.path.digest(), bytes);
         let claim = read(text.as_bytes()).unwrap();
         assert!(claim.is_vouched);
-        let object = ObjectOfNar {
-            key: "nar/new.nar.xz".into(),
-            label: "xz",
-            file_size: 77,
-            file_hash: [3; 32],
-        };
+        let object =
+            ObjectOfNar { key: "nar/new.nar.xz".into(), label: "xz", file_size: 77, file_hash: [3; 32] };
         let rewritten = claim.pointing_to(&StoreDir::default(), &object).unwrap();
         let again = read(&rewritten).unwrap();
         assert!(again.is_vouched);
         let nar = again.nar.unwrap();
-        assert_eq!((&*nar.key, nar.label, nar.file_size, nar.file_hash), ("nar/new.nar.xz", "xz", Some(77), Some([3; 32])));
-        assert!(!String::from_utf8(rewritten).unwrap().contains("c2hvcnQ="), "a malformed signature is left out");
+        assert_eq!(
+            (&*nar.key, nar.label, nar.file_size, nar.file_hash),
+            ("nar/new.nar.xz", "xz", Some(77), Some([3; 32]))
+        );
+        assert!(
+            !String::from_utf8(rewritten).unwrap().contains("c2hvcnQ="),
+            "a malformed signature is left out"
+        );
         assert_eq!((again.info.nar_hash, again.info.references), (info.nar_hash, info.references));
     }
 

@@ -61,7 +61,8 @@ impl Body {
 
     /// The next bytes; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Cause> {
-        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await
+        {
             if let Ok(data) = frame?.into_data() {
                 return Ok(Some(data));
             }

@@ -181,7 +181,8 @@ impl Download {
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let what = self.what.clone();
         let body = &mut self.body;
-        let next = async { body.next().await.map_err(|cause| diagnosis::explain(what.clone(), cause.as_ref())) };
+        let next =
+            async { body.next().await.map_err(|cause| diagnosis::explain(what.clone(), cause.as_ref())) };
         within(what.clone(), next).await
     }
 }

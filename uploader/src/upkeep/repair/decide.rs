@@ -34,7 +34,8 @@ pub fn decide(examined: Examined, adopt: &[String]) -> Plan {
     let mut ways = Vec::new();
     let (signers, mut reason) = match &examined.state {
         State::Vouched(claim) => {
-            let same = |hash: &[u8; 32], size: u64| (*hash, size) == (claim.info.nar_hash, claim.info.nar_size);
+            let same =
+                |hash: &[u8; 32], size: u64| (*hash, size) == (claim.info.nar_hash, claim.info.nar_size);
             let candidates = examined.candidates.iter();
             ways.extend(candidates.map(|candidate| Way::NarInBucket(candidate.key.clone())));
             let in_store = examined.in_store.iter().filter(|info| same(&info.nar_hash, info.nar_size));
@@ -43,7 +44,10 @@ pub fn decide(examined: Examined, adopt: &[String]) -> Plan {
             let elsewhere = examined.elsewhere.iter();
             let elsewhere = elsewhere.filter(|(_, other)| same(&other.info.nar_hash, other.info.nar_size));
             ways.extend(elsewhere.map(|(number, _)| Way::NarElsewhere(*number)));
-            (&claim.signers[..], "neither the bucket, the local store nor another cache has its NAR".to_owned())
+            (
+                &claim.signers[..],
+                "neither the bucket, the local store nor another cache has its NAR".to_owned(),
+            )
         }
         State::Unusable { signers, .. } => {
             (&signers[..], "neither the local store nor another cache has the path".to_owned())
@@ -52,7 +56,8 @@ pub fn decide(examined: Examined, adopt: &[String]) -> Plan {
     };
     match signers.iter().find(|signer| !adopt.contains(signer)) {
         Some(signer) if !matches!(examined.state, State::Vouched(_)) => {
-            reason = format!("`{0}` has signed its narinfo; `--adopt {0}` replaces it", signer.escape_debug());
+            reason =
+                format!("`{0}` has signed its narinfo; `--adopt {0}` replaces it", signer.escape_debug());
         }
         // What others vouch for keeps its contents.
         Some(_) => {}

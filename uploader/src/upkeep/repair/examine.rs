@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use nix_derivation::store_path::StoreDir;
 use nix_derivation::StorePath;
+use nix_derivation::store_path::StoreDir;
 use nix_narinfo::TrustedPublicKey;
 
 use super::patient::Patient;
@@ -103,7 +103,9 @@ impl Examiner<'_> {
                 let path = match (&patient.path, &state) {
                     (Some(path), _) => Some(path.clone()),
                     (None, State::Vouched(claim)) => Some(told(claim)),
-                    (None, _) => elsewhere.iter().find(|(_, claim)| claim.is_vouched).map(|(_, claim)| told(claim)),
+                    (None, _) => {
+                        elsewhere.iter().find(|(_, claim)| claim.is_vouched).map(|(_, claim)| told(claim))
+                    }
                 };
                 let patient = Patient { path, ..patient };
                 Ok::<_, Error>(Examined { patient, state, candidates, in_store: None, elsewhere })
@@ -154,11 +156,7 @@ impl Examiner<'_> {
     }
 
     /// The objects in the bucket that narinfos name, or whose keys say that they hold one of the NARs that are wanted.
-    fn nars_of(
-        &self,
-        catalog: &Catalog,
-        states: &[(Patient, State)],
-    ) -> HashMap<[u8; 32], Vec<Candidate>> {
+    fn nars_of(&self, catalog: &Catalog, states: &[(Patient, State)]) -> HashMap<[u8; 32], Vec<Candidate>> {
         let wanted: HashSet<[u8; 32]> = states
             .iter()
             .filter_map(|(_, state)| match state {
@@ -179,7 +177,9 @@ impl Examiner<'_> {
             }
         }
         for (key, _) in catalog.nars().iter() {
-            if let Some((hash, compression)) = object_keys::parse_nar(key).filter(|(hash, _)| wanted.contains(hash)) {
+            if let Some((hash, compression)) =
+                object_keys::parse_nar(key).filter(|(hash, _)| wanted.contains(hash))
+            {
                 add(hash, Candidate { key: key.to_owned(), label: compression.name() });
             }
         }
@@ -198,13 +198,28 @@ impl Examiner<'_> {
 
     async fn ask_store(&self, examined: &mut [Examined]) -> Result<()> {
         let Some(store) = self.store.cloned() else { return Ok(()) };
-        let places: Vec<_> = (0..examined.len()).filter(|place| examined[*place].patient.path.is_some()).collect();
+        name_by_store(store.clone(), examined).await?;
+        let places: Vec<_> =
+            (0..examined.len()).filter(|place| examined[*place].patient.path.is_some()).collect();
         let paths = places.iter().filter_map(|place| examined[*place].patient.path.clone()).collect();
         for (place, info) in places.into_iter().zip(store_infos(store, paths).await?) {
             examined[place].in_store = info.map(Arc::new);
         }
         Ok(())
     }
+}
+
+/// Asks the store for the names of paths of which nothing but the hash part is known.
+async fn name_by_store(store: Arc<StoreLocation>, examined: &mut [Examined]) -> Result<()> {
+    if examined.iter().all(|one| one.patient.path.is_some()) {
+        return Ok(());
+    }
+    let valid = ask_daemon(store, Daemon::all_valid_paths).await?;
+    let names: HashMap<[u8; 20], StorePath> = valid.into_iter().map(|path| (*path.digest(), path)).collect();
+    for one in examined.iter_mut().filter(|one| one.patient.path.is_none()) {
+        one.patient.path = names.get(&one.patient.digest).cloned();
+    }
+    Ok(())
 }
 
 /// What the store says of paths, in their order.
@@ -218,7 +233,14 @@ pub(super) async fn store_infos(
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let ask = move || Daemon::connect(&store)?.path_infos(&paths);
+    ask_daemon(store, move |daemon| daemon.path_infos(&paths)).await
+}
+
+async fn ask_daemon<T: Send + 'static>(
+    store: Arc<StoreLocation>,
+    question: impl FnOnce(&mut Daemon) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let ask = move || question(&mut Daemon::connect(&store)?);
     tokio::task::spawn_blocking(ask).await.unwrap_or_else(|error| {
         Err(Error::permanent(Area::General, "the thread that reads the store ended early").because(error))
     })
@@ -226,19 +248,16 @@ pub(super) async fn store_infos(
 
 /// The objects that may hold the NAR of a vouched narinfo. The NAR that it names is among them if only its size or its hash
 /// is in doubt: the narinfo may be wrong.
-fn candidates(
-    patient: &Patient,
-    state: &State,
-    named: &HashMap<[u8; 32], Vec<Candidate>>,
-) -> Vec<Candidate> {
+fn candidates(patient: &Patient, state: &State, named: &HashMap<[u8; 32], Vec<Candidate>>) -> Vec<Candidate> {
     let State::Vouched(claim) = state else { return Vec::new() };
     let mut candidates = named.get(&claim.info.nar_hash).cloned().unwrap_or_default();
     let current = claim.nar.as_ref().map(|nar| &nar.key);
     match patient.kind {
-        Kind::NarMissing | Kind::NarContents => candidates.retain(|candidate| Some(&candidate.key) != current),
+        Kind::NarMissing | Kind::NarContents => {
+            candidates.retain(|candidate| Some(&candidate.key) != current)
+        }
         // What the narinfo names already comes first.
         _ => candidates.sort_by_key(|candidate| Some(&candidate.key) != current),
     }
     candidates
 }
-

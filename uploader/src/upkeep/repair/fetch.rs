@@ -42,7 +42,11 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Publishes a path and those of its references that are missing. The error says why it cannot be had.
-    pub(super) async fn fetch(&mut self, path: &StorePath, store: Option<Arc<PathInfo>>) -> Result<(), String> {
+    pub(super) async fn fetch(
+        &mut self,
+        path: &StorePath,
+        store: Option<Arc<PathInfo>>,
+    ) -> Result<(), String> {
         let mut open: Vec<(StorePath, From)> = Vec::new();
         match self.find(path, store).await {
             Ok(Some(from)) => open.push((path.clone(), from)),
@@ -147,7 +151,10 @@ impl<'a> Fetcher<'a> {
             Verdict::Push | Verdict::PushByClosure => {}
             Verdict::Excluded(reason) => return Err(reason),
             Verdict::Upstream | Verdict::Refused => {
-                return Err("no key of `trusted-keys` has signed what is there, so that larder does not sign it".into());
+                return Err(
+                    "no key of `trusted-keys` has signed what is there, so that larder does not sign it"
+                        .into(),
+                );
             }
         }
         let publisher = self.pusher.publisher();

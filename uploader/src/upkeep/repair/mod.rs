@@ -17,8 +17,8 @@ mod take_back;
 
 pub use decide::{Plan, Way, decide};
 pub use examine::{Examined, Examiner, State};
-pub use patient::{Patient, patients};
 pub use outcome::{How, Mended, Mending};
+pub use patient::{Patient, patients};
 pub use repairer::Repairer;
 pub use source::Source;
 pub use take_back::{TakeBack, take_back};

@@ -13,8 +13,8 @@ use crate::bucket::Bucket;
 use crate::format::named_nar::ObjectOfNar;
 use crate::format::path_info::PathInfo;
 use crate::format::repointing::Claim;
-use crate::push::send::{NarOrigin, NarSender, Uploaded};
 use crate::push::Progress;
+use crate::push::send::{NarOrigin, NarSender, Uploaded};
 use crate::survey::{CLIENT_WINDOW, NarSource, read_nar};
 
 /// Obtains NARs.
@@ -68,7 +68,9 @@ impl Obtainer<'_> {
             }
             Way::NarElsewhere(number) => {
                 let other = plan.examined.elsewhere.iter().find(|(other, _)| other == number);
-                let (Some((_, other)), Some(source)) = (other, self.sources.get(*number)) else { return Ok(None) };
+                let (Some((_, other)), Some(source)) = (other, self.sources.get(*number)) else {
+                    return Ok(None);
+                };
                 let info: Arc<PathInfo> = claim.info.clone().into();
                 let sent = source.send(other, self.sender, &info, self.progress).await?;
                 point("repair: after a NAR");
@@ -89,7 +91,9 @@ impl Obtainer<'_> {
             nar_size: claim.info.nar_size,
         };
         let read = read_nar(self.bucket, &source, None, |_| Ok(())).await?;
-        let sound = read.ok().filter(|read| (read.nar_hash, read.nar_size) == (claim.info.nar_hash, claim.info.nar_size));
+        let sound = read
+            .ok()
+            .filter(|read| (read.nar_hash, read.nar_size) == (claim.info.nar_hash, claim.info.nar_size));
         Ok(sound.map(|read| ObjectOfNar {
             key: candidate.key.clone(),
             label: candidate.label,
@@ -104,4 +108,3 @@ fn object(sent: Uploaded) -> Option<ObjectOfNar> {
     let (file_hash, file_size) = (sent.object.file_hash?, sent.object.file_size?);
     Some(ObjectOfNar { key: sent.object.key, label: sent.object.compression.name(), file_size, file_hash })
 }
-

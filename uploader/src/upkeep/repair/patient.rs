@@ -55,10 +55,7 @@ pub fn patients(catalog: &Catalog, faults: &[Fault], missing: &HashSet<AbsentId>
 
 /// Whether the object of a fault is a path whose narinfo is in the bucket, and which a repair may mend.
 fn is_of_a_narinfo(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Narinfo(_) | Kind::NarMissing | Kind::NarSize | Kind::NarContents | Kind::FileHash
-    )
+    matches!(kind, Kind::Narinfo(_) | Kind::NarMissing | Kind::NarSize | Kind::NarContents | Kind::FileHash)
 }
 
 fn digest(object: &str) -> Option<[u8; 20]> {

@@ -50,7 +50,9 @@ impl Repairer<'_> {
         let mut waiting = Vec::new();
         for (plan, mending) in self.mend_nars(plans).await {
             match mending {
-                Mending::Left(why) if plan.ways.iter().any(|way| matches!(way, Way::Push | Way::Fetch(_))) => {
+                Mending::Left(why)
+                    if plan.ways.iter().any(|way| matches!(way, Way::Push | Way::Fetch(_))) =>
+                {
                     waiting.push((plan, why));
                 }
                 mending => settle(plan, mending),

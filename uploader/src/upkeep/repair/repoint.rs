@@ -52,7 +52,8 @@ impl Repointer<'_> {
             let Some(claim) = claim.filter(|claim| claim.is_vouched) else {
                 return Ok(Repointed::Changed("its narinfo has become unusable meanwhile"));
             };
-            if (claim.info.nar_hash, claim.info.nar_size) != (examined.info.nar_hash, examined.info.nar_size) {
+            if (claim.info.nar_hash, claim.info.nar_size) != (examined.info.nar_hash, examined.info.nar_size)
+            {
                 return Ok(Repointed::Changed("its narinfo describes another build now"));
             }
             let bytes = claim.pointing_to(self.store_dir, object)?;
@@ -78,7 +79,8 @@ impl Repointer<'_> {
 
     /// Whether the narinfo names another NAR than when it was examined, and that NAR is there.
     async fn is_mended(&self, examined: &Claim, now: &Claim) -> Result<bool> {
-        let Some(nar) = now.nar.as_ref().filter(|nar| Some(&nar.key) != examined.nar.as_ref().map(|nar| &nar.key))
+        let Some(nar) =
+            now.nar.as_ref().filter(|nar| Some(&nar.key) != examined.nar.as_ref().map(|nar| &nar.key))
         else {
             return Ok(false);
         };

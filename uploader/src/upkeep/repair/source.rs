@@ -175,12 +175,7 @@ impl Source {
 }
 
 /// Downloads an object of at most `most` bytes.
-async fn download(
-    reader: &PublicReader,
-    url: String,
-    most: u64,
-    parts: mpsc::Sender<Bytes>,
-) -> Result<bool> {
+async fn download(reader: &PublicReader, url: String, most: u64, parts: mpsc::Sender<Bytes>) -> Result<bool> {
     let mut download = reader.open(&url).await?;
     match download.status {
         200 => {}

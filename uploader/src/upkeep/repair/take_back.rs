@@ -48,7 +48,9 @@ pub(super) fn above(catalog: &Catalog, digests: &HashSet<[u8; 20]>) -> PathSet {
     let is_broken = |id: &PathId| {
         digests.contains(catalog.digest(*id))
             || (!absent.is_empty()
-                && catalog.references(*id).any(|reference| matches!(reference, Reference::Absent(id) if absent.contains(&id))))
+                && catalog
+                    .references(*id)
+                    .any(|reference| matches!(reference, Reference::Absent(id) if absent.contains(&id))))
     };
     let broken: Vec<_> = catalog.ids().filter(is_broken).collect();
     catalog.referrers().above(&broken)
@@ -63,7 +65,9 @@ fn references_first(catalog: &Catalog, broken: &PathSet, stays: &BTreeMap<PathId
         let mut open = vec![start];
         while let Some(id) = open.last().copied() {
             if begun.insert(id) {
-                open.extend(catalog.present_references(id).filter(|below| goes(*below) && !begun.contains(*below)));
+                open.extend(
+                    catalog.present_references(id).filter(|below| goes(*below) && !begun.contains(*below)),
+                );
                 continue;
             }
             open.pop();

@@ -282,7 +282,9 @@ async fn what_cannot_be_mended_goes_after_all_that_refers_to_it_and_foreign_path
     let order = names(&catalog, &taken);
     let place = |name: &str| order.iter().position(|other| other == name).unwrap();
     assert_eq!(order.len(), 4);
-    assert!(place("top") < place("middle") && place("middle") < place("base") && place("second") < place("base"));
+    assert!(
+        place("top") < place("middle") && place("middle") < place("base") && place("second") < place("base")
+    );
     // Somebody else has signed `top`: it stays, and so do the paths below it.
     let keys = [house.key.clone(), SecretKey::generate("other-1").unwrap()];
     house.publish_signed("top", &["middle"], &keys).await;
@@ -304,8 +306,8 @@ async fn each_path_is_a_patient_once_with_its_worst_fault() {
         Fault::new(Kind::ReferenceMissing, catalog.basename(id(&catalog, "middle")), ""),
     ];
     let found = patients(&catalog, &faults, &HashSet::new());
-    assert_eq!(found.iter().map(|patient| (patient.name(), patient.kind)).collect::<Vec<_>>(), [(
-        name,
-        Kind::Narinfo(FaultKind::Untrusted)
-    )]);
+    assert_eq!(
+        found.iter().map(|patient| (patient.name(), patient.kind)).collect::<Vec<_>>(),
+        [(name, Kind::Narinfo(FaultKind::Untrusted))]
+    );
 }
