@@ -139,7 +139,7 @@ fn a_hostile_cache_is_refused_and_what_cannot_be_mended_is_named_with_what_is_ab
     let Some(version) = a_version() else { return Ok(()) };
     let ground = Ground::new(version, Target::Directory(Directory::start()?), "hostile")?;
     let larder = without_store(&ground)?;
-    let hostile = backup(&ground)?;
+    let (hostile, forger) = (backup(&ground)?, backup(&ground)?);
     // Sound narinfos, and NARs of something else.
     let other = hostile.get(&nar_of(&hostile, &ground.links[0])?)?.context("no NAR")?;
     for link in &ground.links[1..] {
@@ -162,13 +162,10 @@ fn a_hostile_cache_is_refused_and_what_cannot_be_mended_is_named_with_what_is_ab
     ensure!(taken[0]["path"].as_str().is_some_and(|path| path.ends_with("link-59")), "{taken:#?}");
     ensure!(taken[9]["path"].as_str().is_some_and(|path| path.ends_with("link-50")), "{taken:#?}");
     // A cache whose key nobody trusts gives no narinfo.
-    let stranger = ground.world.nix.key_pair("stranger-1")?;
-    let forger = backup(&ground)?;
     for link in &ground.links {
         let text = String::from_utf8(forger.get(&narinfo_key(link))?.context("no narinfo")?)?;
         forger.put(&narinfo_key(link), text.replace("Sig: test-1:", "Sig: stranger-1:").as_bytes())?;
     }
-    drop(stranger);
     ground.world.target.delete(&narinfo_key(&ground.links[20]))?;
     let source = forger.public_base().context("no URL")?;
     let results = repair(&larder, &["--yes", "--from", &source], 3)?;

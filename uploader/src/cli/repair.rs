@@ -22,6 +22,8 @@ use crate::upkeep::repair::{
 use crate::upkeep::verify::{Fault, Kind};
 
 #[derive(Debug, clap::Args)]
+// The group of the arguments of a verification has the same name.
+#[group(skip)]
 pub(super) struct Args {
     #[command(flatten)]
     verify: verify::Args,
