@@ -123,12 +123,17 @@ impl Context {
 
     /// The bucket. Prints a warning if others can read the credentials file.
     pub(super) async fn bucket(&self) -> Result<Arc<dyn Bucket>> {
+        self.bucket_at(&self.config.bucket()?).await
+    }
+
+    /// The bucket at another address, with the same credentials unless the address names others.
+    pub(super) async fn bucket_at(&self, address: &str) -> Result<Arc<dyn Bucket>> {
         let credentials_file = self.config.get(config_keys::CREDENTIALS_FILE);
         let warning = credentials_file.as_deref().and_then(|file| exposure("the credentials file", file));
         warning.iter().for_each(|warning| output::warn(warning));
         let options =
             bucket::Options { credentials_file, ca_file: self.ca_file(), ..bucket::Options::default() };
-        bucket::open(&self.config.bucket()?, &options).await
+        bucket::open(address, &options).await
     }
 
     /// The URL at which clients read the bucket, without a slash at its end.

@@ -12,10 +12,12 @@ mod init;
 mod key;
 mod names;
 mod output;
+mod pin;
 mod push;
 mod queue;
 mod recheck;
 mod relay;
+mod repair;
 mod retry;
 mod setup;
 mod sign;
@@ -62,6 +64,14 @@ enum Command {
     Recheck(recheck::Args),
     /// Verify that clients can take what the bucket holds
     Verify(verify::Args),
+    /// Mend what a verification finds: from the local store, or from other caches
+    Repair(repair::Args),
+    /// Keep paths and what they refer to in the bucket
+    Pin(pin::PinArgs),
+    /// List the pins of the bucket
+    Pins(pin::PinsArgs),
+    /// Remove a pin, or one of its generations
+    Unpin(pin::UnpinArgs),
     /// Sign what a trusted key has signed, and drop the signatures of a retired key
     Sign(sign::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
@@ -121,6 +131,10 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
         Command::Verify(args) => block_on(async move { verify::run(args, &context).await }),
+        Command::Repair(args) => block_on(async move { repair::run(args, &context).await }),
+        Command::Pin(args) => block_on(async move { pin::pin(args, &context).await }),
+        Command::Pins(args) => block_on(async move { pin::pins(args, &context).await }),
+        Command::Unpin(args) => block_on(async move { pin::unpin(args, &context).await }),
         Command::Sign(args) => block_on(async move { sign::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),

@@ -50,52 +50,62 @@ pub(super) struct Args {
     all: bool,
     /// Print JSON lines
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What a verification has found.
-struct Verified {
-    catalog: Catalog,
-    faults: Vec<Fault>,
+pub(super) struct Verified {
+    pub(super) catalog: Catalog,
+    pub(super) faults: Vec<Fault>,
+    /// The paths that narinfos refer to and that are neither in the bucket nor upstream's.
+    pub(super) missing: HashSet<AbsentId>,
+    /// The store directory of the bucket, and the keys that clients trust.
+    pub(super) options: inventory::Options,
+    /// The error that kept a part of the bucket, or upstream, unknown.
+    pub(super) unknown: Option<Error>,
     affected: usize,
     left_out: usize,
-    /// The error that kept a part of the bucket, or upstream, unknown.
-    unknown: Option<Error>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
-    let trusted = context.client_keys(&args.key)?;
     let bucket = context.bucket().await?;
-    let frame = read_frame(&*bucket).await?;
-    let store_dir = match store_dir(&*bucket, frame.store_dir) {
+    let mut verified = verify(&args, context, &*bucket).await?;
+    show(&args, &verified.faults);
+    let exit = end(&args, &verified);
+    verified.unknown.take().map_or(Ok(exit), Err)
+}
+
+/// Finds the faults of the bucket, as far as the arguments ask.
+pub(super) async fn verify(args: &Args, context: &Context, bucket: &dyn Bucket) -> Result<Verified> {
+    let trusted = context.client_keys(&args.key)?;
+    let frame = read_frame(bucket).await?;
+    let store_dir = match store_dir(bucket, frame.store_dir) {
         Ok(store_dir) => store_dir,
         Err(error) => {
-            show(&args, &frame.faults);
+            show(args, &frame.faults);
             return Err(error);
         }
     };
     let options = inventory::Options { store_dir, trusted };
     let mut verified = match &args.paths[..] {
-        [] => verify_all(&args, &*bucket, &options, context).await?,
-        paths => verify_paths(&args, &*bucket, &options, context, paths).await?,
+        [] => verify_all(args, bucket, options, context).await?,
+        paths => verify_paths(args, bucket, options, context, paths).await?,
     };
     verified.faults.splice(0..0, frame.faults);
     if let Some(portion) = args.data {
-        let unknown = verify_contents(&args, portion, &*bucket, &mut verified).await;
+        let unknown = verify_contents(args, portion, bucket, &mut verified).await;
         verified.unknown = verified.unknown.or(unknown);
     }
-    show(&args, &verified.faults);
-    let exit = end(&args, &verified);
-    verified.unknown.map_or(Ok(exit), Err)
+    Ok(verified)
 }
 
 async fn verify_all(
     args: &Args,
     bucket: &dyn Bucket,
-    options: &inventory::Options,
+    options: inventory::Options,
     context: &Context,
 ) -> Result<Verified> {
-    let catalog = take_inventory(bucket, options).await?;
+    let catalog = take_inventory(bucket, &options).await?;
     // Not every server lists uploads.
     let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
     let others = leftovers(&catalog, &unfinished);
@@ -158,12 +168,12 @@ async fn verify_contents(
 async fn verify_paths(
     args: &Args,
     bucket: &dyn Bucket,
-    options: &inventory::Options,
+    options: inventory::Options,
     context: &Context,
     paths: &[PathBuf],
 ) -> Result<Verified> {
     let roots = paths.iter().map(|path| digest(path, &options.store_dir)).collect::<Result<Vec<_>>>()?;
-    let catalog = inventory::take_closure(bucket, options, roots.iter().copied()).await?;
+    let catalog = inventory::take_closure(bucket, &options, roots.iter().copied()).await?;
     let absent = paths.iter().zip(&roots).filter(|(_, root)| catalog.find(root).is_none());
     let absent = absent.map(|(path, root)| {
         let text = format!("`{}` does not exist", narinfo_of(root));
@@ -176,7 +186,7 @@ async fn verify_paths(
 /// Judges the paths of the catalog, with what upstream, or else the local store, knows of absent references.
 async fn judge(
     args: &Args,
-    options: &inventory::Options,
+    options: inventory::Options,
     catalog: Catalog,
     mut faults: Vec<Fault>,
     context: &Context,
@@ -185,7 +195,7 @@ async fn judge(
         let (catalog, missing) = missing(catalog, context).await;
         (catalog, missing, None)
     } else {
-        let Upstream { missing, errors } = missing_upstream(args, options, &catalog, context).await?;
+        let Upstream { missing, errors } = missing_upstream(args, &options, &catalog, context).await?;
         let count = errors.len();
         let unknown = errors.into_iter().next().map(|first| {
             let text = format!("upstream has not answered {}", output::count(count, "question"));
@@ -195,7 +205,8 @@ async fn judge(
     };
     let found = structure(&catalog, &missing);
     faults.extend(found.faults);
-    Ok(Verified { affected: found.affected, left_out: found.left_out.len(), unknown, catalog, faults })
+    let (affected, left_out) = (found.affected, found.left_out.len());
+    Ok(Verified { catalog, faults, missing, options, unknown, affected, left_out })
 }
 
 /// The absent references that upstream does not have.

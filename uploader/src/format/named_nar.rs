@@ -42,6 +42,24 @@ pub struct NamedNar {
     pub file_hash: Option<[u8; 32]>,
 }
 
+/// An object that holds a NAR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectOfNar {
+    /// The key in the bucket.
+    pub key: String,
+    /// The word for its compression in a narinfo.
+    pub label: &'static str,
+    /// The size of the object in bytes.
+    pub file_size: u64,
+    /// The SHA-256 of the object.
+    pub file_hash: [u8; 32],
+}
+
+/// The label of a narinfo, if Nix knows it.
+pub fn label_of(label: &str) -> Option<&'static str> {
+    ENDINGS.iter().map(|(known, _)| *known).find(|known| *known == label)
+}
+
 /// The number of a compression that Nix reads. The numbers may change between versions of larder.
 pub fn label_number(label: &str) -> u8 {
     ENDINGS.iter().position(|(known, _)| *known == label).unwrap_or(0) as u8

@@ -234,7 +234,7 @@ fn check_lines(bytes: &[u8]) -> Result<(), String> {
 
 /// The names of the keys that signed the narinfo, each once. The narinfo may be malformed; only signatures of the right
 /// form count.
-pub(super) fn signers(bytes: &[u8]) -> Vec<String> {
+pub fn signers(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let signatures =
         text.lines().filter_map(|line| NixSignature::parse(line.strip_prefix(SIGNATURE_LINE)?).ok());

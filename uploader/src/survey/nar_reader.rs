@@ -66,10 +66,23 @@ pub async fn read_nar(
     rate: Option<&ByteRate>,
     consume: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
 ) -> Result<Result<NarContents, NarFault>> {
+    read_nar_from(source, |sender| download(bucket, source, rate, sender), consume).await
+}
+
+/// The same, for an object that `download` downloads: it sends the bytes in order, and ends early when the receiver is
+/// gone. Its result is false if the object is shorter than its server stated.
+///
+/// # Errors
+/// When `download` or `consume` fails.
+pub async fn read_nar_from<D: Future<Output = Result<bool>>>(
+    source: &NarSource,
+    download: impl FnOnce(mpsc::Sender<Bytes>) -> D,
+    consume: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+) -> Result<Result<NarContents, NarFault>> {
     let (sender, parts) = mpsc::channel(1);
     let (label, window, nar_size) = (source.label, source.zstd_window, source.nar_size);
     let decoding = tokio::task::spawn_blocking(move || decode(label, window, nar_size, parts, consume));
-    let downloaded = download(bucket, source, rate, sender).await;
+    let downloaded = download(sender).await;
     let decoded = decoding.await.map_err(|error| {
         Error::permanent(Area::General, "the thread that decompresses a NAR ended early").because(error)
     })?;

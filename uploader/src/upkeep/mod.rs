@@ -3,5 +3,8 @@
 #[cfg(test)]
 pub(crate) mod house;
 pub mod inventory;
+#[cfg(test)]
+pub(crate) mod large;
+pub mod repair;
 pub mod sign;
 pub mod verify;

@@ -16,6 +16,11 @@ impl Arena {
         (self.ends.len() - 1) as u32
     }
 
+    /// The memory of all strings, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<usize>()
+    }
+
     /// The string with this number.
     pub(super) fn get(&self, number: u32) -> &str {
         let number = number as usize;

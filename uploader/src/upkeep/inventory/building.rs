@@ -6,6 +6,7 @@ use nix_derivation::nixbase32;
 
 use super::catalog::{Absent, Catalog, NONE, PathFault, PathId, Row};
 use super::objects::{Listed, Object};
+use super::places::Places;
 use super::records::{Path, Record};
 use crate::bucket::ObjectMeta;
 
@@ -41,8 +42,10 @@ impl Building {
             fault: NONE,
             is_gone: false,
         };
+        let places = Places::of(listed.narinfos.iter().map(|(digest, _)| digest));
         let rows = listed.narinfos.into_iter().map(row).collect();
-        let catalog = Catalog { rows, nars: listed.nars, others: listed.others, ..Catalog::default() };
+        let catalog =
+            Catalog { rows, places, nars: listed.nars, others: listed.others, ..Catalog::default() };
         Self { catalog, ..Self::default() }
     }
 
@@ -135,7 +138,7 @@ impl Building {
     /// The number of a referenced path.
     fn reference(&mut self, (digest, name): &Path) -> u32 {
         let rows = self.catalog.rows.len() as u32;
-        if let Ok(number) = self.catalog.rows.binary_search_by(|row| row.digest.cmp(digest)) {
+        if let Some(number) = self.catalog.place(digest) {
             return number as u32;
         }
         let absent = &mut self.catalog.absent;
@@ -165,6 +168,7 @@ impl Building {
             let number = push_fault(&mut self.catalog.faults, fault);
             self.catalog.rows[id.0 as usize].fault = number;
         }
+        self.catalog.references.shrink_to_fit();
         self.catalog
     }
 }

@@ -6,6 +6,7 @@ use nix_derivation::{StorePath, nixbase32};
 
 use super::arena::Arena;
 use super::objects::{Object, Objects};
+use super::places::Places;
 use crate::format::named_nar::{NamedNar, label_named};
 use crate::format::summary::NarinfoFault;
 
@@ -94,6 +95,7 @@ pub(super) struct Absent {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     pub(super) rows: Vec<Row>,
+    pub(super) places: Places,
     pub(super) names: Arena,
     /// Numbers of rows, and above them the numbers of absent paths.
     pub(super) references: Vec<u32>,
@@ -122,10 +124,23 @@ impl Catalog {
         self.rows.iter().filter(|row| !row.is_gone).count()
     }
 
+    /// The memory of the tables, in bytes, apart from the few that only damaged buckets fill.
+    pub fn bytes(&self) -> usize {
+        let rows = self.rows.len() * size_of::<Row>() + self.names.bytes();
+        let references = self.references.len() * size_of::<u32>();
+        let absent = self.absent.len() * size_of::<Absent>();
+        rows + references + absent + self.nars.bytes() + self.others.bytes() + self.derivers.bytes()
+    }
+
     /// The path with this hash part.
     pub fn find(&self, digest: &[u8; 20]) -> Option<PathId> {
-        let number = self.rows.binary_search_by(|row| row.digest.cmp(digest)).ok()?;
+        let number = self.place(digest)?;
         (!self.rows[number].is_gone).then_some(PathId(number as u32))
+    }
+
+    /// The place of the path with this hash part, also if it was removed meanwhile.
+    pub(super) fn place(&self, digest: &[u8; 20]) -> Option<usize> {
+        self.places.find(digest, |place| &self.rows[place].digest)
     }
 
     pub(super) fn row(&self, id: PathId) -> &Row {
@@ -180,6 +195,11 @@ impl Catalog {
     /// The key of a NAR, and its object.
     pub fn nar_object(&self, nar: NarId) -> (&str, &Object) {
         self.nars.get(nar.0)
+    }
+
+    /// The SHA-256 of the uncompressed NAR of a path, as its narinfo states it; zeros if it states none.
+    pub fn nar_hash(&self, id: PathId) -> &[u8; 32] {
+        &self.row(id).nar_hash
     }
 
     /// The size of the uncompressed NAR of a path, in bytes, as its narinfo states it.
@@ -364,5 +384,16 @@ impl Referrers {
     pub fn of_path(&self, id: PathId) -> &[PathId] {
         let number = id.0 as usize;
         &self.referrers[self.starts[number] as usize..self.starts[number + 1] as usize]
+    }
+
+    /// The paths, and all that refer to them, directly or not.
+    pub fn above(&self, paths: &[PathId]) -> PathSet {
+        let size = self.starts.len().saturating_sub(1);
+        let mut above = PathSet::of(size, paths.iter().copied());
+        let mut next = paths.to_vec();
+        while let Some(id) = next.pop() {
+            next.extend(self.of_path(id).iter().filter(|id| above.insert(**id)));
+        }
+        above
     }
 }

@@ -10,6 +10,7 @@ mod catalog;
 mod closure;
 mod listing;
 mod objects;
+mod places;
 mod reading;
 mod record_codec;
 mod records;
@@ -22,5 +23,7 @@ pub use objects::{Object, Objects, Tag};
 pub use records::{NoRecords, Record, Records};
 pub use take::{Options, Progress, take};
 
+#[cfg(test)]
+mod measure;
 #[cfg(test)]
 mod tests;

@@ -104,6 +104,11 @@ impl Objects {
         self.objects.iter().map(|(key, object)| (self.keys.get(*key), object))
     }
 
+    /// The memory of all objects, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.objects.len() * size_of::<(u32, Object)>()
+    }
+
     /// The number of objects.
     pub fn len(&self) -> usize {
         self.objects.len()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::upkeep::inventory::{Catalog, NarId};
+use crate::upkeep::inventory::{Catalog, NarId, PathFault, PathId};
 
 /// The seconds of a day.
 const DAY: u64 = 24 * 3600;
@@ -53,9 +53,10 @@ impl Portion {
     }
 
     /// The NARs that belong to the part at this time, and that are younger than `since`. `salt` makes a random part. Only NARs
-    /// that a narinfo names are read.
+    /// that a narinfo names are read, and none of a wrong size: it cannot have the right contents.
     pub fn of(self, catalog: &Catalog, since: Option<Duration>, now: u64, salt: u64) -> Vec<NarId> {
-        let mut nars: Vec<_> = catalog.ids().filter_map(|id| catalog.nar(id)).collect();
+        let fits = |id: &PathId| !matches!(catalog.fault(*id), Some(PathFault::NarSize(..)));
+        let mut nars: Vec<_> = catalog.ids().filter(fits).filter_map(|id| catalog.nar(id)).collect();
         nars.sort_unstable();
         nars.dedup();
         nars.retain(|nar| {

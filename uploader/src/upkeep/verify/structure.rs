@@ -58,18 +58,8 @@ fn of_path(catalog: &Catalog, id: PathId, fault: &PathFault) -> Fault {
 
 fn count_affected(referrers: &Referrers, size: usize, found: &mut Structure) {
     let faulty = PathSet::of(size, found.faulty.iter().copied());
-    found.affected = above(referrers, size, &found.faulty).iter().filter(|id| !faulty.contains(*id)).count();
+    found.affected = referrers.above(&found.faulty).iter().filter(|id| !faulty.contains(*id)).count();
     for (fault, id) in found.faults.iter_mut().zip(&found.faulty).take(MOST_COUNTED) {
-        fault.affected = above(referrers, size, &[*id]).len() - 1;
+        fault.affected = referrers.above(&[*id]).len() - 1;
     }
-}
-
-/// The paths, and all that refer to them, directly or not.
-fn above(referrers: &Referrers, size: usize, paths: &[PathId]) -> PathSet {
-    let mut above = PathSet::of(size, paths.iter().copied());
-    let mut next = paths.to_vec();
-    while let Some(id) = next.pop() {
-        next.extend(referrers.of_path(id).iter().filter(|id| above.insert(**id)));
-    }
-    above
 }
