@@ -1,19 +1,16 @@
 //! `larder verify --data`: what other programs wrote is read in every compression, and a damaged NAR is found.
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::larder::LarderHome;
 use larder_tests::need::{Requirement, must, need};
-use larder_tests::nix::{KeyPair, NixHome, NixVersion, narinfo_key, versions};
+use larder_tests::nix::{NixVersion, narinfo_key, versions};
 use larder_tests::process::{Child, Output};
 use larder_tests::proxy::{Fault, Proxy, Record};
-use larder_tests::servers::{Directory, Kind, S3Server};
+use larder_tests::servers::{Directory, Kind};
+use larder_tests::world::{BUCKET, Target, World, field};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-const BUCKET: &str = "cache";
 /// The compressions that Nix 2.8, 2.26 and 2.34 all write and read.
 const COMPRESSIONS: [&str; 8] = ["none", "xz", "zstd", "bzip2", "gzip", "br", "lz4", "lzip"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -31,100 +28,72 @@ fn outputs(count: usize) -> String {
     )
 }
 
-enum Place {
-    Directory(Directory),
-    Server(Box<dyn S3Server>),
-}
-
-/// A store, and a bucket that Nix fills.
-struct House {
-    nix: NixHome,
-    larder: LarderHome,
-    key: KeyPair,
-    place: Place,
-}
+/// A world whose bucket is filled by Nix.
+struct House(World);
 
 impl House {
-    fn new(version: NixVersion, place: Place) -> Result<Self> {
-        let nix = NixHome::new(version)?;
-        let key = nix.key_pair("contents-1")?;
-        let mut larder = LarderHome::new(&nix)?;
-        larder.use_keys(&[&key])?;
-        match &place {
-            Place::Directory(directory) => larder.use_directory(directory.path())?,
-            Place::Server(server) => {
-                server.make_open_bucket(BUCKET)?;
-                larder.use_server(&**server, BUCKET)?;
-            }
-        }
-        larder.run(&["init"])?;
-        Ok(Self { nix, larder, key, place })
+    /// With a directory.
+    fn in_directory(version: NixVersion) -> Result<Self> {
+        Ok(Self(World::new(version, Target::Directory(Directory::start()?))?))
     }
 
-    /// With a directory and the newest Nix of this machine.
-    fn in_directory() -> Result<Option<(Self, Vec<String>)>> {
+    /// With a server into which `nix copy` can write without signed requests.
+    fn on_server(version: NixVersion, kind: Kind) -> Result<Self> {
+        let server = kind.start_open()?;
+        server.make_open_bucket(BUCKET)?;
+        Ok(Self(World::new(version, Target::Server(server))?))
+    }
+
+    /// With a directory that the newest Nix of this machine has filled; and the paths, one for each compression.
+    fn filled() -> Result<Option<(Self, Vec<String>)>> {
         let Some(version) = versions().pop() else { return Ok(None) };
-        let house = Self::new(version, Place::Directory(Directory::start()?))?;
-        let paths = house.nix.build(&outputs(COMPRESSIONS.len()))?;
-        house.fill(&paths)?;
+        let house = Self::in_directory(version)?;
+        let paths = house.fill(COMPRESSIONS.len())?;
         Ok(Some((house, paths)))
     }
 
-    /// With MinIO behind a proxy, and the newest Nix of this machine.
+    /// The same with 24 paths in MinIO, and a proxy before it.
     fn behind_proxy() -> Result<Option<(Self, Vec<String>, Proxy)>> {
         let (Some(version), true) = (versions().pop(), Kind::MinIo.is_here()) else { return Ok(None) };
-        let mut house = Self::new(version, Place::Server(Kind::MinIo.start_open()?))?;
-        let paths = house.nix.build(&outputs(24))?;
-        house.fill(&paths)?;
-        let Place::Server(server) = &house.place else { return Ok(None) };
+        let mut house = Self::on_server(version, Kind::MinIo)?;
+        let paths = house.fill(24)?;
+        let Target::Server(server) = &house.0.target else { return Ok(None) };
         let proxy = Proxy::start(&server.endpoint())?;
-        house.larder.use_server_at(&**server, &proxy.endpoint(), BUCKET)?;
+        house.0.larder.use_server_at(&**server, &proxy.endpoint(), BUCKET)?;
         Ok(Some((house, paths, proxy)))
     }
 
-    /// Copies paths with `nix copy`, each with another compression.
-    fn fill(&self, paths: &[String]) -> Result<()> {
-        let base = match &self.place {
-            Place::Directory(directory) => directory.file_url(),
-            Place::Server(server) => server.public_base(BUCKET).context("a public bucket")?,
+    /// Builds paths, and copies them with `nix copy`, each with another compression.
+    fn fill(&self, count: usize) -> Result<Vec<String>> {
+        let paths = self.0.nix.build(&outputs(count))?;
+        let base = match &self.0.target {
+            Target::Directory(directory) => directory.file_url(),
+            Target::Server(server) => server.public_base(BUCKET).context("a public bucket")?,
         };
         for (number, compression) in COMPRESSIONS.iter().enumerate() {
             let paths: Vec<_> = paths.iter().skip(number).step_by(COMPRESSIONS.len()).cloned().collect();
-            let secret = self.key.secret_file.display();
-            self.nix.copy_to(&format!("{base}?compression={compression}&secret-key={secret}"), &paths)?;
+            let secret = self.0.key.secret_file.display();
+            self.0.nix.copy_to(&format!("{base}?compression={compression}&secret-key={secret}"), &paths)?;
         }
-        Ok(())
+        Ok(paths)
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>> {
-        match &self.place {
-            Place::Directory(directory) => Ok(fs::read(directory.path().join(key))?),
-            Place::Server(server) => server.client().get(BUCKET, key)?.context("an object is gone"),
-        }
-    }
-
-    fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
-        match &self.place {
-            Place::Directory(directory) => Ok(fs::write(directory.path().join(key), bytes)?),
-            Place::Server(server) => server.client().put(BUCKET, key, bytes),
-        }
+        self.0.target.get(key)?.context("an object is gone")
     }
 
     /// The value of a field in the narinfo of a path.
     fn field(&self, path: &str, name: &str) -> Result<String> {
-        let narinfo = String::from_utf8(self.get(&narinfo_key(path))?)?;
-        let value = narinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        value.map(str::to_owned).with_context(|| format!("no {name} in the narinfo of {path}"))
+        let narinfo = self.0.narinfo(path)?.context("no narinfo")?;
+        Ok(field(&narinfo, name).with_context(|| format!("no {name} in {narinfo}"))?.to_owned())
     }
 
-    /// Replaces the values of fields in the narinfo of a path. Their values are not signed.
-    fn set_fields(&self, path: &str, values: &[(&str, String)]) -> Result<()> {
-        let mut narinfo = String::from_utf8(self.get(&narinfo_key(path))?)?;
-        for (name, value) in values {
-            let old = format!("{name}: {}\n", self.field(path, name)?);
-            narinfo = narinfo.replace(&old, &format!("{name}: {value}\n"));
-        }
-        self.put(&narinfo_key(path), narinfo.as_bytes())
+    /// Replaces the value of a field in the narinfo of a path. The fields that tests change are not signed.
+    fn set_field(&self, path: &str, name: &str, value: &str) -> Result<()> {
+        let narinfo = self.0.narinfo(path)?.context("no narinfo")?;
+        let old = format!("{name}: {}\n", self.field(path, name)?);
+        let narinfo = narinfo.replace(&old, &format!("{name}: {value}\n"));
+        self.0.target.put(&narinfo_key(path), narinfo.as_bytes())
     }
 
     /// Flips a bit in the middle of the NAR of a path.
@@ -133,25 +102,28 @@ impl House {
         let mut nar = self.get(&key)?;
         let middle = nar.len() / 2;
         nar[middle] ^= 0x10;
-        self.put(&key, &nar)
+        self.0.target.put(&key, &nar)
     }
 
     /// Writes another NAR object for a path.
     fn set_nar(&self, path: &str, nar: &[u8]) -> Result<()> {
-        self.put(&self.field(path, "URL")?, nar)?;
-        self.set_fields(path, &[("FileSize", nar.len().to_string())])
+        self.0.target.put(&self.field(path, "URL")?, nar)?;
+        self.set_field(path, "FileSize", &nar.len().to_string())
     }
 
     fn verify(&self, args: &[&str]) -> Result<Output> {
-        let mut all = vec!["verify", "--json", "--key", &self.key.public];
+        let mut all = vec!["verify", "--json", "--key", &self.0.key.public];
         all.extend(args);
-        self.larder.try_run(&all)
+        self.0.larder.try_run(&all)
     }
 
     /// Verifies what Nix reads of the NAR of a path.
     fn nix_reads(&self, path: &str) -> Result<bool> {
-        let Place::Directory(directory) = &self.place else { anyhow::bail!("this bucket is no directory") };
-        let output = self.nix.verify_cache(&directory.file_url(), &self.key.public, &[path.to_owned()])?;
+        let Target::Directory(directory) = &self.0.target else {
+            anyhow::bail!("this bucket is no directory")
+        };
+        let output =
+            self.0.nix.verify_cache(&directory.file_url(), &self.0.key.public, &[path.to_owned()])?;
         Ok(output.status.success())
     }
 }
@@ -190,16 +162,15 @@ fn assert_clean(output: &Output, nars: usize) -> Result<()> {
 fn a_bucket_that_nix_filled_in_every_compression_is_clean_until_a_bit_flips() -> Result<()> {
     let mut houses = Vec::new();
     for version in versions() {
-        houses.push(House::new(version, Place::Directory(Directory::start()?))?);
+        houses.push(House::in_directory(version)?);
     }
     if let Some(version) = versions().pop() {
         for kind in [Kind::MinIo, Kind::SeaweedFs].into_iter().filter(|kind| kind.is_here()) {
-            houses.push(House::new(version, Place::Server(kind.start_open()?))?);
+            houses.push(House::on_server(version, kind)?);
         }
     }
     for house in houses {
-        let paths = house.nix.build(&outputs(COMPRESSIONS.len()))?;
-        house.fill(&paths)?;
+        let paths = house.fill(COMPRESSIONS.len())?;
         for (path, compression) in paths.iter().zip(COMPRESSIONS) {
             assert_eq!(house.field(path, "Compression")?, compression);
         }
@@ -209,19 +180,19 @@ fn a_bucket_that_nix_filled_in_every_compression_is_clean_until_a_bit_flips() ->
         assert_eq!(house.verify(&[])?.code(), 0);
         let output = house.verify(&["--data"])?;
         assert_eq!(output.code(), 3, "{}", output.stderr);
-        assert_eq!(faults(&output, "nar-contents")?, names(&paths), "Nix {}", house.nix.version());
+        assert_eq!(faults(&output, "nar-contents")?, names(&paths), "Nix {}", house.0.nix.version());
     }
     Ok(())
 }
 
 #[test]
 fn a_nar_in_another_compression_than_its_narinfo_says_is_found_as_nix_finds_it() -> Result<()> {
-    let Some((house, paths)) = House::in_directory()? else { return Ok(()) };
+    let Some((house, paths)) = House::filled()? else { return Ok(()) };
     let gzip = &paths[4];
     assert!(house.nix_reads(gzip)?);
     // The key of a NAR in gzip ends with `.nar`, which tells nothing. Nix 2.8 reads it still; later versions do not.
-    house.set_fields(gzip, &[("Compression", "lz4".into())])?;
-    assert_eq!(house.nix_reads(gzip)?, house.nix.version() == NixVersion::V2_8);
+    house.set_field(gzip, "Compression", "lz4")?;
+    assert_eq!(house.nix_reads(gzip)?, house.0.nix.version() == NixVersion::V2_8);
     let output = house.verify(&["--data"])?;
     assert_eq!(output.code(), 3);
     assert_eq!(faults(&output, "nar-contents")?, names(std::slice::from_ref(gzip)));
@@ -231,7 +202,7 @@ fn a_nar_in_another_compression_than_its_narinfo_says_is_found_as_nix_finds_it()
 
 #[test]
 fn several_frames_are_read_and_bombs_are_not() -> Result<()> {
-    let Some((house, paths)) = House::in_directory()? else { return Ok(()) };
+    let Some((house, paths)) = House::filled()? else { return Ok(()) };
     let path = &paths[2];
     let nar = zstd::decode_all(&*house.get(&house.field(path, "URL")?)?)?;
     // As `pzstd` and `zstd --adapt` write it: several frames, and one without contents first.
@@ -265,8 +236,8 @@ fn several_frames_are_read_and_bombs_are_not() -> Result<()> {
 fn a_killed_verification_continues_and_a_finished_one_begins_again() -> Result<()> {
     let Some((house, paths, proxy)) = House::behind_proxy()? else { return Ok(()) };
     let is_nar = |record: &Record| record.method == "GET" && record.path.contains("/nar/");
-    let args = ["verify", "--key", &house.key.public, "--data", "--max-rate", "400K"];
-    let mut child = Child::spawn(&house.larder.command(&args)?, &house.larder.dir().join("verify.log"))?;
+    let args = ["verify", "--key", &house.0.key.public, "--data", "--max-rate", "400K"];
+    let mut child = Child::spawn(&house.0.larder.command(&args)?, &house.0.larder.dir().join("verify.log"))?;
     child.wait_until(Duration::from_secs(60), || proxy.count(is_nar) >= 12)?;
     child.signal(Signal::KILL)?;
     child.wait(Duration::from_secs(60))?;
@@ -304,7 +275,7 @@ fn a_damaged_nar_is_found_again_after_an_interruption() -> Result<()> {
 
 #[test]
 fn the_rate_of_the_download_is_kept() -> Result<()> {
-    let Some((house, paths)) = House::in_directory()? else { return Ok(()) };
+    let Some((house, paths)) = House::filled()? else { return Ok(()) };
     let size = |path: &String| Ok(house.field(path, "FileSize")?.parse::<u64>()?);
     let sizes = paths.iter().map(size).collect::<Result<Vec<_>>>()?;
     let (all, most) = (sizes.iter().sum::<u64>(), sizes.iter().copied().max().unwrap_or_default());
@@ -320,11 +291,11 @@ fn the_rate_of_the_download_is_kept() -> Result<()> {
 #[test]
 fn a_month_of_daily_parts_reads_each_nar_once() -> Result<()> {
     let Some(library) = must(need(Requirement::FakeTime)) else { return Ok(()) };
-    let Some((mut house, paths)) = House::in_directory()? else { return Ok(()) };
+    let Some((mut house, paths)) = House::filled()? else { return Ok(()) };
     paths.iter().try_for_each(|path| house.flip(path))?;
     let mut found = Vec::new();
     for day in 0..30 {
-        house.larder.shift_clock(&library, day);
+        house.0.larder.shift_clock(&library, day);
         let output = house.verify(&["--data=1/30"])?;
         let today = faults(&output, "nar-contents")?;
         assert_eq!(today.len(), read(&output)?);
@@ -337,15 +308,10 @@ fn a_month_of_daily_parts_reads_each_nar_once() -> Result<()> {
 
 #[test]
 fn only_young_nars_are_read_when_that_is_asked() -> Result<()> {
-    let Some((house, paths)) = House::in_directory()? else { return Ok(()) };
-    let Place::Directory(directory) = &house.place else { return Ok(()) };
+    let Some((house, paths)) = House::filled()? else { return Ok(()) };
     for path in &paths[3..] {
-        age(&directory.path().join(house.field(path, "URL")?), 10 * DAY)?;
+        ensure!(house.0.target.make_older(&house.field(path, "URL")?, 10 * DAY)?, "its age is fixed");
     }
     assert_clean(&house.verify(&["--data", "--data-since", "7d"])?, 3)?;
     assert_clean(&house.verify(&["--data", "--data-since", "11d"])?, paths.len())
-}
-
-fn age(file: &Path, age: Duration) -> Result<()> {
-    Ok(File::options().write(true).open(file)?.set_modified(SystemTime::now() - age)?)
 }
