@@ -131,7 +131,7 @@ impl Kit {
             field("NarSize: "),
             references.join(",")
         );
-        format!("{}Sig: {}\n", unsigned(narinfo), self.stranger.sign(&print).to_nix_string())
+        format!("{}Sig: {}\n", unsigned(narinfo), self.stranger.sign(&print).unwrap().to_nix_string())
     }
 }
 

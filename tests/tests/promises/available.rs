@@ -138,7 +138,7 @@ fn signed_again(world: &World, team: &Team, path: &str, narinfo: &str) -> Result
     let references = references.collect::<Vec<_>>().join(",");
     let fingerprint = format!("1;{path};{};{};{references}", of("NarHash")?, of("NarSize")?);
     let lines = narinfo.lines().filter(|line| !line.starts_with("Sig: ")).map(|line| format!("{line}\n"));
-    Ok(lines.collect::<String>() + &format!("Sig: {}\n", key.sign(&fingerprint).to_nix_string()))
+    Ok(lines.collect::<String>() + &format!("Sig: {}\n", key.sign(&fingerprint)?.to_nix_string()))
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::base::queue_error::in_queue;
 use crate::bucket::{self, Bucket};
 use crate::config::config_keys;
 use crate::config::key_files::read_secret_key;
-use crate::config::{Config, ConfigKey, Size, exposure};
+use crate::config::{Config, ConfigKey, SigningCommand, Size, exposure};
 use crate::format::public_key::public_keys;
 use crate::format::signature::SecretKey;
 use crate::http::PublicReader;
@@ -63,26 +63,48 @@ impl Context {
 
     /// The signing keys, at least one. Prints a warning about each file that others can read.
     pub(super) fn keys(&self) -> Result<Vec<SecretKey>> {
-        let files = self.config.get(config_keys::SIGNING_KEY_FILES);
-        if files.is_empty() {
+        let mut keys: Vec<SecretKey> = Vec::new();
+        for file in self.config.get(config_keys::SIGNING_KEY_FILES) {
+            let (key, warning) = read_secret_key(file.as_ref())?;
+            warning.iter().for_each(|warning| output::warn(warning));
+            keys.push(key);
+        }
+        keys.extend(self.outside_key()?);
+        if keys.is_empty() {
             return Err(Error::permanent(Area::Config, "no signing key is configured").hint(
                 "make a key with `larder key generate NAME` and put its file into `signing-key-files`: clients refuse paths without a signature",
             ));
         }
-        let mut keys: Vec<SecretKey> = Vec::new();
-        for file in files {
-            let (key, warning) = read_secret_key(file.as_ref())?;
-            warning.iter().for_each(|warning| output::warn(warning));
-            if keys.iter().any(|other| other.name() == key.name()) {
-                return Err(Error::permanent(
-                    Area::Config,
-                    format!("two signing keys are named `{}`", key.name()),
-                )
-                .hint("clients tell keys apart by their names: give a new key a new name"));
+        let has_twin =
+            |key: &&SecretKey| keys.iter().filter(|other| other.name() == key.name()).nth(1).is_some();
+        match keys.iter().find(has_twin) {
+            None => Ok(keys),
+            Some(key) => {
+                Err(Error::permanent(Area::Config, format!("two signing keys are named `{}`", key.name()))
+                    .hint("clients tell keys apart by their names: give a new key a new name"))
             }
-            keys.push(key);
         }
-        Ok(keys)
+    }
+
+    /// The key with which `signing-command` signs.
+    ///
+    /// # Errors
+    /// Only one of `signing-command` and `signing-command-key` is set, or the latter is no public key.
+    fn outside_key(&self) -> Result<Option<SecretKey>> {
+        let command = SigningCommand::new(&self.config.get(config_keys::SIGNING_COMMAND));
+        let public = self.config.get(config_keys::SIGNING_COMMAND_KEY);
+        match (command, public) {
+            (None, None) => Ok(None),
+            (Some(command), Some(public)) => {
+                let public = public_keys([public.as_str()])?;
+                Ok(public.into_iter().next().map(|public| SecretKey::outside(public, Arc::new(command))))
+            }
+            _ => Err(Error::permanent(
+                Area::Config,
+                "`signing-command` and `signing-command-key` belong together, and only one of them is set",
+            )
+            .hint("larder checks each signature of the command with the public key")),
+        }
     }
 
     /// Public keys that the command line names.
@@ -109,6 +131,7 @@ impl Context {
                 Err(error) => output::warn(&error.to_string()),
             }
         }
+        keys.extend(self.outside_key()?.map(|key| key.public()));
         if keys.is_empty() {
             return Err(Error::permanent(Area::Config, "no key is known that clients trust")
                 .hint("name the public key of the cache with `--key NAME:BASE64`"));

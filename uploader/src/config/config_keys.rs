@@ -44,6 +44,10 @@ config_keys! {
         "the URL that clients read, if it is not the address of the bucket";
     SIGNING_KEY_FILES: Vec<String>, "signing-key-files", Unset,
         "files with secret keys, as `larder key generate` writes them; larder signs every path with each key and needs at least one";
+    SIGNING_COMMAND: Vec<String>, "signing-command", Unset,
+        "a program, with its arguments, that signs with a key that larder does not have: it reads the text to sign from its standard input and prints `NAME:BASE64`";
+    SIGNING_COMMAND_KEY: Option<String>, "signing-command-key", Unset,
+        "the public key, `NAME:BASE64`, of the key with which `signing-command` signs";
     CREDENTIALS_FILE: Option<PathBuf>, "credentials-file", Unset,
         "file with the credentials for the bucket, in the format of AWS or with lines such as `AWS_ACCESS_KEY_ID=…`";
     CA_FILE: Option<PathBuf>, "ca-file", Unset,

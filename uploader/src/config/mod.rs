@@ -7,6 +7,7 @@ mod effective;
 pub mod key_files;
 mod load;
 mod secret_file;
+mod signing_command;
 #[cfg(test)]
 mod table;
 mod typed_key;
@@ -14,6 +15,7 @@ mod value;
 
 pub use effective::{Config, Source};
 pub use secret_file::exposure;
+pub use signing_command::SigningCommand;
 pub use typed_key::{ConfigKey, Flag, KeyDefault, Row, Size, Typed};
 pub use value::{Kind, Value};
 

@@ -149,7 +149,8 @@ pub(super) fn add_signatures(
         .signatures()
         .iter()
         .filter(|sig| is_well_formed(sig) && !lacking.iter().any(|key| key.name() == sig.key_name));
-    let signatures: Vec<_> = kept.cloned().chain(lacking.iter().map(|key| key.sign(&fingerprint))).collect();
+    let new = lacking.iter().map(|key| key.sign(&fingerprint)).collect::<Result<Vec<_>>>()?;
+    let signatures: Vec<_> = kept.cloned().chain(new).collect();
     let rewritten = same_path(store_dir, present, present.url())
         .compression(present.compression().clone())
         .file_hash(present.file_hash().cloned())
@@ -198,7 +199,9 @@ fn builder(
     let ca = ca.map_err(|error| unfit(&info.path, error))?;
     let fingerprint = fingerprint(store_dir, info);
     let mut signatures = theirs(info, keys);
-    signatures.extend(keys.iter().map(|key| key.sign(&fingerprint)));
+    for key in keys {
+        signatures.push(key.sign(&fingerprint)?);
+    }
     signatures.sort();
     let hash = NixHash::Sha256(info.nar_hash);
     Ok(NarInfo::builder_in(store_dir.clone(), (*info.path).clone(), url, hash, info.nar_size)

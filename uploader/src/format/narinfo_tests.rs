@@ -36,7 +36,7 @@ fn empty_references_keep_their_space() {
 #[test]
 fn malformed_signatures_of_the_store_are_left_out() {
     let mut info = info(&[]);
-    let good = SecretKey::generate("good-1").unwrap().sign("anything").to_nix_string();
+    let good = SecretKey::generate("good-1").unwrap().sign("anything").unwrap().to_nix_string();
     info.signatures = ["rubbish".into(), "k:!".into(), "short-1:AAAA".into(), good].into();
     let bytes = compose(&StoreDir::default(), &info, &nar(), &[]).unwrap();
     assert_eq!(text(&bytes).matches("Sig: ").count(), 1);
@@ -71,7 +71,7 @@ fn assorted() -> impl Iterator<Item = (PathInfo, NarObject, Vec<SecretKey>)> {
         let twice = random(2) as usize;
         let signers = keys.iter().filter(|_| random(2) == 0).chain(&keys[..twice]);
         info.signatures =
-            signers.map(|key| key.sign("x").to_nix_string()).chain(["rubbish".into()]).collect();
+            signers.map(|key| key.sign("x").unwrap().to_nix_string()).chain(["rubbish".into()]).collect();
         let ours = keys.iter().filter(|_| random(2) == 0).cloned().collect();
         let compression = Compression::ALL[random(3) as usize];
         let nar = NarObject {

@@ -6,6 +6,7 @@ use nix_narinfo::{NarInfo, NixSignature, TrustedPublicKey};
 use super::narinfo::is_well_formed;
 use super::signature::SecretKey;
 use super::standing::Judge;
+use crate::base::error::{Error, Result};
 
 const SIGNATURE_LINE: &str = "Sig: ";
 const CA_LINE: &str = "CA: ";
@@ -24,7 +25,7 @@ pub struct Resigning<'a> {
 }
 
 /// What becomes of a narinfo.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Resigned {
     /// It has the wanted signatures.
     Unchanged,
@@ -39,6 +40,8 @@ pub enum Resigned {
     },
     /// It stays, for this reason.
     Left(String),
+    /// A key gives no signature.
+    Failed(Error),
 }
 
 impl Resigning<'_> {
@@ -79,7 +82,10 @@ impl Resigning<'_> {
                 "no other trusted key has signed it, so that clients would refuse it".into(),
             );
         }
-        let new: Vec<_> = lacking.iter().map(|key| key.sign(&fingerprint)).collect();
+        let new: Vec<_> = match lacking.iter().map(|key| key.sign(&fingerprint)).collect::<Result<_>>() {
+            Ok(new) => new,
+            Err(error) => return Resigned::Failed(error),
+        };
         let added = lacking.iter().map(|key| key.name().to_owned()).collect();
         Resigned::Changed { bytes: with_signatures(bytes, goes, &new), added, dropped }
     }
@@ -173,11 +179,11 @@ mod tests {
         let before = [narinfo(&[&old]), b"Extra: x\n".to_vec()].concat();
         let both = changed(resigned(&before, &[&new], &[&old, &new], &[]));
         assert_eq!(without_signatures(&both), without_signatures(&before));
-        assert_eq!(resigned(&both, &[&new], &[&old, &new], &[]), Resigned::Unchanged);
+        assert!(matches!(resigned(&both, &[&new], &[&old, &new], &[]), Resigned::Unchanged));
         let after = changed(resigned(&both, &[&new], &[&old, &new], &["old-1"]));
         assert_eq!(without_signatures(&after), without_signatures(&before));
         assert_eq!(after.len(), before.len());
-        assert_eq!(resigned(&after, &[&new], &[&new], &["old-1"]), Resigned::Unchanged);
+        assert!(matches!(resigned(&after, &[&new], &[&new], &["old-1"]), Resigned::Unchanged));
         // Both steps at once.
         let at_once = changed(resigned(&before, &[&new], &[&old, &new], &["old-1"]));
         assert_eq!(at_once, after);
@@ -200,7 +206,7 @@ mod tests {
         let (ours, impostor, friend) = (key("ours-1"), key("ours-1"), key("friend-1"));
         let bytes = narinfo(&[&impostor, &friend]);
         let after = changed(resigned(&bytes, &[&ours], &[&ours, &friend], &[]));
-        assert_eq!(resigned(&after, &[&ours], &[&ours], &[]), Resigned::Unchanged);
+        assert!(matches!(resigned(&after, &[&ours], &[&ours], &[]), Resigned::Unchanged));
         assert_eq!(std::str::from_utf8(&after).unwrap().matches("Sig: ").count(), 2);
     }
 

@@ -4,21 +4,39 @@
 //! `libstore/crypto.cc`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use nix_narinfo::{NixSignature, TrustedPublicKey};
 use zeroize::Zeroizing;
 
 use crate::base::error::{Area, Error, Result};
 
-/// A secret signing key with its name. `Debug` shows only the name. The key is wiped from memory when it is dropped.
+/// Signs with a key that larder does not have: in a TPM, a vault, or on another machine.
+pub trait OutsideSigner: fmt::Debug + Send + Sync {
+    /// The signature of a fingerprint, in the form `<name>:<base64>`. May take long.
+    ///
+    /// # Errors
+    /// There is no signature.
+    fn sign(&self, fingerprint: &str) -> Result<String>;
+}
+
+/// A signing key with its name. `Debug` shows only the name. A secret is wiped from memory when it is dropped.
 #[derive(Clone)]
 pub struct SecretKey {
     name: String,
+    public: VerifyingKey,
+    secret: Secret,
+}
+
+#[derive(Clone)]
+enum Secret {
     /// A box, so that a key that is moved leaves no copy behind.
-    key: Box<SigningKey>,
+    Own(Box<SigningKey>),
+    /// Somebody else signs.
+    Outside(Arc<dyn OutsideSigner>),
 }
 
 impl fmt::Debug for SecretKey {
@@ -34,7 +52,7 @@ impl SecretKey {
     /// The text cannot be the name of a key.
     pub fn generate(name: &str) -> Result<Self> {
         check_name(name)?;
-        Ok(Self { name: name.to_owned(), key: Box::new(SigningKey::generate(&mut rand_core::OsRng)) })
+        Ok(Self::own(name, SigningKey::generate(&mut rand_core::OsRng)))
     }
 
     /// Parses the contents of a key file. The error never repeats the contents.
@@ -50,15 +68,26 @@ impl SecretKey {
         })?;
         let key = SigningKey::from_keypair_bytes(pair)
             .map_err(|_| "its secret half does not match its public half")?;
-        Ok(Self { name: name.to_owned(), key: Box::new(key) })
+        Ok(Self::own(name, key))
     }
 
-    /// The contents of the key file. They are secret, and are wiped from memory when they are dropped.
-    pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        let pair = Zeroizing::new(self.key.to_keypair_bytes());
+    fn own(name: &str, key: SigningKey) -> Self {
+        Self { name: name.to_owned(), public: key.verifying_key(), secret: Secret::Own(Box::new(key)) }
+    }
+
+    /// A key of which larder has only the public half.
+    pub fn outside(public: TrustedPublicKey, signer: Arc<dyn OutsideSigner>) -> Self {
+        Self { name: public.name, public: public.key, secret: Secret::Outside(signer) }
+    }
+
+    /// The contents of the key file; `None` if larder does not have the secret half. They are wiped from memory when they are
+    /// dropped.
+    pub(crate) fn to_text(&self) -> Option<Zeroizing<String>> {
+        let Secret::Own(key) = &self.secret else { return None };
+        let pair = Zeroizing::new(key.to_keypair_bytes());
         let encoded = Zeroizing::new(BASE64.encode(*pair));
         // One allocation of the right size: a text that grows leaves copies behind.
-        Zeroizing::new([&self.name, ":", &encoded].concat())
+        Some(Zeroizing::new([&self.name, ":", &encoded].concat()))
     }
 
     /// The name of the key.
@@ -68,18 +97,45 @@ impl SecretKey {
 
     /// The public key.
     pub fn public(&self) -> TrustedPublicKey {
-        TrustedPublicKey { name: self.name.clone(), key: self.key.verifying_key() }
+        TrustedPublicKey { name: self.name.clone(), key: self.public }
     }
 
     /// The public key in the form for a client's `trusted-public-keys`.
     pub fn public_text(&self) -> String {
-        format!("{}:{}", self.name, BASE64.encode(self.key.verifying_key().as_bytes()))
+        format!("{}:{}", self.name, BASE64.encode(self.public.as_bytes()))
     }
 
-    /// Signs a fingerprint.
-    pub fn sign(&self, fingerprint: &str) -> NixSignature {
-        let signature = self.key.sign(fingerprint.as_bytes());
-        NixSignature { key_name: self.name.clone(), encoded: BASE64.encode(signature.to_bytes()) }
+    /// Signs a fingerprint. With a key outside, the calling thread waits.
+    ///
+    /// # Errors
+    /// The signer outside gives no signature, or one that does not verify. A key of larder's own never fails.
+    pub fn sign(&self, fingerprint: &str) -> Result<NixSignature> {
+        match &self.secret {
+            Secret::Own(key) => {
+                let signature = key.sign(fingerprint.as_bytes());
+                Ok(NixSignature { key_name: self.name.clone(), encoded: BASE64.encode(signature.to_bytes()) })
+            }
+            Secret::Outside(signer) => self.checked(fingerprint, &signer.sign(fingerprint)?),
+        }
+    }
+
+    /// Checks a signature that somebody else has made: nobody would find out later whose it is.
+    fn checked(&self, fingerprint: &str, text: &str) -> Result<NixSignature> {
+        let wrong = |why: String| {
+            Error::permanent(Area::Config, format!("cannot sign with the key `{}`", self.name))
+                .because(why)
+                .hint("compare `signing-command` with `signing-command-key`, the public half of the key")
+        };
+        let signature = NixSignature::parse(text.trim_end())
+            .map_err(|_| wrong("what the signing command printed is no signature: `NAME:BASE64`".into()))?;
+        if signature.key_name != self.name {
+            let other = signature.key_name.escape_debug();
+            return Err(wrong(format!("the signing command signed with the key `{other}`")));
+        }
+        match signature.verify(fingerprint.as_bytes(), &[self.public()]) {
+            Ok(true) => Ok(signature),
+            _ => Err(wrong("the signature of the signing command does not verify".into())),
+        }
     }
 }
 
@@ -111,7 +167,7 @@ mod tests {
         let seed = [7_u8; 32];
         let pair = SigningKey::from_bytes(&seed).to_keypair_bytes();
         let text = format!("test-1:{}", BASE64.encode(pair));
-        assert_eq!(*SecretKey::parse(&text).unwrap().to_text(), text);
+        assert_eq!(*SecretKey::parse(&text).unwrap().to_text().unwrap(), text);
         assert_eq!(SecretKey::parse(&format!("{text}\n")).unwrap().name(), "test-1");
     }
 
@@ -119,8 +175,9 @@ mod tests {
     fn keys_and_their_texts_are_wiped_when_they_are_dropped() {
         fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         let key = SecretKey::generate("k-1").unwrap();
-        is_wiped::<SigningKey>(&key.key);
-        is_wiped(&key.to_text());
+        let Secret::Own(own) = &key.secret else { panic!() };
+        is_wiped::<SigningKey>(own);
+        is_wiped(&key.to_text().unwrap());
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl World {
             };
             if node.kind == Kind::Upstream {
                 let print = fingerprint(&StoreDir::default(), &info);
-                info.signatures = [UPSTREAM.sign(&print).to_nix_string()].into();
+                info.signatures = [UPSTREAM.sign(&print).unwrap().to_nix_string()].into();
             }
             closure.infos.insert(path, Arc::new(info));
         }

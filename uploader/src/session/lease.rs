@@ -36,7 +36,8 @@ impl Lease {
     pub(super) async fn take(bucket: Arc<dyn Bucket>, id: &str, keys: &[SecretKey]) -> Result<Self> {
         let since = now();
         let fingerprint = Contents::fingerprint(id, since);
-        let signatures = keys.iter().map(|key| key.sign(&fingerprint).to_string()).collect();
+        let signatures =
+            keys.iter().map(|key| Ok(key.sign(&fingerprint)?.to_string())).collect::<Result<_>>()?;
         let object = Object { bucket, key: object_keys::lease(id), since, signatures };
         let at = Moment::now();
         object.write().await?;

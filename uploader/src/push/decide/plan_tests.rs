@@ -38,7 +38,7 @@ fn closure(lines: &[&str]) -> Closure {
 fn sign(closure: &mut Closure, name: &str, key: &SecretKey) {
     let info = closure.infos.get_mut(&path(name)).map(Arc::make_mut).unwrap();
     let print = crate::format::narinfo::fingerprint(&StoreDir::default(), info);
-    info.signatures = [key.sign(&print).to_nix_string()].into();
+    info.signatures = [key.sign(&print).unwrap().to_nix_string()].into();
 }
 
 fn rules() -> Rules {

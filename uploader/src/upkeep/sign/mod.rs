@@ -85,6 +85,7 @@ impl Signer<'_> {
             let (bytes, added, dropped) = match self.resigning.of(digest, &object.body) {
                 Resigned::Unchanged => return Ok(Signed::Done { added: all_added, dropped: all_dropped }),
                 Resigned::Left(reason) => return Ok(Signed::Left(reason)),
+                Resigned::Failed(error) => return Err(error),
                 Resigned::Changed { bytes, added, dropped } => (bytes, added, dropped),
             };
             if self.dry_run {
