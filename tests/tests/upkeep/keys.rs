@@ -107,7 +107,7 @@ fn what_only_a_stranger_signed_is_left_and_named() -> Result<()> {
     assert_said(&believed, 0, &["left 0"]);
     let base = world.target.public_base().context("a base")?;
     let client = world.nix.twin()?;
-    client.substitute(&[top.clone()], &base, &stranger.public)?;
+    client.substitute(std::slice::from_ref(&top), &base, &stranger.public)?;
     let wrong = world.larder.try_run(&["sign", "--trusted-by", "no-key"])?;
     assert_ne!(wrong.code(), 0);
     Ok(())

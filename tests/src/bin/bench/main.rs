@@ -10,7 +10,7 @@
 //! | `testbed.rs`, `generate.rs` | a server, a store, and the compared programs; generated store paths |
 //! | `raw.rs`, `raw_upkeep.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
-//! | `keep.rs` | the upkeep of a bucket |
+//! | `keep.rs`, `contents.rs` | the upkeep of a bucket |
 //! | `before.rs` | the comparison with an earlier build of larder |
 //! | `network.rs`, `growth.rs` | cases with a simulated network; the growth of the cost |
 //! | `hook.rs`, `hook_runs.rs`, `yardstick.rs` | the cases of the hook; its runs without Nix; the same work in C |
@@ -19,6 +19,7 @@ mod agents;
 mod arguments;
 mod before;
 mod connection;
+mod contents;
 mod context;
 mod cost;
 mod generate;
@@ -110,6 +111,11 @@ const CASES: &[Case] = &[
         "keep-verify",
         keep::run_verify,
         "the verification of a bucket of 100,000 paths, first and again",
+    ),
+    by_name(
+        "keep-contents",
+        contents::run,
+        "`verify --data` of 1.7 GB against `zstd -d` and a program that hashes",
     ),
     by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];

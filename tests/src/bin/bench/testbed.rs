@@ -55,6 +55,11 @@ impl<'a> Testbed<'a> {
         self.larder_with(|larder| larder.use_server(&*self.server, bucket))
     }
 
+    /// Configures larder for a directory as a bucket, and initialises it.
+    pub(crate) fn larder_in(&self, directory: &Path) -> Result<LarderHome> {
+        self.larder_with(|larder| larder.use_directory(directory))
+    }
+
     fn larder_with(&self, use_bucket: impl FnOnce(&mut LarderHome) -> Result<()>) -> Result<LarderHome> {
         let mut larder = LarderHome::new(self.nix)?;
         larder.set_timeout(Duration::from_secs(600));
@@ -91,7 +96,7 @@ impl<'a> Testbed<'a> {
     /// Measures `larder push` into a directory in memory. No server uses the processors, and no disk delays the push.
     pub(crate) fn push_into_memory(&self, paths: &[String]) -> Result<Cost> {
         let dir = tempfile::tempdir_in("/dev/shm")?;
-        let larder = self.larder_with(|larder| larder.use_directory(dir.path()))?;
+        let larder = self.larder_in(dir.path())?;
         let mut command = larder.command(&["push"])?;
         measure(command.args(paths))
     }

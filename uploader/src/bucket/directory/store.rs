@@ -100,10 +100,12 @@ impl Bucket for DirectoryBucket {
         self.check(key)?;
         let name = key.to_owned();
         self.run("read", key, move |files| {
-            let Some((mut file, _)) = open_file(files, &name)? else { return Ok(None) };
+            let Some((mut file, meta)) = open_file(files, &name)? else { return Ok(None) };
             file.seek(SeekFrom::Start(from))?;
-            let mut body = Vec::new();
-            file.take(length.min(MAX_SMALL)).read_to_end(&mut body)?;
+            let length = length.min(MAX_SMALL);
+            // A vector that grows takes up to twice the memory.
+            let mut body = Vec::with_capacity(length.min(meta.len().saturating_sub(from)) as usize);
+            file.take(length).read_to_end(&mut body)?;
             Ok(Some(body.into()))
         })
         .await
