@@ -24,8 +24,9 @@ const CONCURRENT: usize = 48;
 const MARGIN: Duration = Duration::from_secs(5);
 /// The number of times that a narinfo which changes meanwhile is read again.
 const LOOKS: usize = 3;
-/// The number of missing NARs about which the bucket is asked one by one. Beyond it, the listing is believed.
-const MOST_ASKED: usize = 2000;
+/// The number of missing NARs about which the bucket is asked one by one. If all of them are missing, the listing is
+/// believed about the others.
+const MOST_ASKED: usize = if cfg!(test) { 50 } else { 2000 };
 
 /// What an inventory needs besides the bucket.
 #[derive(Clone, Debug)]
@@ -75,9 +76,12 @@ pub async fn take(
         progress(done, total);
     })
     .await?;
-    for _ in 0..LOOKS {
-        if !look_again(bucket, &trust, &mut building, records, begun, &mut changed).await? {
-            break;
+    let mut looks = 0;
+    while looks < LOOKS {
+        match look_again(bucket, &trust, &mut building, records, begun, &mut changed).await? {
+            Look::Settled => break,
+            Look::Replaced => looks += 1,
+            Look::Fewer => {}
         }
     }
     let catalog = building.finish();
@@ -110,8 +114,17 @@ fn take_portion(
     }
 }
 
-/// Asks the bucket again about what young narinfos need and the listing does not have. Returns whether narinfos have
-/// changed meanwhile.
+/// What another look at the bucket has changed.
+enum Look {
+    /// What is missing now is missing.
+    Settled,
+    /// Narinfos were replaced meanwhile, and may need other NARs.
+    Replaced,
+    /// Many NARs were in doubt. Some of them are there, so that the others deserve a question, too.
+    Fewer,
+}
+
+/// Asks the bucket again about what young narinfos need and the listing does not have.
 async fn look_again(
     bucket: &dyn Bucket,
     trust: &Arc<Trust>,
@@ -119,13 +132,15 @@ async fn look_again(
     records: &mut dyn Records,
     begun: Moment,
     changed: &mut HashSet<PathId>,
-) -> Result<bool> {
-    let doubtful: Vec<_> = building
-        .doubtful
-        .iter()
-        .filter_map(|(id, record)| Some((*id, record.nar.as_ref()?.key.clone())))
-        .take(MOST_ASKED)
-        .collect();
+) -> Result<Look> {
+    let before = building.doubtful.len();
+    let in_doubt = building.doubtful.iter();
+    let mut doubtful: Vec<_> =
+        in_doubt.filter_map(|(id, record)| Some((*id, record.nar.as_ref()?.key.clone()))).collect();
+    // What was written while the bucket was listed is young, or of unknown age.
+    doubtful.sort_by_key(|(id, _)| (building.catalog.age(*id), *id));
+    doubtful.truncate(MOST_ASKED);
+    let is_full = doubtful.len() == MOST_ASKED;
     let asked = doubtful
         .clone()
         .into_iter()
@@ -144,7 +159,11 @@ async fn look_again(
     let mut replaced = HashSet::new();
     read_all(bucket, trust, again, |portion| take_portion(building, records, portion, &mut replaced)).await?;
     changed.extend(&replaced);
-    Ok(!replaced.is_empty())
+    Ok(match replaced.is_empty() {
+        _ if is_full && building.doubtful.len() < before => Look::Fewer,
+        true => Look::Settled,
+        false => Look::Replaced,
+    })
 }
 
 /// Asks for the references that young narinfos have and the listing has not.

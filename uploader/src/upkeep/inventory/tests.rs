@@ -1,6 +1,16 @@
+use std::collections::HashSet;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+
 use super::*;
+use crate::base::error::Result;
+use crate::bucket::memory::MemoryBucket;
+use crate::bucket::{
+    self, AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart,
+    ObjectMeta, Put,
+};
 use crate::upkeep::house::{self, House, id, names};
 
 #[tokio::test]
@@ -106,4 +116,77 @@ async fn the_closure_of_a_path_is_read_without_a_listing() {
     let faulty = catalog.ids().filter(|id| catalog.fault(*id).is_some());
     assert_eq!(names(&catalog, faulty), ["c"]);
     assert_eq!(catalog.absent_ids().count(), 1);
+}
+
+/// A bucket whose listing was made before some objects were written.
+#[derive(Debug)]
+struct Late {
+    bucket: MemoryBucket,
+    late: HashSet<String>,
+}
+
+#[async_trait]
+impl Bucket for Late {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
+        let mut page = self.bucket.list(prefix, after, depth).await?;
+        page.objects.retain(|object| !self.late.contains(&object.key));
+        Ok(page)
+    }
+    async fn get(&self, key: &str) -> Result<Option<bucket::Object>> {
+        self.bucket.get(key).await
+    }
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>> {
+        self.bucket.head(key).await
+    }
+    fn address(&self) -> String {
+        self.bucket.address()
+    }
+    async fn get_part(&self, key: &str, from: u64, length: u64) -> Result<Option<Bytes>> {
+        self.bucket.get_part(key, from, length).await
+    }
+    async fn put(&self, key: &str, body: Body, kind: ContentType, condition: Condition) -> Result<Put> {
+        self.bucket.put(key, body, kind, condition).await
+    }
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.bucket.delete(key).await
+    }
+    async fn start_multipart(&self, key: &str, kind: ContentType) -> Result<Box<dyn Multipart>> {
+        self.bucket.start_multipart(key, kind).await
+    }
+    async fn exists(&self) -> Result<bool> {
+        self.bucket.exists().await
+    }
+    async fn create(&self) -> Result<()> {
+        self.bucket.create().await
+    }
+    async fn allow_anonymous_read(&self) -> Result<AnonymousRead> {
+        self.bucket.allow_anonymous_read().await
+    }
+    fn public_url(&self) -> String {
+        self.bucket.public_url()
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_while_the_bucket_was_listed_is_not_missing() {
+    let house = House::new().await;
+    let mut late = HashSet::new();
+    // More than are asked for at once, and paths whose NARs are gone for days.
+    for number in 0..180 {
+        late.insert(house.publish(&format!("late-{number}"), &["late-reference"]).await);
+    }
+    house.publish("late-reference", &[]).await;
+    late.insert(house::narinfo("late-reference"));
+    for number in 0..120 {
+        let name = format!("broken-{number}");
+        let nar = house.publish(&name, &[]).await;
+        house.delete(&nar).await;
+        house.bucket.make_older(&house::narinfo(&name), Duration::from_secs(3 * 24 * 3600));
+    }
+    let bucket = Late { bucket: house.bucket.clone(), late };
+    let catalog = take(&bucket, &house.options(), &mut NoRecords, &|_, _| {}).await.unwrap();
+    let faulty = catalog.ids().filter(|id| catalog.fault(*id).is_some());
+    let faulty = names(&catalog, faulty);
+    assert!(faulty.iter().all(|name| name.starts_with("broken-")), "{faulty:?}");
+    assert_eq!((faulty.len(), catalog.absent_ids().count()), (120, 0));
 }
