@@ -1,0 +1,131 @@
+//! Who is alive, and which collector may act.
+
+use std::time::Duration;
+
+use super::limits::Limits;
+use super::rules::{Rule, Rules};
+
+/// Whether a process may still change the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Life {
+    /// It may.
+    Living,
+    /// Nothing that it has sent can be carried out any more, and it sends nothing.
+    Dead,
+}
+
+/// The observation of one lease of another process. Only the observer's own monotonic clock counts.
+///
+/// A lease has a counter that no two of its renewals share, also those whose answers were lost.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Watch<C> {
+    seen: Option<(C, Duration)>,
+    rules: Rules,
+}
+
+impl<C: PartialEq> Watch<C> {
+    /// A lease that has not been seen.
+    pub fn new(rules: Rules) -> Self {
+        Self { seen: None, rules }
+    }
+
+    /// Records that the lease was read with `counter` in it. `asked` is when the question was sent, `answered` when the
+    /// answer came.
+    pub fn sight(&mut self, counter: C, asked: Duration, answered: Duration, limits: &Limits) -> Life {
+        let since = match &self.seen {
+            Some((before, since)) if *before == counter => *since,
+            _ => {
+                self.seen = Some((counter, answered));
+                answered
+            }
+        };
+        let unchanged = asked.saturating_sub(since);
+        let wanted = match (self.rules.has(Rule::TwoSights), self.rules.has(Rule::CountLateRequests)) {
+            (true, true) => limits.dead(),
+            (true, false) => limits.lease + limits.margin,
+            (false, _) => Duration::ZERO,
+        };
+        if unchanged >= wanted { Life::Dead } else { Life::Living }
+    }
+}
+
+/// What a process with a lease is. Its lease says so from the first writing on, and never says anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It writes: it pushes, signs, repairs, promotes, undoes.
+    Writer,
+    /// It deletes.
+    Collector,
+}
+
+/// What a collector may do, once its lease is in the bucket and it has listed the leases after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// It may act: no other collector does until its lease has gone.
+    Act,
+    /// It lists again later. The others give way, or are dead.
+    Wait,
+    /// It removes its lease and begins again later, with a new id.
+    GiveWay,
+}
+
+/// Decides whether the collector `own` may act. `others` are the other leases of collectors in the bucket.
+///
+/// Of two collectors, the one that listed later sees the other. So at most one acts. If they see each other, the one with
+/// the smaller id waits for the other to give way.
+pub fn claim<'a, I: Ord + 'a>(
+    own: &I,
+    others: impl IntoIterator<Item = (&'a I, Life)>,
+    rules: Rules,
+) -> Claim {
+    if !rules.has(Rule::ClaimAlone) {
+        return Claim::Act;
+    }
+    let alive = |life: Life| life == Life::Living;
+    let mut living = others.into_iter().filter(|(_, life)| alive(*life)).map(|(id, _)| id).peekable();
+    if living.peek().is_none() {
+        Claim::Act
+    } else if living.any(|other| other < own) {
+        Claim::GiveWay
+    } else {
+        Claim::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits::PRODUCTION;
+
+    #[test]
+    fn a_lease_is_dead_when_it_is_unchanged_for_long_enough() {
+        let mut watch = Watch::new(Rules::ALL);
+        let start = Duration::from_secs(77);
+        assert_eq!(watch.sight(1, Duration::ZERO, start, &LIMITS), Life::Living);
+        let almost = start + LIMITS.dead() - Duration::from_secs(1);
+        assert_eq!(watch.sight(1, almost, start + LIMITS.dead() * 2, &LIMITS), Life::Living);
+        assert_eq!(watch.sight(1, start + LIMITS.dead(), start + LIMITS.dead(), &LIMITS), Life::Dead);
+    }
+
+    #[test]
+    fn a_renewed_lease_is_watched_from_the_start() {
+        let mut watch = Watch::new(Rules::ALL);
+        watch.sight(1, Duration::ZERO, Duration::ZERO, &LIMITS);
+        let late = LIMITS.dead() * 3;
+        assert_eq!(watch.sight(2, late, late, &LIMITS), Life::Living);
+        assert_eq!(watch.sight(1, late, late, &LIMITS), Life::Living);
+        assert_eq!(watch.sight(1, late + LIMITS.dead(), late + LIMITS.dead(), &LIMITS), Life::Dead);
+    }
+
+    #[test]
+    fn at_most_one_collector_acts() {
+        let claims = |own: u8, others: &[(u8, Life)]| {
+            claim(&own, others.iter().map(|(id, life)| (id, *life)), Rules::ALL)
+        };
+        assert_eq!(claims(3, &[]), Claim::Act);
+        assert_eq!(claims(3, &[(1, Life::Dead)]), Claim::Act);
+        assert_eq!(claims(3, &[(1, Life::Dead), (7, Life::Living)]), Claim::Wait);
+        assert_eq!(claims(3, &[(7, Life::Living), (1, Life::Living)]), Claim::GiveWay);
+    }
+}
