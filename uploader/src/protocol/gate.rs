@@ -169,6 +169,11 @@ impl<N: Names> Gate<N> {
         self.entries.iter().filter_map(|entry| Some((&entry.open.id, entry.acknowledged?)))
     }
 
+    /// The collections that were open at the last look, and how far they were.
+    pub fn collections(&self) -> impl Iterator<Item = (&N::Collection, Stage)> {
+        self.entries.iter().map(|entry| (&entry.open.id, entry.open.stage))
+    }
+
     /// Whether no collection is open, so that every path is free.
     pub fn is_open(&self) -> bool {
         self.entries.is_empty()
