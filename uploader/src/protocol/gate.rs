@@ -6,7 +6,7 @@ use super::rules::{Rule, Rules};
 /// How far a collection is, as its objects in the bucket say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// `condemned` is there: who needs one of its paths rescues it.
+    /// `condemned` is there: who needs one of its paths may use it, and rescues it to keep it.
     Condemned,
     /// `closing` is there: the paths that were not rescued wait.
     Closing,
@@ -25,6 +25,8 @@ pub struct Open<N: Names> {
     pub paths: N::Paths,
     /// The NARs of `final` if it is there, otherwise those of `condemned`.
     pub nars: N::Nars,
+    /// Whether its paths can be rescued. Those of a removal, which a person has asked for, cannot.
+    pub rescuable: bool,
 }
 
 /// An open collection, and what this writer has done about it.
@@ -42,8 +44,9 @@ struct Entry<N: Names> {
 pub enum Verdict<C> {
     /// It may be used, written, recorded and reported.
     Free,
-    /// It must first be rescued in these collections. A rescue counts when the server has confirmed it.
-    Rescue(Vec<C>),
+    /// It is free until the writer learns that one of the collections closes. The writer keeps it by rescuing it in all of
+    /// these collections; a rescue counts when the server has confirmed it. The list is empty if there is no rescue.
+    Condemned(Vec<C>),
     /// It can be neither used nor written until a collection ends.
     Wait,
 }
@@ -76,11 +79,9 @@ pub enum Mutation<'a, N: Names> {
 
 /// Why a request must not be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal<C> {
+pub enum Refusal {
     /// The session is over: the lease has run out.
     SessionOver,
-    /// A path must first be rescued in these collections.
-    Rescue(Vec<C>),
     /// A path, or the collection of a rescue, cannot be used until a collection ends.
     Wait,
     /// The NAR counts as absent: it is uploaded again under a new key.
@@ -181,23 +182,27 @@ impl<N: Names> Gate<N> {
 
     /// What `path` is to this writer.
     pub fn classify(&self, path: &N::Path) -> Verdict<N::Collection> {
-        let mut rescue = Vec::new();
+        let last = self.last_for_rescues();
+        let (mut condemned, mut rescue) = (false, Vec::new());
         for Entry { open, rescued, .. } in &self.entries {
             if !open.paths.contains(path) {
                 continue;
             }
             match open.stage {
                 Stage::Condemned | Stage::Closing if rescued.contains(path) => {}
-                Stage::Condemned => rescue.push(open.id.clone()),
-                Stage::Closing if !self.rules.has(Rule::WaitAfterClosing) => rescue.push(open.id.clone()),
-                Stage::Closing | Stage::Deleting => return Verdict::Wait,
+                stage if stage <= last => {
+                    condemned = true;
+                    rescue.extend(open.rescuable.then(|| open.id.clone()));
+                }
+                _ => return Verdict::Wait,
             }
         }
-        if rescue.is_empty() || !self.rules.has(Rule::RescueCondemned) {
-            Verdict::Free
-        } else {
-            Verdict::Rescue(rescue)
-        }
+        if condemned { Verdict::Condemned(rescue) } else { Verdict::Free }
+    }
+
+    /// The last stage in which a path may be used without a rescue, and rescued.
+    fn last_for_rescues(&self) -> Stage {
+        if self.rules.has(Rule::WaitAfterClosing) { Stage::Condemned } else { Stage::Closing }
     }
 
     /// Whether the NAR may be named by a narinfo. Otherwise it counts as absent.
@@ -221,7 +226,7 @@ impl<N: Names> Gate<N> {
     ///
     /// # Errors
     /// What hinders the request.
-    pub fn may_send(&self, mutation: &Mutation<'_, N>, holds: bool) -> Result<(), Refusal<N::Collection>> {
+    pub fn may_send(&self, mutation: &Mutation<'_, N>, holds: bool) -> Result<(), Refusal> {
         if !holds && self.rules.has(Rule::CheckLease) {
             return Err(Refusal::SessionOver);
         }
@@ -236,29 +241,24 @@ impl<N: Names> Gate<N> {
             Mutation::Record { paths } if self.rules.has(Rule::GateRecords) => self.all_free(*paths),
             Mutation::Record { .. } => Ok(()),
             Mutation::Rescue { collection } => {
-                let last =
-                    if self.rules.has(Rule::WaitAfterClosing) { Stage::Condemned } else { Stage::Closing };
-                let mut entries = self.entries.iter();
-                let open = entries.any(|entry| entry.open.id == **collection && entry.open.stage <= last);
+                let last = self.last_for_rescues();
+                let open = self.entries.iter().map(|entry| &entry.open);
+                let mut open = open.filter(|open| open.id == **collection && open.rescuable);
+                let open = open.any(|open| open.stage <= last);
                 if open { Ok(()) } else { Err(Refusal::Wait) }
             }
         }
     }
 
-    fn all_free<'a>(&self, paths: impl IntoIterator<Item = &'a N::Path>) -> Result<(), Refusal<N::Collection>>
+    fn all_free<'a>(&self, paths: impl IntoIterator<Item = &'a N::Path>) -> Result<(), Refusal>
     where
         N::Path: 'a,
     {
-        let mut rescue = Vec::new();
-        for path in paths {
-            match self.classify(path) {
-                Verdict::Free => {}
-                Verdict::Rescue(collections) => rescue.extend(collections),
-                Verdict::Wait => return Err(Refusal::Wait),
-            }
-        }
-        rescue.sort();
-        rescue.dedup();
-        if rescue.is_empty() { Ok(()) } else { Err(Refusal::Rescue(rescue)) }
+        let waits = paths.into_iter().any(|path| self.classify(path) == Verdict::Wait);
+        if waits { Err(Refusal::Wait) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

@@ -9,13 +9,11 @@ pub enum Rule {
     LeaseBeforeLook,
     /// A writer acknowledges a stage only when each request that it sent before it knew of the stage is settled.
     SettleBeforeAcknowledging,
-    /// A writer that needs a condemned path rescues it first.
-    RescueCondemned,
     /// Only a rescue that the server has confirmed counts.
     ConfirmRescue,
-    /// After `closing`, a path that was not rescued is neither used nor written nor rescued.
+    /// A writer that knows of `closing` neither uses nor writes nor rescues a condemned path that it has not rescued.
     WaitAfterClosing,
-    /// A narinfo is written only if its references, too, are free or rescued.
+    /// This holds for the references of a narinfo, too.
     GateReferences,
     /// A condemned NAR counts as absent.
     AvoidCondemnedNars,
@@ -29,7 +27,7 @@ pub enum Rule {
     SettleBeforeLeaving,
     /// A push reports a path only when the record which keeps it is in the bucket.
     RecordBeforeReport,
-    /// The record of a condemned path is written only if the path is rescued.
+    /// It holds for the paths of a record or pin, too.
     GateRecords,
     /// A collection closes only when all living writers know what it condemns.
     AwaitCondemned,
@@ -61,6 +59,8 @@ pub enum Rule {
     Quarantine,
     /// Only one collector acts at a time.
     ClaimAlone,
+    /// A collector lists the leases of others only after its own lease is in the bucket.
+    LeaseBeforeClaim,
     /// The successor of a collector waits until that collector is dead for certain.
     AwaitPredecessor,
     /// A successor goes on with the `final` that it finds.

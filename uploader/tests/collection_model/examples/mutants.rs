@@ -22,7 +22,7 @@ fn main() {
         ("2w1c2p", Setting::new(two, &[Plan::push(1), Plan::push(0)], 1)),
         ("chain", Setting::new(chain, &[Plan::push(2)], 1)),
     ];
-    let all = [LeaseBeforeLook, SettleBeforeAcknowledging, RescueCondemned, ConfirmRescue, WaitAfterClosing, GateReferences, AvoidCondemnedNars, AskAnew, CheckLease, SignBeforeCheck, SettleBeforeLeaving, RecordBeforeReport, GateRecords, AwaitCondemned, AwaitClosing, ListAfterPublication, TwoSights, CountLateRequests, CondemnReferrers, ReadRecordsAgain, ReadRescues, ReadNewNarinfos, ReadChangedNarinfos, KeepClosures, DeleteByLevels, ConfirmLevels, Quarantine, ClaimAlone, AwaitPredecessor, ContinueFinal];
+    let all = [LeaseBeforeLook, SettleBeforeAcknowledging, ConfirmRescue, WaitAfterClosing, GateReferences, AvoidCondemnedNars, AskAnew, CheckLease, SignBeforeCheck, SettleBeforeLeaving, RecordBeforeReport, GateRecords, AwaitCondemned, AwaitClosing, ListAfterPublication, TwoSights, CountLateRequests, CondemnReferrers, ReadRecordsAgain, ReadRescues, ReadNewNarinfos, ReadChangedNarinfos, KeepClosures, DeleteByLevels, ConfirmLevels, Quarantine, ClaimAlone, LeaseBeforeClaim, AwaitPredecessor, ContinueFinal];
     let only = std::env::args().nth(1);
     for rule in all {
         if only.as_ref().is_some_and(|o| *o != format!("{rule:?}")) { continue }

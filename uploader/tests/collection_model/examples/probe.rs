@@ -10,6 +10,8 @@ fn main() {
         "2w1c2p" => Setting::new(two, &[Plan::push(1), Plan::push(1)], 1),
         "2w1c3p" => Setting::new(chain, &[Plan::push(2), Plan::push(2)], 1),
         "2w1c3p-21" => Setting::new(chain, &[Plan::push(2), Plan::push(1)], 1),
+        "sign" => Setting::new(two, &[Plan::push(1), Plan::sign(0)], 1),
+        "undo" => Setting::new(two, &[Plan::push(1), Plan::undo(0)], 1),
         "fork" => Setting::new(&[&[], &[0], &[0]], &[Plan::push(2), Plan::push(1)], 1),
         _ => panic!(),
     };
@@ -24,6 +26,7 @@ fn main() {
             "nar1" => s.nars = world::Bits(2),
             "nars" => s.nars = world::Bits((1 << s.paths) - 1),
             "parts" => s.parts = true,
+            "remove" => s.removed = Some(0),
             "slots2" => s.slots = 2,
             _ => panic!(),
         }

@@ -22,6 +22,10 @@ pub enum CollectorAct {
     TakeOver(u8),
     /// It marks, and means to condemn these paths.
     Mark(Bits),
+    /// It marks a path that a person wants to be removed, and its referrers.
+    MarkRemoval(u8),
+    /// It puts its lease after it has decided to act: a mutation.
+    PutLease,
     /// It sends the next object of its collection.
     Publish,
     /// The object is put, and the collector sees it.
@@ -73,12 +77,16 @@ fn next(setting: &Setting, world: &World, collector: &Collector, task: &Task) ->
 /// The steps that a collector could take.
 pub fn offer(setting: &Setting, world: &World, index: usize, acts: &mut Vec<CollectorAct>) {
     let collector = &world.collectors[index];
+    let late = !setting.rules.has(Rule::LeaseBeforeClaim);
     match collector.session {
         Session::Out if !collector.lease => acts.push(CollectorAct::Begin),
         Session::Out => {}
         Session::Beginning => acts.push(CollectorAct::Claim),
         Session::Active | Session::Over => match &collector.task {
             Some(task) => offer_task(setting, world, collector, task, acts),
+            None if collector.session == Session::Active && !collector.lease && late => {
+                acts.push(CollectorAct::PutLease);
+            }
             None if collector.session == Session::Active => offer_tasks(setting, world, acts),
             None => {}
         },
@@ -114,6 +122,7 @@ fn offer_tasks(setting: &Setting, world: &World, acts: &mut Vec<CollectorAct>) {
     if free_slot(setting, world).is_none() {
         return;
     }
+    acts.extend(setting.removed.filter(|path| bucket.visible.has(*path)).map(CollectorAct::MarkRemoval));
     let garbage = bucket.visible.but(setting.closure(bucket.recorded.common(bucket.visible)));
     if setting.parts {
         let parts = (0..=garbage.0).map(Bits).filter(|part| part.within(garbage));
@@ -180,12 +189,19 @@ pub fn take(setting: &Setting, world: &mut World, index: usize, act: CollectorAc
     let changed = match act {
         CollectorAct::Begin => {
             let collector = &mut world.collectors[index];
-            (collector.session, collector.lease) = (Session::Beginning, true);
+            collector.session = Session::Beginning;
+            collector.lease = rules.has(Rule::LeaseBeforeClaim);
             true
         }
         CollectorAct::Claim => claims(world, index, rules),
         CollectorAct::TakeOver(slot) => take_over(setting, world, index, slot),
-        CollectorAct::Mark(wanted) => mark(setting, world, index, wanted),
+        CollectorAct::Mark(wanted) => mark(setting, world, index, wanted, false),
+        CollectorAct::MarkRemoval(path) => {
+            let visible = world.bucket.visible;
+            let above = visible.list().filter(|other| setting.closure(Bits::one(*other)).has(path));
+            let wanted = above.fold(Bits(0), |all, other| all.and(Bits::one(other)));
+            mark(setting, world, index, wanted, true)
+        }
         CollectorAct::Publish => publish(setting, world, index),
         CollectorAct::Published => published(setting, world, index),
         CollectorAct::LastLook => look(setting, world, index),
@@ -219,6 +235,7 @@ fn simple(bucket: &mut Bucket, collector: &mut Collector, act: CollectorAct) -> 
         CollectorAct::DeleteNar(nar) => collector.nar_deletes.insert(nar),
         CollectorAct::NarDeleted(nar) => bucket.nars.remove(&nar),
         CollectorAct::NarDeletionDropped(nar) => collector.nar_deletes.remove(&nar),
+        CollectorAct::PutLease => collector.lease = true,
         CollectorAct::Expire => collector.session = Session::Over,
         CollectorAct::Leave => (collector.session, collector.lease) = (Session::Over, false),
         _ => return false,
@@ -252,20 +269,21 @@ fn take_over(setting: &Setting, world: &mut World, index: usize, slot: u8) -> bo
     let again = open.stage == Stage::Deleting && !rules.has(Rule::ContinueFinal);
     let taken = if again { open.condemned.clone() } else { Taken::default() };
     let seen = if again { (world.bucket.visible, world.bucket.named) } else { (Bits(0), Bits(0)) };
-    world.collectors[index].task = Some(Task { slot, collection, taken, seen, nobody: false });
+    let removal = open.removal;
+    world.collectors[index].task = Some(Task { slot, collection, taken, removal, seen, nobody: false });
     true
 }
 
-fn mark(setting: &Setting, world: &mut World, index: usize, wanted: Bits) -> bool {
+fn mark(setting: &Setting, world: &mut World, index: usize, wanted: Bits, removal: bool) -> bool {
     let bucket = &world.bucket;
     let paths = condemn::<Tiny>(wanted, |path| setting.referrers(*path, bucket.visible), setting.rules);
-    let taken = Taken { paths, nars: bucket.orphans() };
+    let taken = Taken { paths, nars: if removal { Bits(0) } else { bucket.orphans() } };
     let Some(slot) = free_slot(setting, world) else { return false };
     if taken.is_empty() {
         return false;
     }
     let (collection, seen) = (Collection::new(setting.rules), (bucket.visible, bucket.named));
-    world.collectors[index].task = Some(Task { slot, collection, taken, seen, nobody: false });
+    world.collectors[index].task = Some(Task { slot, collection, taken, removal, seen, nobody: false });
     true
 }
 
@@ -273,7 +291,7 @@ fn publish(setting: &Setting, world: &mut World, index: usize) -> bool {
     let collector = &world.collectors[index];
     let Some(task) = &collector.task else { return false };
     let publication = match next(setting, world, collector, task) {
-        Step::PublishCondemned => Publication::Condemned(task.taken.clone()),
+        Step::PublishCondemned => Publication::Condemned(task.taken.clone(), task.removal),
         Step::PublishClosing => Publication::Closing,
         Step::PublishFinal => Publication::Final(task.taken.clone()),
         Step::PublishDone => Publication::Done,
@@ -294,12 +312,12 @@ fn published(setting: &Setting, world: &mut World, index: usize) -> bool {
     let place = &mut world.bucket.slots[usize::from(slot)];
     let done = publication == Publication::Done;
     match publication {
-        Publication::Condemned(taken) => {
+        Publication::Condemned(taken, removal) => {
             for writer in world.writers.iter_mut().filter(|_| setting.ages) {
                 writer.older = writer.session == Session::Active;
             }
             let condemned = Taken::default();
-            *place = Some(Slot { stage: Stage::Condemned, taken, condemned, rescued: Bits(0) });
+            *place = Some(Slot { stage: Stage::Condemned, taken, removal, condemned, rescued: Bits(0) });
         }
         Publication::Closing => {
             if let Some(open) = place {
@@ -310,6 +328,11 @@ fn published(setting: &Setting, world: &mut World, index: usize) -> bool {
             if let Some(open) = place {
                 if !setting.rules.has(Rule::ContinueFinal) && open.stage != Stage::Deleting {
                     open.condemned = open.taken.clone();
+                }
+                if open.removal {
+                    // What was promised about these paths is taken back.
+                    world.bucket.recorded = world.bucket.recorded.but(taken.paths);
+                    world.bucket.promised = world.bucket.promised.but(taken.paths);
                 }
                 (open.stage, open.taken, open.rescued) = (Stage::Deleting, taken, Bits(0));
             }
@@ -332,7 +355,10 @@ fn published(setting: &Setting, world: &mut World, index: usize) -> bool {
 fn look(setting: &Setting, world: &mut World, index: usize) -> bool {
     let Some(task) = &mut world.collectors[index].task else { return false };
     let rescued = world.bucket.slots[usize::from(task.slot)].as_ref().map_or(Bits(0), |slot| slot.rescued);
-    let kept = Kept { recorded: world.bucket.recorded, rescued };
+    // Records and rescues do not keep what a person has removed.
+    let recorded = if task.removal { Bits(0) } else { world.bucket.recorded };
+    let rescued = if task.removal { Bits(0) } else { rescued };
+    let kept = Kept { recorded, rescued };
     let reading = Reading { bucket: &world.bucket, references: &setting.references, seen: task.seen };
     let taken = last_look(&task.taken, &kept, &reading, setting.rules);
     let levels = levels::<Tiny>(&taken.paths, |path| references(setting, *path), setting.rules);

@@ -72,6 +72,8 @@ pub struct Setting {
     pub parts: bool,
     /// Whether a collector may give a collection up.
     pub aborts: bool,
+    /// A path that a person may remove, whatever keeps it.
+    pub removed: Option<u8>,
     /// Whether the age of sessions is followed.
     pub ages: bool,
     /// The buckets at the beginning: the visible paths, and the recorded ones among them.
@@ -102,6 +104,7 @@ impl Setting {
             parts: false,
             aborts: true,
             ages: false,
+            removed: None,
             initial: Vec::new(),
         };
         let all = 0..1_u8 << setting.paths;

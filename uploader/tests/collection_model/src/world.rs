@@ -98,6 +98,8 @@ pub struct Slot {
     pub stage: Stage,
     /// `condemned`; from the stage of deleting on, `final`.
     pub taken: Taken<Tiny>,
+    /// Whether it is a removal.
+    pub removal: bool,
     /// `condemned` beside `final`, where a mutation reads it.
     pub condemned: Taken<Tiny>,
     /// The paths of all rescues.
@@ -131,6 +133,7 @@ impl Bucket {
                 stage: slot.stage,
                 paths: slot.taken.paths,
                 nars: slot.taken.nars,
+                rescuable: !slot.removal,
             })
         });
         open.collect()
@@ -228,8 +231,8 @@ impl Writer {
 /// An object that a collector is putting into the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Publication {
-    /// `condemned`.
-    Condemned(Taken<Tiny>),
+    /// `condemned`, and whether it is a removal.
+    Condemned(Taken<Tiny>, bool),
     /// `closing`.
     Closing,
     /// `final`.
@@ -247,6 +250,8 @@ pub struct Task {
     pub collection: Collection<Tiny>,
     /// What it condemns, and after the last look, what it takes.
     pub taken: Taken<Tiny>,
+    /// Whether it is a removal.
+    pub removal: bool,
     /// The narinfos that the marking has seen; those that named the old NAR.
     pub seen: (Bits, Bits),
     /// Whether no writer had a lease before the last object was put: for a mutation.

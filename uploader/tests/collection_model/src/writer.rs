@@ -110,7 +110,7 @@ fn offer_work(setting: &Setting, world: &World, writer: &Writer, plan: Plan, act
         }
     }
     if writer.sent.is_none() {
-        let needs = |path: u8| matches!(writer.gate.classify(&path), Verdict::Rescue(_));
+        let needs = |path: u8| matches!(writer.gate.classify(&path), Verdict::Condemned(all) if !all.is_empty());
         if plan.work == Work::Push && closure.list().any(needs) {
             acts.push(WriterAct::Rescue);
         }
@@ -243,8 +243,9 @@ fn send(setting: &Setting, writer: &mut Writer, request: Request, plan: Plan) ->
 fn rescue(setting: &Setting, writer: &mut Writer, plan: Plan) -> bool {
     let mut wanted: Option<(u8, Bits)> = None;
     for path in setting.closure(Bits::one(plan.target)).list() {
-        if let Verdict::Rescue(collections) = writer.gate.classify(&path) {
-            let (slot, paths) = wanted.get_or_insert((collections[0], Bits(0)));
+        if let Verdict::Condemned(collections) = writer.gate.classify(&path) {
+            let Some(first) = collections.first() else { continue };
+            let (slot, paths) = wanted.get_or_insert((*first, Bits(0)));
             if collections.contains(slot) {
                 *paths = paths.and(Bits::one(path));
             }
