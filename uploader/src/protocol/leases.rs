@@ -5,6 +5,57 @@ use std::time::Duration;
 use super::limits::Limits;
 use super::rules::{Rule, Rules};
 
+/// The lease of this process. All times are by its own monotonic clock, which continues while the machine is suspended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenure {
+    attempts: u64,
+    /// When the last successful renewal was sent, and the last successful look at the collections.
+    renewed: Option<Duration>,
+    looked: Option<Duration>,
+    rules: Rules,
+}
+
+impl Tenure {
+    /// A lease that has not been written.
+    pub fn new(rules: Rules) -> Self {
+        Self { attempts: 0, renewed: None, looked: None, rules }
+    }
+
+    /// The counter for the next attempt to write the lease.
+    pub fn attempt(&mut self) -> u64 {
+        if self.rules.has(Rule::CountAttempts) {
+            self.attempts += 1;
+        }
+        self.attempts
+    }
+
+    /// Records that an attempt has succeeded. `sent` is when it was sent, `now` when the answer came.
+    pub fn renewed(&mut self, sent: Duration, now: Duration, limits: &Limits) {
+        let sent = if self.rules.has(Rule::CountFromSending) { sent } else { now };
+        if self.goes_on(now, limits) {
+            self.renewed = Some(sent);
+        }
+    }
+
+    /// Records that a look at the collections has succeeded. `sent` is when its first question was sent.
+    pub fn looked(&mut self, sent: Duration, now: Duration, limits: &Limits) {
+        if self.goes_on(now, limits) {
+            self.looked = Some(sent);
+        }
+    }
+
+    fn goes_on(&self, now: Duration, limits: &Limits) -> bool {
+        self.renewed.is_none() || self.holds(now, limits) || !self.rules.has(Rule::EndForGood)
+    }
+
+    /// Whether the lease holds at the time `now`. It does not before its first writing has succeeded.
+    pub fn holds(&self, now: Duration, limits: &Limits) -> bool {
+        let Some(renewed) = self.renewed else { return false };
+        let looked = self.looked.filter(|_| self.rules.has(Rule::LookOrEnd)).unwrap_or(renewed);
+        limits.holds(now.saturating_sub(renewed), now.saturating_sub(looked))
+    }
+}
+
 /// Whether a process may still change the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Life {
@@ -85,7 +136,7 @@ pub fn claim<'a, I: Ord + 'a>(
     let mut living = others.into_iter().filter(|(_, life)| alive(*life)).map(|(id, _)| id).peekable();
     if living.peek().is_none() {
         Claim::Act
-    } else if living.any(|other| other < own) {
+    } else if living.any(|other| other < own) || !rules.has(Rule::OneGivesWay) {
         Claim::GiveWay
     } else {
         Claim::Wait
@@ -116,6 +167,21 @@ mod tests {
         assert_eq!(watch.sight(2, late, late, &LIMITS), Life::Living);
         assert_eq!(watch.sight(1, late, late, &LIMITS), Life::Living);
         assert_eq!(watch.sight(1, late + LIMITS.dead(), late + LIMITS.dead(), &LIMITS), Life::Dead);
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_does_not_begin_again() {
+        let mut tenure = Tenure::new(Rules::ALL);
+        assert!(!tenure.holds(Duration::ZERO, &LIMITS));
+        assert!(tenure.attempt() != tenure.attempt());
+        tenure.renewed(Duration::ZERO, LIMITS.renewal, &LIMITS);
+        assert!(tenure.holds(LIMITS.lease - Duration::from_secs(1), &LIMITS));
+        tenure.looked(LIMITS.renewal, LIMITS.renewal, &LIMITS);
+        tenure.renewed(LIMITS.renewal * 2, LIMITS.renewal * 2, &LIMITS);
+        assert!(!tenure.holds(LIMITS.lease + LIMITS.renewal, &LIMITS), "it has not looked since");
+        tenure.renewed(LIMITS.lease * 2, LIMITS.lease * 2, &LIMITS);
+        tenure.looked(LIMITS.lease * 2, LIMITS.lease * 2, &LIMITS);
+        assert!(!tenure.holds(LIMITS.lease * 2, &LIMITS));
     }
 
     #[test]

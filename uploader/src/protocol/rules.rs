@@ -3,7 +3,7 @@
 
 /// A rule of the protocol. The name says what holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
+#[repr(u64)]
 pub enum Rule {
     /// A writer lists the collections only after its lease is in the bucket.
     LeaseBeforeLook,
@@ -35,6 +35,14 @@ pub enum Rule {
     AwaitClosing,
     /// The leases that count are listed after the stage is in the bucket.
     ListAfterPublication,
+    /// Each attempt to renew a lease writes a counter of its own, also after an attempt whose answer was lost.
+    CountAttempts,
+    /// The time for which a lease holds is counted from the sending of the renewal, not from the answer.
+    CountFromSending,
+    /// A lease that has run out does not begin again, even if a renewal succeeds later.
+    EndForGood,
+    /// A session that cannot read the collections ends, as one that cannot renew its lease.
+    LookOrEnd,
     /// A lease that is not renewed is dead only when it has been seen unchanged for the whole time.
     TwoSights,
     /// This time includes the time in which a request that was sent may still be carried out.
@@ -61,6 +69,8 @@ pub enum Rule {
     ClaimAlone,
     /// A collector lists the leases of others only after its own lease is in the bucket.
     LeaseBeforeClaim,
+    /// If two collectors see each other, only one gives way.
+    OneGivesWay,
     /// The successor of a collector waits until that collector is dead for certain.
     AwaitPredecessor,
     /// A successor goes on with the `final` that it finds.
@@ -69,21 +79,21 @@ pub enum Rule {
 
 /// The rules that a state machine obeys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rules(u32);
+pub struct Rules(u64);
 
 impl Rules {
     /// All rules. Nothing else is safe.
-    pub const ALL: Self = Self(u32::MAX);
+    pub const ALL: Self = Self(u64::MAX);
 
     /// All rules but one. For tests: a bucket that is used in this way loses paths.
     #[must_use]
     pub const fn without(self, rule: Rule) -> Self {
-        Self(self.0 & !(1 << rule as u32))
+        Self(self.0 & !(1 << rule as u64))
     }
 
     /// Whether `rule` is obeyed.
     pub const fn has(self, rule: Rule) -> bool {
-        self.0 & (1 << rule as u32) != 0
+        self.0 & (1 << rule as u64) != 0
     }
 }
 

@@ -137,8 +137,13 @@ impl Model for Setting {
             Property::always("a narinfo has its NAR", |_, world: &World| {
                 world.bucket.visible.common(world.bucket.named).within(world.bucket.nars)
             }),
-            Property::always("what was promised is there", |_, world: &World| {
-                world.bucket.promised.within(world.bucket.visible)
+            // But for what a person has removed, with its referrers.
+            Property::always("what was promised is there", |setting: &Setting, world: &World| {
+                let lost = world.bucket.promised.but(world.bucket.visible);
+                let removed = |path: u8| {
+                    setting.removed.is_some_and(|removed| setting.closure(Bits::one(path)).has(removed))
+                };
+                lost.list().all(removed)
             }),
             Property::always("a session that is older than a collection learns of it in time", |_, world: &World| {
                 let closing = |slot: usize| {
