@@ -9,6 +9,8 @@ use super::rules::{Rule, Rules};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenure {
     attempts: u64,
+    /// When the first attempt was signed.
+    begun: Option<Duration>,
     /// When the last successful renewal was sent, and the last successful look at the collections.
     renewed: Option<Duration>,
     looked: Option<Duration>,
@@ -18,11 +20,12 @@ pub struct Tenure {
 impl Tenure {
     /// A lease that has not been written.
     pub fn new(rules: Rules) -> Self {
-        Self { attempts: 0, renewed: None, looked: None, rules }
+        Self { attempts: 0, begun: None, renewed: None, looked: None, rules }
     }
 
-    /// The counter for the next attempt to write the lease.
-    pub fn attempt(&mut self) -> u64 {
+    /// The counter for the next attempt to write the lease, which is signed at the time `now`.
+    pub fn attempt(&mut self, now: Duration) -> u64 {
+        self.begun.get_or_insert(now);
         if self.rules.has(Rule::CountAttempts) {
             self.attempts += 1;
         }
@@ -32,20 +35,35 @@ impl Tenure {
     /// Records that an attempt has succeeded. `sent` is when it was sent, `now` when the answer came.
     pub fn renewed(&mut self, sent: Duration, now: Duration, limits: &Limits) {
         let sent = if self.rules.has(Rule::CountFromSending) { sent } else { now };
-        if self.goes_on(now, limits) {
+        if self.goes_on(now, limits) && !self.look_overdue(now, limits) {
             self.renewed = Some(sent);
         }
     }
 
     /// Records that a look at the collections has succeeded. `sent` is when its first question was sent.
     pub fn looked(&mut self, sent: Duration, now: Duration, limits: &Limits) {
-        if self.goes_on(now, limits) {
+        let sent = if self.rules.has(Rule::CountFromSending) { sent } else { now };
+        if self.goes_on(now, limits) && !self.look_overdue(now, limits) {
             self.looked = Some(sent);
         }
     }
 
+    fn look_overdue(&self, now: Duration, limits: &Limits) -> bool {
+        let looked =
+            self.looked.filter(|_| self.rules.has(Rule::LookOrEnd) && self.rules.has(Rule::EndForGood));
+        looked.is_some_and(|looked| now.saturating_sub(looked) >= limits.lease)
+    }
+
+    /// A lease whose first attempts have all failed for too long does not begin: one of them may be in the bucket, and an
+    /// observer may count it as dead. The process takes a new id.
     fn goes_on(&self, now: Duration, limits: &Limits) -> bool {
-        self.renewed.is_none() || self.holds(now, limits) || !self.rules.has(Rule::EndForGood)
+        let since = self.renewed.or(self.begun).unwrap_or(now);
+        now.saturating_sub(since) < limits.lease || !self.rules.has(Rule::EndForGood)
+    }
+
+    /// Whether the session is over for good, so that a new one with a new id may begin.
+    pub fn is_over(&self, now: Duration, limits: &Limits) -> bool {
+        !self.goes_on(now, limits) || (self.renewed.is_some() && !self.holds(now, limits))
     }
 
     /// Whether the lease holds at the time `now`. It does not before its first writing has succeeded.
@@ -173,7 +191,7 @@ mod tests {
     fn a_lease_that_has_run_out_does_not_begin_again() {
         let mut tenure = Tenure::new(Rules::ALL);
         assert!(!tenure.holds(Duration::ZERO, &LIMITS));
-        assert!(tenure.attempt() != tenure.attempt());
+        assert!(tenure.attempt(Duration::ZERO) != tenure.attempt(Duration::ZERO));
         tenure.renewed(Duration::ZERO, LIMITS.renewal, &LIMITS);
         assert!(tenure.holds(LIMITS.lease - Duration::from_secs(1), &LIMITS));
         tenure.looked(LIMITS.renewal, LIMITS.renewal, &LIMITS);
@@ -181,7 +199,17 @@ mod tests {
         assert!(!tenure.holds(LIMITS.lease + LIMITS.renewal, &LIMITS), "it has not looked since");
         tenure.renewed(LIMITS.lease * 2, LIMITS.lease * 2, &LIMITS);
         tenure.looked(LIMITS.lease * 2, LIMITS.lease * 2, &LIMITS);
-        assert!(!tenure.holds(LIMITS.lease * 2, &LIMITS));
+        assert!(!tenure.holds(LIMITS.lease * 2, &LIMITS) && tenure.is_over(LIMITS.lease * 2, &LIMITS));
+    }
+
+    #[test]
+    fn a_lease_whose_first_attempts_fail_for_too_long_does_not_begin() {
+        let mut tenure = Tenure::new(Rules::ALL);
+        tenure.attempt(Duration::ZERO);
+        assert!(!tenure.is_over(LIMITS.renewal, &LIMITS));
+        tenure.attempt(LIMITS.lease);
+        tenure.renewed(LIMITS.lease, LIMITS.lease, &LIMITS);
+        assert!(!tenure.holds(LIMITS.lease, &LIMITS) && tenure.is_over(LIMITS.lease, &LIMITS));
     }
 
     #[test]

@@ -32,12 +32,29 @@ fn main() {
         }
     }
     let t = std::time::Instant::now();
-    let c = s.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).timeout(std::time::Duration::from_secs(300)).spawn_bfs().join();
-    println!("{} unique, {} total, depth {}, done {}, {:?}", c.unique_state_count(), c.state_count(), c.max_depth(), c.is_done(), t.elapsed());
+    let c = s
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .timeout(std::time::Duration::from_secs(300))
+        .spawn_bfs()
+        .join();
+    println!(
+        "{} unique, {} total, depth {}, done {}, {:?}",
+        c.unique_state_count(),
+        c.state_count(),
+        c.max_depth(),
+        c.is_done(),
+        t.elapsed()
+    );
     for (name, path) in c.discoveries() {
         println!("== {name}");
         let v = path.into_vec();
-        for (_, a) in &v { if let Some(a) = a { println!("  {a:?}"); } }
+        for (_, a) in &v {
+            if let Some(a) = a {
+                println!("  {a:?}");
+            }
+        }
         println!("{:#?}", v.last().unwrap().0.bucket);
     }
 }

@@ -152,7 +152,13 @@ fn free_slot(setting: &Setting, world: &World) -> Option<u8> {
     setting.slots().find(|slot| !remembered(*slot))
 }
 
-fn offer_task(setting: &Setting, world: &World, collector: &Collector, task: &Task, acts: &mut Vec<CollectorAct>) {
+fn offer_task(
+    setting: &Setting,
+    world: &World,
+    collector: &Collector,
+    task: &Task,
+    acts: &mut Vec<CollectorAct>,
+) {
     if collector.publication.is_some() {
         return;
     }
@@ -297,8 +303,8 @@ fn publish(setting: &Setting, world: &mut World, index: usize) -> bool {
         Step::PublishDone => Publication::Done,
         _ => return false,
     };
-    let nobody = !setting.rules.has(Rule::ListAfterPublication)
-        && !world.writers.iter().any(|writer| writer.lease);
+    let nobody =
+        !setting.rules.has(Rule::ListAfterPublication) && !world.writers.iter().any(|writer| writer.lease);
     let collector = &mut world.collectors[index];
     if let Some(task) = &mut collector.task {
         task.nobody = nobody;

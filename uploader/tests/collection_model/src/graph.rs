@@ -72,7 +72,8 @@ impl Graph {
                         return Some(part.iter().map(|n| &self.worlds[*n as usize]).collect());
                     }
                     labels => {
-                        let hit = |n: &u32| self.edges[*n as usize].iter().any(|(label, _)| labels.contains(label));
+                        let hit =
+                            |n: &u32| self.edges[*n as usize].iter().any(|(label, _)| labels.contains(label));
                         let rest: Vec<u32> = part.iter().copied().filter(|n| !hit(n)).collect();
                         if !rest.is_empty() {
                             work.push(rest);
@@ -105,7 +106,8 @@ impl Graph {
         let mut here = vec![false; self.worlds.len()];
         states.iter().for_each(|n| here[*n as usize] = true);
         let (mut index, mut low) = (vec![NEW; here.len()], vec![NEW; here.len()]);
-        let (mut on_stack, mut stack, mut parts, mut count) = (vec![false; here.len()], Vec::new(), Vec::new(), 0);
+        let (mut on_stack, mut stack, mut parts, mut count) =
+            (vec![false; here.len()], Vec::new(), Vec::new(), 0);
         for root in states {
             if index[*root as usize] != NEW {
                 continue;

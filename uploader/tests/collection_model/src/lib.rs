@@ -9,9 +9,10 @@
 //! process that has waited `E` goes on only when the request has been carried out or dropped; a lease that was seen
 //! unchanged for `L` belongs to a process whose session is over and whose requests are settled, so an observer counts it as
 //! dead only then. Conversely, requests are carried out or dropped, and sessions end, at any moment. So the model has every
-//! order of events that real clocks allow, and more. The package's `time` test shows, with clocks, that the real machines
+//! order of events that real clocks allow, and more. [`clocks`] shows, with clocks, that the real machines
 //! for time keep these two promises.
 
+pub mod clocks;
 pub mod collector;
 pub mod graph;
 pub mod setting;

@@ -108,7 +108,8 @@ impl Setting {
             initial: Vec::new(),
         };
         let all = 0..1_u8 << setting.paths;
-        setting.initial = all.map(Bits).filter(|set| setting.is_closed(*set)).map(|set| (set, Bits(0))).collect();
+        setting.initial =
+            all.map(Bits).filter(|set| setting.is_closed(*set)).map(|set| (set, Bits(0))).collect();
         setting
     }
 

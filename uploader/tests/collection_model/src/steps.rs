@@ -145,17 +145,21 @@ impl Model for Setting {
                 };
                 lost.list().all(removed)
             }),
-            Property::always("a session that is older than a collection learns of it in time", |_, world: &World| {
-                let closing = |slot: usize| {
-                    world.bucket.slots[slot].as_ref().is_some_and(|open| open.stage >= Stage::Closing)
-                };
-                (0..world.bucket.slots.len()).filter(|slot| closing(*slot)).all(|slot| {
-                    world.writers.iter().all(|writer| {
-                        let knows = writer.gate.collections().any(|(other, _)| usize::from(*other) == slot);
-                        knows || !writer.older || writer.session != Session::Active
+            Property::always(
+                "a session that is older than a collection learns of it in time",
+                |_, world: &World| {
+                    let closing = |slot: usize| {
+                        world.bucket.slots[slot].as_ref().is_some_and(|open| open.stage >= Stage::Closing)
+                    };
+                    (0..world.bucket.slots.len()).filter(|slot| closing(*slot)).all(|slot| {
+                        world.writers.iter().all(|writer| {
+                            let knows =
+                                writer.gate.collections().any(|(other, _)| usize::from(*other) == slot);
+                            knows || !writer.older || writer.session != Session::Active
+                        })
                     })
-                })
-            }),
+                },
+            ),
         ]
     }
 }

@@ -53,7 +53,8 @@ pub fn offer(setting: &Setting, world: &World, index: usize, acts: &mut Vec<Writ
         Session::Active => acts.push(WriterAct::Look),
         Session::Over => {}
     }
-    if writer.session == Session::Active || (writer.session == Session::Over && !rules.has(Rule::CheckLease)) {
+    if writer.session == Session::Active || (writer.session == Session::Over && !rules.has(Rule::CheckLease))
+    {
         offer_work(setting, world, writer, plan, acts);
     }
     if writer.session == Session::Active {
@@ -110,7 +111,8 @@ fn offer_work(setting: &Setting, world: &World, writer: &Writer, plan: Plan, act
         }
     }
     if writer.sent.is_none() {
-        let needs = |path: u8| matches!(writer.gate.classify(&path), Verdict::Condemned(all) if !all.is_empty());
+        let needs =
+            |path: u8| matches!(writer.gate.classify(&path), Verdict::Condemned(all) if !all.is_empty());
         if plan.work == Work::Push && closure.list().any(needs) {
             acts.push(WriterAct::Rescue);
         }
@@ -226,12 +228,11 @@ fn send(setting: &Setting, writer: &mut Writer, request: Request, plan: Plan) ->
         Request::Narinfo { path, old, .. } => {
             let references: Vec<u8> = setting.references[usize::from(path)].list().collect();
             let nar = if old { path } else { path + FRESH };
-            let mutation: Mutation<'_, Tiny> = Mutation::Narinfo { path: &path, references: &references, nar: &nar };
+            let mutation: Mutation<'_, Tiny> =
+                Mutation::Narinfo { path: &path, references: &references, nar: &nar };
             writer.gate.may_send(&mutation, holds)
         }
-        Request::Rescue { slot, .. } => {
-            writer.gate.may_send(&Mutation::Rescue { collection: &slot }, holds)
-        }
+        Request::Rescue { slot, .. } => writer.gate.may_send(&Mutation::Rescue { collection: &slot }, holds),
         Request::Record => writer.gate.may_send(&Mutation::Record { paths: &[plan.target] }, holds),
     };
     if allowed.is_ok() {
