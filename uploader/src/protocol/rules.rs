@@ -77,6 +77,47 @@ pub enum Rule {
     ContinueFinal,
 }
 
+impl Rule {
+    /// All rules.
+    pub const EACH: [Self; 35] = [
+        Self::LeaseBeforeLook,
+        Self::SettleBeforeAcknowledging,
+        Self::ConfirmRescue,
+        Self::WaitAfterClosing,
+        Self::GateReferences,
+        Self::AvoidCondemnedNars,
+        Self::AskAnew,
+        Self::CheckLease,
+        Self::SignBeforeCheck,
+        Self::SettleBeforeLeaving,
+        Self::RecordBeforeReport,
+        Self::GateRecords,
+        Self::AwaitCondemned,
+        Self::AwaitClosing,
+        Self::ListAfterPublication,
+        Self::CountAttempts,
+        Self::CountFromSending,
+        Self::EndForGood,
+        Self::LookOrEnd,
+        Self::TwoSights,
+        Self::CountLateRequests,
+        Self::CondemnReferrers,
+        Self::ReadRecordsAgain,
+        Self::ReadRescues,
+        Self::ReadNewNarinfos,
+        Self::ReadChangedNarinfos,
+        Self::KeepClosures,
+        Self::DeleteByLevels,
+        Self::ConfirmLevels,
+        Self::Quarantine,
+        Self::ClaimAlone,
+        Self::LeaseBeforeClaim,
+        Self::OneGivesWay,
+        Self::AwaitPredecessor,
+        Self::ContinueFinal,
+    ];
+}
+
 /// The rules that a state machine obeys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rules(u64);

@@ -21,5 +21,5 @@ pub mod world;
 pub mod writer;
 
 pub use setting::{Plan, Setting, Work};
-pub use steps::Act;
+pub use steps::{Act, DELETED, LATE, PROMISED};
 pub use world::World;

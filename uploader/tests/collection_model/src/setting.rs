@@ -1,7 +1,7 @@
 //! What a model contains: its bounds.
 
 use larder::protocol::names::Set;
-use larder::protocol::rules::Rules;
+use larder::protocol::rules::{Rule, Rules};
 
 use crate::world::{Bits, PATHS, PROCESSES, SLOTS};
 
@@ -11,8 +11,10 @@ pub enum Work {
     /// It makes its target and the closure available, from references to referrers, and reports the target. It uploads the
     /// NARs that are missing, or shares old ones.
     Push,
-    /// It reads the narinfo of its target and writes it again with one more signature. So does a repair.
+    /// It reads the narinfo of its target and writes it again with one more signature.
     Sign,
+    /// It reads the narinfo of its target and replaces it by one that names a fresh NAR.
+    Repair,
     /// It brings back its target with the old NARs, where no narinfo is. So does a promotion.
     Undo,
 }
@@ -35,6 +37,16 @@ impl Plan {
     /// Signing the narinfo of `target`.
     pub const fn sign(target: u8) -> Self {
         Self { work: Work::Sign, target }
+    }
+
+    /// Repairing `target`.
+    pub const fn repair(target: u8) -> Self {
+        Self { work: Work::Repair, target }
+    }
+
+    /// Whether the work replaces narinfos.
+    pub const fn replaces(&self) -> bool {
+        matches!(self.work, Work::Sign | Work::Repair)
     }
 
     /// Bringing `target` back.
@@ -111,6 +123,69 @@ impl Setting {
         setting.initial =
             all.map(Bits).filter(|set| setting.is_closed(*set)).map(|set| (set, Bits(0))).collect();
         setting
+    }
+
+    /// Follows the old NARs of `paths`.
+    #[must_use]
+    pub fn nars(mut self, paths: Bits) -> Self {
+        self.nars = paths;
+        self
+    }
+
+    /// Follows all old NARs.
+    #[must_use]
+    pub fn all_nars(self) -> Self {
+        let all = Bits((1 << self.paths) - 1);
+        self.nars(all)
+    }
+
+    /// Without second attempts while the first one may still be carried out.
+    #[must_use]
+    pub fn no_strays(mut self) -> Self {
+        self.strays = false;
+        self
+    }
+
+    /// On a server with conditional writes.
+    #[must_use]
+    pub fn conditional(mut self) -> Self {
+        self.conditional = true;
+        self
+    }
+
+    /// With collections of parts.
+    #[must_use]
+    pub fn parts(mut self) -> Self {
+        self.parts = true;
+        self
+    }
+
+    /// With removals of `path`.
+    #[must_use]
+    pub fn removed(mut self, path: u8) -> Self {
+        self.removed = Some(path);
+        self
+    }
+
+    /// Follows the age of sessions.
+    #[must_use]
+    pub fn ages(mut self) -> Self {
+        self.ages = true;
+        self
+    }
+
+    /// Without a rule.
+    #[must_use]
+    pub fn without(mut self, rule: Rule) -> Self {
+        self.rules = Rules::ALL.without(rule);
+        self
+    }
+
+    /// With two collections that exist at a time.
+    #[must_use]
+    pub fn two_slots(mut self) -> Self {
+        self.slots = 2;
+        self
     }
 
     /// Whether all references of `paths` are in `paths`.

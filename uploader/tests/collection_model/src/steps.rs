@@ -130,36 +130,66 @@ impl Model for Setting {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always("a narinfo has its references", |setting: &Setting, world: &World| {
-                setting.is_closed(world.bucket.visible)
-            }),
-            Property::always("a narinfo has its NAR", |_, world: &World| {
-                world.bucket.visible.common(world.bucket.named).within(world.bucket.nars)
-            }),
-            // But for what a person has removed, with its referrers.
-            Property::always("what was promised is there", |setting: &Setting, world: &World| {
-                let lost = world.bucket.promised.but(world.bucket.visible);
-                let removed = |path: u8| {
-                    setting.removed.is_some_and(|removed| setting.closure(Bits::one(path)).has(removed))
-                };
-                lost.list().all(removed)
-            }),
-            Property::always(
-                "a session that is older than a collection learns of it in time",
-                |_, world: &World| {
-                    let closing = |slot: usize| {
-                        world.bucket.slots[slot].as_ref().is_some_and(|open| open.stage >= Stage::Closing)
-                    };
-                    (0..world.bucket.slots.len()).filter(|slot| closing(*slot)).all(|slot| {
-                        world.writers.iter().all(|writer| {
-                            let knows =
-                                writer.gate.collections().any(|(other, _)| usize::from(*other) == slot);
-                            knows || !writer.older || writer.session != Session::Active
-                        })
-                    })
-                },
-            ),
-        ]
+        let mut properties = safety();
+        properties.extend(examples());
+        properties
     }
 }
+
+/// What must hold in every state.
+fn safety() -> Vec<Property<Setting>> {
+    vec![
+        Property::always("a narinfo has its references", |setting: &Setting, world: &World| {
+            setting.is_closed(world.bucket.visible)
+        }),
+        Property::always("a narinfo has its NAR", |_, world: &World| {
+            world.bucket.visible.common(world.bucket.named).within(world.bucket.nars)
+        }),
+        // But for what a person has removed, with its referrers.
+        Property::always("what was promised is there", |setting: &Setting, world: &World| {
+            let lost = world.bucket.promised.but(world.bucket.visible);
+            let removed = |path: u8| {
+                setting.removed.is_some_and(|removed| setting.closure(Bits::one(path)).has(removed))
+            };
+            lost.list().all(removed)
+        }),
+        Property::always("an older session learns in time", |_, world: &World| {
+            let closing = |slot: &usize| {
+                world.bucket.slots[*slot].as_ref().is_some_and(|open| open.stage >= Stage::Closing)
+            };
+            (0..world.bucket.slots.len()).filter(closing).all(|slot| {
+                world.writers.iter().all(|writer| {
+                    let knows = writer.gate.collections().any(|(other, _)| usize::from(*other) == slot);
+                    knows || !writer.older || writer.session != Session::Active
+                })
+            })
+        }),
+    ]
+}
+
+/// What must happen somewhere: otherwise the model shows nothing.
+fn examples() -> Vec<Property<Setting>> {
+    vec![
+        Property::sometimes(DELETED, |_, world: &World| {
+            let open = world.bucket.slots.iter().flatten();
+            open.into_iter().any(|open| {
+                open.stage == Stage::Deleting && open.taken.paths.but(world.bucket.visible) != Bits(0)
+            })
+        }),
+        Property::sometimes(PROMISED, |_, world: &World| {
+            let open = world.bucket.slots.iter().flatten();
+            let taken = open.into_iter().any(|open| open.stage == Stage::Deleting);
+            taken && world.bucket.promised != Bits(0)
+        }),
+        Property::sometimes(LATE, |_, world: &World| {
+            world.writers.iter().any(|writer| writer.session == Session::Over && !writer.settled())
+        }),
+    ]
+}
+
+/// A collection deletes.
+pub const DELETED: &str = "a path is deleted";
+/// A collection deletes while something is promised.
+pub const PROMISED: &str = "something is promised while a collection deletes";
+/// A request of a session that is over is still on its way.
+pub const LATE: &str = "a session is over, and its request is late";

@@ -153,10 +153,22 @@ impl Bucket {
 /// A request of a writer that may still be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Request {
-    /// The narinfo of a path. `old` tells whether it names the old NAR, `over` whether it is meant to replace a narinfo.
-    Narinfo { path: u8, old: bool, over: bool },
-    /// A rescue of paths in a collection.
-    Rescue { slot: u8, paths: Bits },
+    /// The narinfo of a path.
+    Narinfo {
+        /// The path.
+        path: u8,
+        /// Whether it names the old NAR.
+        old: bool,
+        /// If it is meant to replace a narinfo: whether that one names the old NAR.
+        over: Option<bool>,
+    },
+    /// A rescue.
+    Rescue {
+        /// The collection.
+        slot: u8,
+        /// The paths.
+        paths: Bits,
+    },
     /// The record of the target.
     Record,
 }

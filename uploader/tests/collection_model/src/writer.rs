@@ -18,7 +18,12 @@ pub enum WriterAct {
     /// It asks whether the old NAR of a path is there.
     AskNar(u8),
     /// It sends a narinfo, which names the old NAR or a fresh one.
-    Write { path: u8, old: bool },
+    Write {
+        /// The path.
+        path: u8,
+        /// Whether it names the old NAR.
+        old: bool,
+    },
     /// It sends a rescue of what it needs.
     Rescue,
     /// It sends the record of its push.
@@ -82,11 +87,12 @@ pub fn offer(setting: &Setting, world: &World, index: usize, acts: &mut Vec<Writ
 fn offer_work(setting: &Setting, world: &World, writer: &Writer, plan: Plan, acts: &mut Vec<WriterAct>) {
     let (bucket, target) = (&world.bucket, plan.target);
     let closure = setting.closure(Bits::one(target));
-    if plan.work == Work::Sign {
+    if plan.replaces() {
         match writer.known.has(target) {
             false if bucket.visible.has(target) => acts.push(WriterAct::Ask(target)),
             true if writer.sent.is_none() => {
-                acts.push(WriterAct::Write { path: target, old: writer.known_nars.has(target) });
+                let old = plan.work == Work::Sign && writer.known_nars.has(target);
+                acts.push(WriterAct::Write { path: target, old });
             }
             _ => {}
         }
@@ -136,7 +142,7 @@ pub fn take(setting: &Setting, world: &mut World, index: usize, act: WriterAct) 
         WriterAct::Look => look(bucket, writer, setting.rules),
         WriterAct::Ask(path) => {
             writer.known = writer.known.and(Bits::one(path));
-            if plan.work == Work::Sign && bucket.named.has(path) {
+            if plan.replaces() && bucket.named.has(path) {
                 writer.known_nars = writer.known_nars.and(Bits::one(path));
             }
             true
@@ -146,7 +152,8 @@ pub fn take(setting: &Setting, world: &mut World, index: usize, act: WriterAct) 
             true
         }
         WriterAct::Write { path, old } => {
-            send(setting, writer, Request::Narinfo { path, old, over: plan.work == Work::Sign }, plan)
+            let over = plan.replaces().then(|| writer.known_nars.has(path));
+            send(setting, writer, Request::Narinfo { path, old, over }, plan)
         }
         WriterAct::Rescue => rescue(setting, writer, plan),
         WriterAct::Record => send(setting, writer, Request::Record, plan),
@@ -265,8 +272,9 @@ fn carry(setting: &Setting, bucket: &mut Bucket, request: Request, plan: Plan) -
     match request {
         Request::Narinfo { path, old, over } => {
             let there = bucket.visible.has(path);
-            let unchanged = there && bucket.named.has(path) == old;
-            if setting.conditional && if over { !unchanged } else { there } {
+            // `If-None-Match` for a new narinfo, `If-Match` for one that is replaced.
+            let hindered = over.map_or(there, |named| !there || bucket.named.has(path) != named);
+            if setting.conditional && hindered {
                 return false;
             }
             let bit = Bits::one(path);
@@ -285,8 +293,8 @@ fn carry(setting: &Setting, bucket: &mut Bucket, request: Request, plan: Plan) -
 
 fn learn(writer: &mut Writer, request: Request, plan: Plan) {
     match request {
-        // A signer is through, and reads again.
-        Request::Narinfo { .. } if plan.work == Work::Sign => {
+        // A signer has done its work, and reads again.
+        Request::Narinfo { .. } if plan.replaces() => {
             (writer.known, writer.known_nars) = (Bits(0), Bits(0));
         }
         Request::Narinfo { path, .. } => {
