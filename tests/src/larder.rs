@@ -67,10 +67,12 @@ impl LarderHome {
     pub fn bare() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("larder-home-").tempdir()?;
         fs::create_dir(dir.path().join("state"))?;
+        let cache = dir.path().join("cache").display().to_string();
         let (conf, timeout) = (BTreeMap::new(), Duration::from_secs(180));
         let secrets = Secrets::default();
         let mut home = Self { dir, conf, env: BTreeMap::new(), timeout, secrets };
         home.env.insert("LARDER_CONFIG".into(), home.config_file().display().to_string());
+        home.env.insert("XDG_CACHE_HOME".into(), cache);
         home.set_string("state-dir", &home.state_dir().display().to_string())?;
         Ok(home)
     }

@@ -15,6 +15,8 @@
 //! | [`gate`] | a gate that holds requests and threads until the test opens it |
 //! | [`socket`] | a proxy with faults before the daemon |
 //! | [`wire`] | a line of a given rate and delay |
+//! | [`world`] | a store, a bucket, a key, and a larder that pushes from the store to the bucket |
+//! | [`damage`] | each kind of damage that a bucket can have, planted |
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`machine`] | a machine with a systemd of its own |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
@@ -22,6 +24,7 @@
 
 pub mod bigstore;
 pub mod cache;
+pub mod damage;
 pub mod fault;
 pub mod gate;
 pub mod http;
@@ -40,3 +43,4 @@ pub mod socket;
 pub mod strict;
 pub mod synthetic;
 pub mod wire;
+pub mod world;

@@ -154,6 +154,16 @@ impl SyntheticStore {
 
     /// Writes the NARs and the narinfos of the first `count` paths to a bucket as larder does, signed with `keys`.
     pub async fn fill(&self, bucket: &dyn Bucket, keys: &[SecretKey], count: usize) -> Result<()> {
+        self.fill_range(bucket, keys, 0..count).await
+    }
+
+    /// The same for the paths with these numbers.
+    pub async fn fill_range(
+        &self,
+        bucket: &dyn Bucket,
+        keys: &[SecretKey],
+        numbers: Range<usize>,
+    ) -> Result<()> {
         let put = async |number: usize| -> Result<()> {
             let info = self.path_info(number);
             let body = nar(number);
@@ -169,7 +179,7 @@ impl SyntheticStore {
             bucket.put(&key, narinfo.into(), ContentType::NarInfo, Condition::None).await?;
             Ok(())
         };
-        stream::iter((0..count).map(put)).buffer_unordered(AT_ONCE).try_collect().await
+        stream::iter(numbers.map(put)).buffer_unordered(AT_ONCE).try_collect().await
     }
 }
 

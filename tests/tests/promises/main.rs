@@ -1,5 +1,7 @@
 //! The promises of larder, with real Nix, real S3 servers and real files. The name of each test is the promise.
 
+use larder_tests::world;
+
 mod agent;
 mod available;
 mod clock;
@@ -21,5 +23,4 @@ mod recheck;
 mod secrets;
 mod store_away;
 mod trust;
-mod world;
 mod writers;

@@ -1,1 +1,3 @@
 //! The upkeep of a bucket, with real Nix, real S3 servers and real files. The name of each test is the promise.
+
+mod verify;

@@ -7,4 +7,5 @@ pub mod exit;
 pub mod file;
 pub mod lock;
 pub mod queue_error;
+pub mod span;
 pub(crate) mod whole_file;

@@ -14,6 +14,8 @@ mod s3;
 
 pub use address::{Address, AddressingStyle, S3Address};
 pub use directory::DirectoryBucket;
+#[cfg(test)]
+pub(crate) use interface::Position;
 pub use interface::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
     Object, ObjectMeta, Put, Unfinished,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use larder_hook::queue::{Layout, Queue};
 use larder_hook::settings;
+use nix_narinfo::TrustedPublicKey;
 
 use super::arguments::Global;
 use super::output;
@@ -84,6 +85,37 @@ impl Context {
         Ok(keys)
     }
 
+    /// Public keys that the command line names.
+    ///
+    /// # Errors
+    /// A text is no public key.
+    pub(super) fn public_keys(&self, texts: &[String]) -> Result<Vec<TrustedPublicKey>> {
+        public_keys(texts.iter().map(String::as_str))
+    }
+
+    /// The keys that clients trust: those of `texts`, or else those of the configuration. A signing key that this user cannot
+    /// read is named in a warning.
+    ///
+    /// # Errors
+    /// A text is no public key, or there is no key at all.
+    pub(super) fn client_keys(&self, texts: &[String]) -> Result<Vec<TrustedPublicKey>> {
+        if !texts.is_empty() {
+            return public_keys(texts.iter().map(String::as_str));
+        }
+        let mut keys = public_keys(self.config.get(config_keys::TRUSTED_KEYS).iter().map(String::as_str))?;
+        for file in self.config.get(config_keys::SIGNING_KEY_FILES) {
+            match read_secret_key(file.as_ref()) {
+                Ok((key, _)) => keys.push(key.public()),
+                Err(error) => output::warn(&error.to_string()),
+            }
+        }
+        if keys.is_empty() {
+            return Err(Error::permanent(Area::Config, "no key is known that clients trust")
+                .hint("name the public key of the cache with `--key NAME:BASE64`"));
+        }
+        Ok(keys)
+    }
+
     /// The file with certificates that larder trusts in addition to those of the system.
     pub(super) fn ca_file(&self) -> Option<PathBuf> {
         self.config.get(config_keys::CA_FILE)
@@ -91,12 +123,17 @@ impl Context {
 
     /// The bucket. Prints a warning if others can read the credentials file.
     pub(super) async fn bucket(&self) -> Result<Arc<dyn Bucket>> {
+        self.bucket_at(&self.config.bucket()?).await
+    }
+
+    /// The bucket at another address, with the same credentials unless the address names others.
+    pub(super) async fn bucket_at(&self, address: &str) -> Result<Arc<dyn Bucket>> {
         let credentials_file = self.config.get(config_keys::CREDENTIALS_FILE);
         let warning = credentials_file.as_deref().and_then(|file| exposure("the credentials file", file));
         warning.iter().for_each(|warning| output::warn(warning));
         let options =
             bucket::Options { credentials_file, ca_file: self.ca_file(), ..bucket::Options::default() };
-        bucket::open(&self.config.bucket()?, &options).await
+        bucket::open(address, &options).await
     }
 
     /// The URL at which clients read the bucket, without a slash at its end.

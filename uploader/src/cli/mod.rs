@@ -12,14 +12,19 @@ mod init;
 mod key;
 mod names;
 mod output;
+mod pin;
 mod push;
 mod queue;
 mod recheck;
 mod relay;
+mod repair;
 mod retry;
 mod setup;
+mod sign;
 mod signals;
 mod status;
+mod verify;
+mod whole_bucket;
 
 use std::process::ExitCode;
 
@@ -57,6 +62,18 @@ enum Command {
     CatchUp(catch_up::Args),
     /// Look again at what the agent pushed or found in the bucket, and queue what clients cannot take any more
     Recheck(recheck::Args),
+    /// Verify that clients can take what the bucket holds
+    Verify(verify::Args),
+    /// Mend what a verification finds: from the local store, or from other caches
+    Repair(repair::Args),
+    /// Keep paths and what they refer to in the bucket
+    Pin(pin::PinArgs),
+    /// List the pins of the bucket
+    Pins(pin::PinsArgs),
+    /// Remove a pin, or one of its generations
+    Unpin(pin::UnpinArgs),
+    /// Sign what a trusted key has signed, and drop the signatures of a retired key
+    Sign(sign::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
     Status(status::Args),
     /// Ask the agent to push all queued builds now, or wait until they are pushed
@@ -113,6 +130,12 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Config(args) => block_on(async move { config::run(args, &context).await }),
         Command::Push(args) => block_on(async move { push::run(args, &context).await }),
         Command::Recheck(args) => block_on(async move { recheck::run(args, &context).await }),
+        Command::Verify(args) => block_on(async move { verify::run(args, &context).await }),
+        Command::Repair(args) => block_on(async move { repair::run(args, &context).await }),
+        Command::Pin(args) => block_on(async move { pin::pin(args, &context).await }),
+        Command::Pins(args) => block_on(async move { pin::pins(args, &context).await }),
+        Command::Unpin(args) => block_on(async move { pin::unpin(args, &context).await }),
+        Command::Sign(args) => block_on(async move { sign::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),
         Command::Client(args) => block_on(async move { client::run(args, &context).await }),

@@ -10,9 +10,11 @@ use std::time::Instant;
 use super::context::Context;
 use super::names;
 use super::output::{self, Human, Json};
+use super::pin::Lifetime;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
-use crate::push::{Options, OutcomeKind, Progress, Pusher, Report, Request, Root};
+use crate::format::pin::PinName;
+use crate::push::{Options, Outcome, OutcomeKind, Progress, Pusher, Report, Request, Root};
 use crate::store::{self, Daemon, StoreLocation, StorePath};
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,11 @@ pub(super) struct Args {
     /// Share NARs that others have put into the bucket without a look at their contents
     #[arg(long)]
     trust_bucket: bool,
+    /// When all paths are in the bucket, add a generation with them to the pin of this name, such as system/laptop
+    #[arg(long, value_name = "NAME", value_parser = PinName::parse, conflicts_with_all = ["all", "dry_run", "no_closure"])]
+    pin: Option<PinName>,
+    #[command(flatten)]
+    lifetime: Lifetime,
     /// Print JSON lines
     #[arg(long)]
     json: bool,
@@ -79,6 +86,7 @@ struct Renderers {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let begun = Instant::now();
+    check(&args)?;
     let store = context.store()?;
     // A wrong configuration is reported before standard input is read.
     let options = options(&args, context)?;
@@ -93,6 +101,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     if !args.dry_run {
         pusher.begin_sweep(None);
     }
+    let roots = wanted.roots.clone();
     let request = Request {
         roots: wanted.roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,
@@ -106,6 +115,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         _ = tokio::signal::ctrl_c() => None,
     };
     renderers.human.finish();
+    let is_there =
+        report.as_ref().is_some_and(|report| report.as_ref().is_ok_and(|report| has(report, &roots)));
+    let pinned = match &args.pin {
+        Some(name) if is_there && wanted.bad.is_empty() => Some(pin(&pusher, name, &args, &roots).await),
+        _ => None,
+    };
     pusher.close().await;
     let Some(report) = report else {
         output::say(
@@ -115,10 +130,46 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let report = report?;
     show(&args, &renderers, &report, begun);
+    match (&args.pin, pinned) {
+        (_, Some(pinned)) => pinned?,
+        (Some(name), None) => {
+            output::warn(&format!("`{name}` has no new generation, because not all is pushed"))
+        }
+        (None, None) => {}
+    }
     if !wanted.bad.is_empty() && !args.json {
         output::say(&format!("{} skipped, see the warnings above", output::count(wanted.bad.len(), "name")));
     }
     Ok(if report.is_complete() && wanted.bad.is_empty() { Exit::Ok } else { Exit::Partial })
+}
+
+/// Refuses flags that belong to a pin without a pin.
+fn check(args: &Args) -> Result<()> {
+    if args.pin.is_none() && !args.lifetime.is_unset() {
+        return Err(Error::permanent(Area::Usage, "`--keep-last` and `--until` belong to a pin")
+            .hint("name the pin with `--pin NAME`"));
+    }
+    Ok(())
+}
+
+/// Whether the bucket has all these paths after a push.
+fn has(report: &Report, paths: &[Arc<StorePath>]) -> bool {
+    let is_there = |kind| {
+        matches!(
+            kind,
+            OutcomeKind::Pushed | OutcomeKind::Signed | OutcomeKind::Present | OutcomeKind::Differs
+        )
+    };
+    let outcome = |path| report.outcomes.get(path).map(Outcome::kind);
+    report.is_complete() && paths.iter().all(|path| outcome(path).is_some_and(is_there))
+}
+
+/// Pins the pushed paths.
+async fn pin(pusher: &Pusher, name: &PinName, args: &Args, roots: &[Arc<StorePath>]) -> Result<()> {
+    let paths = roots.iter().map(|path| path.to_basename()).collect();
+    pusher.pin(name, &args.lifetime.pin(paths)).await?;
+    output::say(&format!("pinned {} as `{name}`", output::count(roots.len(), "path")));
+    Ok(())
 }
 
 /// The options from the configuration and the arguments.

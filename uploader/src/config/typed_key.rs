@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use super::value::{Kind, Value};
+use super::value::{Kind, Value, parse_size};
 use crate::base::error::{Area, Error};
 
 /// The row of a configuration key in the table of all keys.
@@ -187,6 +187,13 @@ impl Typed for u64 {
 /// A size in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
+
+impl Size {
+    /// Reads a size such as `20M` or `500 GiB`. The error says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        parse_size(text).map(Self).ok_or_else(|| format!("`{text}` is no size, such as `20M` or `500 GiB`"))
+    }
+}
 
 impl Typed for Option<Size> {
     const KIND: Kind = Kind::Size;

@@ -103,7 +103,8 @@ impl std::fmt::Display for Value {
     }
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Reads a number of bytes: `20M`, `500 GiB`.
+pub(super) fn parse_size(text: &str) -> Option<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor: u64 = match unit.trim() {

@@ -1,13 +1,13 @@
 //! The NAR that a narinfo in the bucket names: where it should be, and which sizes it can have.
 
 use nix_derivation::hash::NixHash;
-use nix_narinfo::{Compression as Label, NarInfo};
+use nix_narinfo::NarInfo;
 
 use super::object_keys::{self, Compression};
 
 /// The compressions that Nix reads, with the usual endings of their objects.
 const ENDINGS: &[(&str, &str)] = &[
-    ("none", PLAIN),
+    (PLAIN_LABEL, PLAIN),
     ("zstd", ".nar.zst"),
     ("xz", ".nar.xz"),
     ("bzip2", ".nar.bz2"),
@@ -16,6 +16,8 @@ const ENDINGS: &[(&str, &str)] = &[
     ("lz4", ".nar.lz4"),
     ("lzip", ".nar.lzip"),
 ];
+/// The label of a NAR without compression.
+const PLAIN_LABEL: &str = "none";
 /// The ending of a NAR without compression.
 const PLAIN: &str = ".nar";
 /// No compression that Nix reads makes a NAR smaller than by this factor.
@@ -30,15 +32,58 @@ pub struct NamedNar {
     pub nar_hash: [u8; 32],
     /// The compression, if larder can read it.
     pub compression: Option<Compression>,
-    /// Whether the object is the NAR itself, without compression.
-    is_plain: bool,
+    /// The word in the narinfo's `Compression` line.
+    pub label: &'static str,
     /// The size of the NAR in bytes.
-    nar_size: u64,
+    pub nar_size: u64,
     /// The size of the object in bytes, if the narinfo says it.
-    file_size: Option<u64>,
+    pub file_size: Option<u64>,
+    /// The SHA-256 of the object, if the narinfo says it.
+    pub file_hash: Option<[u8; 32]>,
+}
+
+/// An object that holds a NAR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectOfNar {
+    /// The key in the bucket.
+    pub key: String,
+    /// The word for its compression in a narinfo.
+    pub label: &'static str,
+    /// The size of the object in bytes.
+    pub file_size: u64,
+    /// The SHA-256 of the object.
+    pub file_hash: [u8; 32],
+}
+
+/// The label of a narinfo, if Nix knows it.
+pub fn label_of(label: &str) -> Option<&'static str> {
+    ENDINGS.iter().map(|(known, _)| *known).find(|known| *known == label)
+}
+
+/// The number of a compression that Nix reads. The numbers may change between versions of larder.
+pub fn label_number(label: &str) -> u8 {
+    ENDINGS.iter().position(|(known, _)| *known == label).unwrap_or(0) as u8
+}
+
+/// The compression with this number.
+pub fn label_named(number: u8) -> &'static str {
+    ENDINGS.get(usize::from(number)).map_or(PLAIN_LABEL, |(label, _)| label)
 }
 
 impl NamedNar {
+    /// The NAR with these properties, which were those of a sound narinfo.
+    pub fn new(
+        key: &str,
+        nar_hash: [u8; 32],
+        label: &'static str,
+        nar_size: u64,
+        file_size: Option<u64>,
+        file_hash: Option<[u8; 32]>,
+    ) -> Self {
+        let compression = Compression::ALL.into_iter().find(|compression| compression.name() == label);
+        Self { key: key.to_owned(), nar_hash, compression, label, nar_size, file_size, file_hash }
+    }
+
     /// Reads the fields of a narinfo that say where its NAR is.
     ///
     /// # Errors
@@ -51,11 +96,10 @@ impl NamedNar {
         if !is_relative(url) {
             return Err(format!("its `URL` `{}` is not the key of a NAR in this bucket", url.escape_debug()));
         }
-        let label = present.compression();
-        let name = label.as_str();
-        if !ENDINGS.iter().any(|(known, _)| *known == name) {
+        let name = present.compression().as_str();
+        let Some((label, _)) = ENDINGS.iter().find(|(known, _)| *known == name) else {
             return Err(format!("Nix does not know its compression `{}`", name.escape_debug()));
-        }
+        };
         // Nix gives some compressions no ending of their own, so that `.nar` alone tells nothing.
         let ending = ENDINGS.iter().find(|(_, ending)| *ending != PLAIN && url.ends_with(ending));
         let larders = object_keys::parse_nar(url);
@@ -67,21 +111,19 @@ impl NamedNar {
         if larders.is_some_and(|(hash, _)| hash != nar_hash) {
             return Err(format!("`{url}` is the NAR of other contents"));
         }
-        Ok(Self {
-            key: url.to_owned(),
-            nar_hash,
-            compression: Compression::ALL.into_iter().find(|compression| compression.name() == name),
-            is_plain: *label == Label::None,
-            nar_size: present.nar_size(),
-            // Nix takes 0 for unknown.
-            file_size: present.file_size().filter(|size| *size > 0),
-        })
+        // Nix takes 0 for unknown.
+        let file_size = present.file_size().filter(|size| *size > 0);
+        let file_hash = match present.file_hash() {
+            Some(NixHash::Sha256(hash)) => Some(*hash),
+            _ => None,
+        };
+        Ok(Self::new(url, nar_hash, label, present.nar_size(), file_size, file_hash))
     }
 
     /// Whether an object of `size` bytes can be the NAR.
     pub fn fits(&self, size: u64) -> bool {
         self.file_size.is_none_or(|expected| expected == size)
-            && is_credible(self.is_plain, self.nar_size, size)
+            && is_credible(self.label == PLAIN_LABEL, self.nar_size, size)
     }
 
     /// What is wrong with an object of `size` bytes, or with the absence of an object.

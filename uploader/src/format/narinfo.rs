@@ -7,6 +7,7 @@ use nix_derivation::hash::{CAHash, NixHash};
 use nix_derivation::store_path::{StoreDir, StorePath};
 use nix_narinfo::{Compression as Label, MAX_NARINFO_SIZE, NarInfo, NixSignature};
 
+use super::named_nar::ObjectOfNar;
 use super::object_keys::{self, Compression};
 use super::signature::SecretKey;
 use crate::base::error::{Area, Cause, Error, Result};
@@ -149,23 +150,38 @@ pub(super) fn add_signatures(
         .iter()
         .filter(|sig| is_well_formed(sig) && !lacking.iter().any(|key| key.name() == sig.key_name));
     let signatures: Vec<_> = kept.cloned().chain(lacking.iter().map(|key| key.sign(&fingerprint))).collect();
-    let rewritten = NarInfo::builder_in(
-        store_dir.clone(),
-        present.store_path().clone(),
-        present.url(),
-        present.nar_hash().clone(),
-        present.nar_size(),
-    )
-    .compression(present.compression().clone())
-    .references(present.references().iter().cloned())
-    .deriver(present.deriver().cloned())
-    .content_address(present.content_address().cloned())
-    .file_hash(present.file_hash().cloned())
-    .file_size(present.file_size())
-    .extensions(present.extensions().iter().cloned())
-    .signatures(signatures)
-    .build()
-    .map_err(|error| unfit(present.store_path(), error))?;
+    let rewritten = same_path(store_dir, present, present.url())
+        .compression(present.compression().clone())
+        .file_hash(present.file_hash().cloned())
+        .file_size(present.file_size())
+        .signatures(signatures);
+    rendered(present, rewritten)
+}
+
+/// Rewrites the narinfo `present` so that it names another object with the same NAR. No signature covers what changes.
+/// Malformed signatures, which make clients refuse the whole narinfo, are left out.
+pub(super) fn point_to(store_dir: &StoreDir, present: &NarInfo, object: &ObjectOfNar) -> Result<Vec<u8>> {
+    let kept: Vec<_> = present.signatures().iter().filter(|sig| is_well_formed(sig)).cloned().collect();
+    let rewritten = same_path(store_dir, present, &object.key)
+        .compression(Label::parse(object.label))
+        .file_hash(Some(NixHash::Sha256(object.file_hash)))
+        .file_size(Some(object.file_size))
+        .signatures(kept);
+    rendered(present, rewritten)
+}
+
+/// A narinfo with the facts about the path that `present` has.
+fn same_path(store_dir: &StoreDir, present: &NarInfo, url: &str) -> nix_narinfo::NarInfoBuilder {
+    let (path, hash) = (present.store_path().clone(), present.nar_hash().clone());
+    NarInfo::builder_in(store_dir.clone(), path, url, hash, present.nar_size())
+        .references(present.references().iter().cloned())
+        .deriver(present.deriver().cloned())
+        .content_address(present.content_address().cloned())
+        .extensions(present.extensions().iter().cloned())
+}
+
+fn rendered(present: &NarInfo, rewritten: nix_narinfo::NarInfoBuilder) -> Result<Vec<u8>> {
+    let rewritten = rewritten.build().map_err(|error| unfit(present.store_path(), error))?;
     let bytes = render(&rewritten);
     let references = present.references().len();
     if bytes.len() > MAX_NARINFO_SIZE { Err(too_large(present.store_path(), references)) } else { Ok(bytes) }

@@ -82,6 +82,11 @@ pub fn narinfo(path: &StorePath) -> String {
     format!("{}{NARINFO_SUFFIX}", hash_part(path))
 }
 
+/// The key of the narinfo of the path with this hash part, decoded.
+pub fn narinfo_of(digest: &[u8; 20]) -> String {
+    format!("{}{NARINFO_SUFFIX}", nixbase32::encode(digest))
+}
+
 /// The hash part of the path whose narinfo has this key; `None` for the key of any other object.
 pub fn narinfo_hash(key: &str) -> Option<&str> {
     key.strip_suffix(NARINFO_SUFFIX).filter(|hash| hash.len() == 32 && !hash.contains('/'))

@@ -158,12 +158,18 @@ impl Judge<'_> {
 
     /// Parses a narinfo as Nix does. The error says what is wrong.
     fn parse(&self, path: &StorePath, bytes: &[u8]) -> Result<NarInfo, String> {
-        check_lines(bytes)?;
-        let present = NarInfo::parse_in(self.store_dir, bytes)
-            .map_err(|error| format!("it is malformed ({})", printable(&error.to_string())))?;
+        let present = self.parse_any(bytes)?;
         if present.store_path() != path {
             return Err(format!("it describes `{}`", present.store_path().to_basename()));
         }
+        Ok(present)
+    }
+
+    /// Parses the narinfo of any path as Nix does. The error says what is wrong.
+    pub(super) fn parse_any(&self, bytes: &[u8]) -> Result<NarInfo, String> {
+        check_lines(bytes)?;
+        let present = NarInfo::parse_in(self.store_dir, bytes)
+            .map_err(|error| format!("it is malformed ({})", printable(&error.to_string())))?;
         // Nix computes the path of a content-addressed path again, and fails where the result is another path.
         if present.content_address().is_some() && !present.is_content_addressed(self.store_dir) {
             return Err("its content address is not that of the path".into());
@@ -172,7 +178,7 @@ impl Judge<'_> {
     }
 
     /// The name of a trusted key whose signature verifies.
-    fn trusted_signer(&self, present: &NarInfo) -> Option<String> {
+    pub(super) fn trusted_signer(&self, present: &NarInfo) -> Option<String> {
         let fingerprint = present.fingerprint(self.store_dir);
         let valid = |sig: &&NixSignature| sig.verify(fingerprint.as_bytes(), self.trusted).unwrap_or(false);
         present.signatures().iter().find(valid).map(|sig| sig.key_name.clone())
@@ -199,11 +205,11 @@ impl Judge<'_> {
 }
 
 /// Whether a signature would make clients refuse the whole narinfo.
-fn has_malformed_signature(present: &NarInfo) -> bool {
+pub(super) fn has_malformed_signature(present: &NarInfo) -> bool {
     !present.signatures().iter().all(is_well_formed)
 }
 
-fn references(present: &NarInfo) -> Vec<StorePath> {
+pub(super) fn references(present: &NarInfo) -> Vec<StorePath> {
     present.references().iter().filter(|path| *path != present.store_path()).cloned().collect()
 }
 
@@ -228,7 +234,7 @@ fn check_lines(bytes: &[u8]) -> Result<(), String> {
 
 /// The names of the keys that signed the narinfo, each once. The narinfo may be malformed; only signatures of the right
 /// form count.
-fn signers(bytes: &[u8]) -> Vec<String> {
+pub fn signers(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let signatures =
         text.lines().filter_map(|line| NixSignature::parse(line.strip_prefix(SIGNATURE_LINE)?).ok());

@@ -59,6 +59,17 @@ impl Body {
         Ok(whole.freeze())
     }
 
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Cause> {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await
+        {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn from_sdk(body: SdkBody) -> Self {
         Self(body)
     }

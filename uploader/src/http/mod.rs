@@ -17,7 +17,7 @@ pub use body::Body;
 pub(crate) use body::ReadError;
 pub(crate) use credentials_client::CredentialsClient;
 pub use forward::{Forwarder, NoAnswer};
-pub use reader::{Answer, PublicReader};
+pub use reader::{Answer, Download, PublicReader};
 pub use transport::Response;
 pub(crate) use transport::{Request, SendError, Timeouts, Transport};
 pub(crate) use trust::Trust;

@@ -75,31 +75,48 @@ impl PublicReader {
         self.fetch(Method::HEAD, url).await
     }
 
+    /// Begins to read an object of any size over `http` or `https`, with redirects as for [`get`](Self::get). An answer with
+    /// any status is an answer.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get), without a limit of the size.
+    pub async fn open(&self, text: &str) -> Result<Download> {
+        let what = format!("cannot read `{}`", without_user(text));
+        let url = Url::parse(text).map_err(|error| Error::permanent(Area::Usage, &what).because(error))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Error::permanent(Area::Usage, what)
+                .because("the scheme of the URL is neither `http` nor `https`"));
+        }
+        let (response, _) = within(what.clone(), self.follow(Method::GET, url, &what)).await?;
+        Ok(Download { status: response.status().as_u16(), body: response.into_body(), what })
+    }
+
     async fn fetch(&self, method: Method, text: &str) -> Result<Answer> {
         let what = format!("cannot read `{}`", without_user(text));
         let url = Url::parse(text).map_err(|error| Error::permanent(Area::Usage, &what).because(error))?;
         match url.scheme() {
             "file" => read_file(method, &url, what).await,
             "http" | "https" => {
-                match tokio::time::timeout(TOTAL, self.follow(method, url, what.clone())).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(Error::transient(Area::Bucket, what)
-                        .because(format!("no complete answer within {} seconds", TOTAL.as_secs()))),
-                }
+                within(what.clone(), async {
+                    let (response, url) = self.follow(method.clone(), url, &what).await?;
+                    answer(response, method, url, what).await
+                })
+                .await
             }
             _ => Err(Error::permanent(Area::Usage, what)
                 .because("the scheme of the URL is none of `http`, `https` and `file`")),
         }
     }
 
-    async fn follow(&self, method: Method, mut url: Url, what: String) -> Result<Answer> {
+    /// The first answer that is no redirect, and its URL.
+    async fn follow(&self, method: Method, mut url: Url, what: &str) -> Result<(Response, Url)> {
         for _ in 0..=REDIRECTS {
-            let response = self.request(method.clone(), &url, &what).await?;
+            let response = self.request(method.clone(), &url, what).await?;
             let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             let Some(location) = response.headers().get(LOCATION).filter(|_| redirects) else {
-                return answer(response, method, url, what).await;
+                return Ok((response, url));
             };
-            let refused = |why: &str| Err(Error::permanent(Area::Bucket, &what).because(why));
+            let refused = |why: &str| Err(Error::permanent(Area::Bucket, what).because(why));
             let Some(next) =
                 std::str::from_utf8(location.as_bytes()).ok().and_then(|location| url.join(location).ok())
             else {
@@ -136,6 +153,37 @@ impl PublicReader {
         let transport = Transport::to(url, &self.trust, Timeouts::default());
         connections.push((origin, transport.clone()));
         transport
+    }
+}
+
+/// The result of `reading`, if it comes in time.
+async fn within<T>(what: String, reading: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(TOTAL, reading).await.unwrap_or_else(|_| {
+        Err(Error::transient(Area::Bucket, what)
+            .because(format!("no complete answer within {} seconds", TOTAL.as_secs())))
+    })
+}
+
+/// The answer of a server, whose body is read in parts.
+#[derive(Debug)]
+pub struct Download {
+    /// The HTTP status.
+    pub status: u16,
+    body: Body,
+    what: String,
+}
+
+impl Download {
+    /// The next bytes of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// When the body breaks off, or no byte comes for a minute.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let what = self.what.clone();
+        let body = &mut self.body;
+        let next =
+            async { body.next().await.map_err(|cause| diagnosis::explain(what.clone(), cause.as_ref())) };
+        within(what.clone(), next).await
     }
 }
 

@@ -18,6 +18,7 @@ use super::store_access::StoreAccess;
 use crate::base::error::Result;
 use crate::bucket::Bucket;
 use crate::format::path_info::PathInfo;
+use crate::format::pin::{Pin, PinName};
 use crate::format::signature::SecretKey;
 use crate::format::standing::Judge;
 use crate::session::{Proof, Session};
@@ -100,6 +101,26 @@ impl Pusher {
         self.session.id()
     }
 
+    /// The session with the bucket.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Sends NARs.
+    pub fn sender(&self) -> &NarSender {
+        &self.sender
+    }
+
+    /// The rules, with the keys that sign among the trusted keys.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Publishes narinfos.
+    pub fn publisher(&self) -> Publisher<'_> {
+        Publisher { session: &self.session, examiner: self.examiner() }
+    }
+
     /// The address of the bucket.
     pub fn address(&self) -> String {
         self.session.bucket().address()
@@ -119,6 +140,14 @@ impl Pusher {
     /// When the session is over, or the bucket refuses the write.
     pub async fn probe(&self) -> Result<()> {
         self.session.probe().await
+    }
+
+    /// Writes a generation of a pin. Returns its id.
+    ///
+    /// # Errors
+    /// When the session is over, or the bucket refuses the write.
+    pub async fn pin(&self, name: &PinName, pin: &Pin) -> Result<String> {
+        self.session.pin(name, pin).await
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be
@@ -216,7 +245,7 @@ impl Pusher {
         let tools = Tools {
             store: &self.store,
             sender: &self.sender,
-            publisher: Publisher { session: &self.session, examiner: self.examiner() },
+            publisher: self.publisher(),
             requests: &self.requests,
             claims: &self.claims,
             progress,

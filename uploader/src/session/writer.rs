@@ -15,8 +15,9 @@ use super::sweep;
 use super::vouchers::Vouchers;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::object_keys;
+use crate::format::pin::{Pin, PinName};
 use crate::format::signature::SecretKey;
 
 /// The longest time that the end of a session waits for the sweep, and for the deletion of the lease.
@@ -109,6 +110,19 @@ impl Session {
     pub async fn probe(&self) -> Result<()> {
         self.check()?;
         self.lease.write().await
+    }
+
+    /// Writes a generation of a pin. Returns its id.
+    ///
+    /// # Errors
+    /// When the session is over, or the bucket refuses the write.
+    pub async fn pin(&self, name: &PinName, pin: &Pin) -> Result<String> {
+        self.check()?;
+        let id = object_keys::new_writer();
+        let body = pin.to_json().into();
+        self.bucket.put(&name.key(&id), body, ContentType::Json, Condition::IfAbsent).await?;
+        point("session: pinned");
+        Ok(id)
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be

@@ -1,9 +1,12 @@
+use std::io::Read;
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::bucket::memory::MemoryBucket;
 use crate::bucket::{Condition, ContentType};
-use crate::format::object_keys;
+use crate::format::object_keys::{self, Compression};
 use crate::store::StorePath;
 
 fn info(nar: &[u8]) -> PathInfo {
@@ -50,6 +53,9 @@ async fn verified(compression: Compression, bytes: &[u8], listed: usize, nar: &[
 fn nar() -> Vec<u8> {
     (0..PART as u32 / 2).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }
+
+/// The part of an object that is downloaded by one request, in bytes.
+const PART: u64 = 4 << 20;
 
 #[tokio::test]
 async fn the_nar_itself_is_found_sound_and_its_file_hash_is_computed() {

@@ -8,8 +8,9 @@
 //! | `main.rs`, `arguments.rs`, `context.rs` | the list of cases; the arguments; the context of a case |
 //! | `cost.rs`, `row.rs`, `table.rs`, `machine.rs` | the cost of a child; a comparison; text and JSON; the machine |
 //! | `testbed.rs`, `generate.rs` | a server, a store, and the compared programs; generated store paths |
-//! | `raw.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
+//! | `raw.rs`, `raw_upkeep.rs`, `connection.rs` | a raw S3 client, and a compressor alone |
 //! | `large.rs`, `tiny.rs`, `present.rs`, `planning.rs`, `nar.rs`, `agents.rs` | the cases |
+//! | `keep.rs` | the upkeep of a bucket |
 //! | `before.rs` | the comparison with an earlier build of larder |
 //! | `network.rs`, `growth.rs` | cases with a simulated network; the growth of the cost |
 //! | `hook.rs`, `hook_runs.rs`, `yardstick.rs` | the cases of the hook; its runs without Nix; the same work in C |
@@ -24,6 +25,7 @@ mod generate;
 mod growth;
 mod hook;
 mod hook_runs;
+mod keep;
 mod large;
 mod machine;
 mod nar;
@@ -31,6 +33,7 @@ mod network;
 mod planning;
 mod present;
 mod raw;
+mod raw_upkeep;
 mod row;
 mod table;
 mod testbed;
@@ -102,6 +105,11 @@ const CASES: &[Case] = &[
         "before",
         before::run,
         "large, tiny, the hook and planning against the build in `$LARDER_BEFORE_DIR`",
+    ),
+    by_name(
+        "keep-verify",
+        keep::run_verify,
+        "the verification of a bucket of 100,000 paths, first and again",
     ),
     by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];

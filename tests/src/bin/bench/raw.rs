@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use zstd::Encoder;
 
 use crate::connection::Connection;
+use crate::raw_upkeep;
 
 /// The first argument that makes the benchmark run the raw client or the compressor.
 pub(crate) const COMMAND: &str = "raw";
@@ -72,7 +73,8 @@ fn this_program() -> Result<Command> {
     Ok(command)
 }
 
-fn with_bucket(server: &dyn S3Server, bucket: &str) -> Result<Command> {
+/// The command of the raw client for a bucket, without its work.
+pub(crate) fn with_bucket(server: &dyn S3Server, bucket: &str) -> Result<Command> {
     let mut command = this_program()?;
     command.env(ENDPOINT, server.endpoint()).env(REGION, server.region()).env(BUCKET, bucket);
     command.env(ACCESS_KEY, server.access_key()).env(SECRET_KEY, server.secret_key());
@@ -86,6 +88,7 @@ pub(crate) fn main(words: &[String]) -> Result<()> {
         ["put", objects] => put_all(&fs::read_to_string(objects)?),
         ["push", level, ref paths @ ..] => push_all(level.parse()?, paths),
         ["compress", level, threads, ref paths @ ..] => compress_all(level.parse()?, threads.parse()?, paths),
+        [work] => raw_upkeep::Work::run(work),
         _ => bail!("`{COMMAND}` is an internal command of the benchmark"),
     }
 }
@@ -137,13 +140,14 @@ fn compress_all(level: i32, threads: u32, paths: &[&str]) -> Result<()> {
 }
 
 /// A connection to a bucket.
-struct BucketConnection {
-    connection: Connection,
-    bucket: String,
+#[derive(Debug)]
+pub(crate) struct BucketConnection {
+    pub(crate) connection: Connection,
+    pub(crate) bucket: String,
 }
 
 impl BucketConnection {
-    fn from_environment() -> Result<Self> {
+    pub(crate) fn from_environment() -> Result<Self> {
         let get = |name| std::env::var(name).with_context(|| format!("`{name}` is not set"));
         let client = Client {
             endpoint: get(ENDPOINT)?,
@@ -160,7 +164,7 @@ impl BucketConnection {
         Ok(())
     }
 
-    fn put(&mut self, key: &str, body: &[u8]) -> Result<()> {
+    pub(crate) fn put(&mut self, key: &str, body: &[u8]) -> Result<()> {
         self.put_hashed(key, body, &hex(&Sha256::digest(body)))
     }
 
@@ -171,7 +175,7 @@ impl BucketConnection {
 }
 
 /// Lists the bucket, then runs `work` for each item on `threads` threads. Each thread has its own connection.
-fn in_parallel<T: Sync>(
+pub(crate) fn in_parallel<T: Sync>(
     threads: usize,
     items: &[T],
     work: impl Fn(&mut BucketConnection, &T) -> Result<()> + Sync,

@@ -2,14 +2,20 @@
 
 mod bar;
 mod compression;
+mod faults;
 mod human;
 mod json;
 mod quantity;
+mod repair;
 mod setup;
+mod steps;
 mod terminal;
 
+pub(super) use faults::{fault_as_json, show_faults};
 pub(super) use human::Human;
 pub(super) use json::Json;
 pub(super) use quantity::{count, size};
+pub(super) use repair::Repairs;
 pub(super) use setup::show_plan;
+pub(super) use steps::Steps;
 pub(super) use terminal::{data, data_lines, error, say, usage, warn};

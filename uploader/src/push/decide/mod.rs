@@ -8,5 +8,5 @@ mod verdicts;
 
 pub use plan::{AboveWork, Action, Plan, Todo, plan};
 pub use request::{Request, Root};
-pub use rules::{Rules, patterns};
+pub use rules::{Origin, Rules, Verdict, patterns};
 pub use verdicts::{Verdicts, judge};

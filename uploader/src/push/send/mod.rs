@@ -14,5 +14,6 @@ mod request_limit;
 mod upload;
 
 pub use nar::NarSender;
+pub use produce::{NarOrigin, WriteNar};
 pub use request_limit::RequestLimit;
 pub use upload::Uploaded;

@@ -11,7 +11,7 @@ use super::compress::Settings;
 use super::effort_control::EffortControl;
 use super::lanes::Lanes;
 use super::part_sink::PART;
-use super::produce::Producer;
+use super::produce::{NarOrigin, Producer};
 use super::request_limit::RequestLimit;
 use super::upload::{Uploaded, Uploader};
 use crate::base::clock::Moment;
@@ -178,6 +178,24 @@ impl NarSender {
         }
     }
 
+    /// Sends a NAR under a new key, whatever the bucket has.
+    ///
+    /// # Errors
+    /// When the bytes of `origin` are not the NAR of the path; of the bucket.
+    pub async fn send_anew(
+        &self,
+        info: &Arc<PathInfo>,
+        origin: NarOrigin,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Uploaded> {
+        let place = match is_small(info.nar_size) {
+            true => self.lanes.reader().await?,
+            false => self.lanes.compressor().await?,
+        };
+        progress.started(&info.path, info.nar_size);
+        self.uploader.upload(info, origin, place, progress).await
+    }
+
     async fn upload(
         &self,
         info: &Arc<PathInfo>,
@@ -185,7 +203,7 @@ impl NarSender {
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
         progress.started(&info.path, info.nar_size);
-        self.uploader.upload(info, place, progress).await
+        self.uploader.upload(info, NarOrigin::Store, place, progress).await
     }
 
     /// Shares an object that a listing shows under the hash of the NAR. The first time that this session relies on the

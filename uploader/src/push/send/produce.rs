@@ -30,6 +30,17 @@ pub(super) struct Produced {
     pub(super) rest: Part,
 }
 
+/// Writes a NAR. An error of the writer that it is given is a [`NarError::Sink`].
+pub type WriteNar = Box<dyn FnOnce(&mut dyn Write) -> std::result::Result<(), NarError> + Send>;
+
+/// Where the bytes of a NAR come from.
+pub enum NarOrigin {
+    /// The local store.
+    Store,
+    /// Somewhere else. The bytes are compared with the path info in any case.
+    Elsewhere(WriteNar),
+}
+
 /// Produces the objects of NARs.
 #[derive(Clone, Debug)]
 pub(super) struct Producer {
@@ -53,6 +64,7 @@ impl Producer {
     pub(super) fn produce(
         &self,
         info: &PathInfo,
+        origin: NarOrigin,
         sender: &mpsc::Sender<Part>,
         runtime: &tokio::runtime::Handle,
         progress: &dyn Progress,
@@ -69,7 +81,11 @@ impl Producer {
             too_long: false,
             progress,
         });
-        match dump(&self.store, &info.path, &mut tee) {
+        let read = match origin {
+            NarOrigin::Store => dump(&self.store, &info.path, &mut tee),
+            NarOrigin::Elsewhere(write) => write(&mut tee),
+        };
+        match read {
             Ok(()) => {}
             // The NAR is longer than the store promises, so `Tee` has stopped the reader.
             Err(NarError::Sink(_)) if tee.get_mut().too_long => {

@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::budget::Part;
-use super::produce::{Produced, Producer, corrupt};
+use super::produce::{NarOrigin, Produced, Producer, corrupt};
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Body, Bucket, Condition, ContentType, Multipart};
@@ -58,6 +58,7 @@ impl Uploader {
     pub(super) async fn upload(
         &self,
         info: &Arc<PathInfo>,
+        origin: NarOrigin,
         place: OwnedSemaphorePermit,
         progress: &Arc<dyn Progress>,
     ) -> Result<Uploaded> {
@@ -69,7 +70,7 @@ impl Uploader {
             let runtime = tokio::runtime::Handle::current();
             tokio::task::spawn_blocking(move || {
                 let _place = place;
-                producer.produce(&info, &sender, &runtime, &*progress)
+                producer.produce(&info, origin, &sender, &runtime, &*progress)
             })
         };
         let sent = self.send_parts(&key, &mut parts).await;

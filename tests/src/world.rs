@@ -1,17 +1,19 @@
 //! The world of most tests: a store, a bucket, a key, and a larder that pushes from the store to the bucket.
 
+use crate::larder::LarderHome;
+use crate::nix::{KeyPair, NixHome, NixVersion, narinfo_key, versions};
+use crate::process::Output;
+use crate::servers::{Directory, Kind, S3Server};
 use anyhow::{Context, Result};
-use larder_tests::larder::LarderHome;
-use larder_tests::nix::{KeyPair, NixHome, NixVersion, narinfo_key, versions};
-use larder_tests::process::Output;
-use larder_tests::servers::{Directory, Kind, S3Server};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The bucket's name on every server.
-pub(crate) const BUCKET: &str = "cache";
+pub const BUCKET: &str = "cache";
 
 /// The target of pushes.
-pub(crate) enum Target {
+#[derive(Debug)]
+pub enum Target {
     /// A directory behind a static web server.
     Directory(Directory),
     /// A real S3 server.
@@ -20,12 +22,12 @@ pub(crate) enum Target {
 
 impl Target {
     /// A server with an empty public bucket.
-    pub(crate) fn server(kind: Kind) -> Result<Self> {
+    pub fn server(kind: Kind) -> Result<Self> {
         Ok(Self::Server(kind.start_with_bucket(BUCKET)?))
     }
 
     /// The URL that clients read; `None` where reading needs credentials.
-    pub(crate) fn public_base(&self) -> Option<String> {
+    pub fn public_base(&self) -> Option<String> {
         match self {
             Self::Directory(directory) => Some(directory.public_base()),
             Self::Server(server) => server.public_base(BUCKET),
@@ -33,7 +35,7 @@ impl Target {
     }
 
     /// All keys and sizes.
-    pub(crate) fn list(&self) -> Result<BTreeMap<String, u64>> {
+    pub fn list(&self) -> Result<BTreeMap<String, u64>> {
         match self {
             Self::Server(server) => Ok(server.client().list(BUCKET, "")?.into_iter().collect()),
             Self::Directory(directory) => {
@@ -52,7 +54,7 @@ impl Target {
     }
 
     /// An object's bytes.
-    pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Server(server) => server.client().get(BUCKET, key),
             Self::Directory(directory) => match std::fs::read(directory.path().join(key)) {
@@ -64,15 +66,30 @@ impl Target {
     }
 
     /// Writes an object without larder.
-    pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Server(server) => server.client().put(BUCKET, key, bytes),
-            Self::Directory(directory) => Ok(std::fs::write(directory.path().join(key), bytes)?),
+            Self::Directory(directory) => {
+                let path = directory.path().join(key);
+                path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                // A new file, as every writer makes one: the entity tag of a directory counts on it.
+                let draft = path.with_extension("test-new");
+                std::fs::write(&draft, bytes)?;
+                Ok(std::fs::rename(draft, path)?)
+            }
         }
     }
 
+    /// Makes an object older. Returns whether that is possible: only in a directory.
+    pub fn make_older(&self, key: &str, by: Duration) -> Result<bool> {
+        let Self::Directory(directory) = self else { return Ok(false) };
+        let file = std::fs::File::options().write(true).open(directory.path().join(key))?;
+        file.set_modified(file.metadata()?.modified()? - by)?;
+        Ok(true)
+    }
+
     /// Deletes an object without larder.
-    pub(crate) fn delete(&self, key: &str) -> Result<()> {
+    pub fn delete(&self, key: &str) -> Result<()> {
         match self {
             Self::Server(server) => server.client().delete(BUCKET, key),
             Self::Directory(directory) => Ok(std::fs::remove_file(directory.path().join(key))?),
@@ -81,22 +98,27 @@ impl Target {
 }
 
 /// A store, a larder for it, and a bucket after `larder init`.
-pub(crate) struct World {
-    pub(crate) nix: NixHome,
-    pub(crate) larder: LarderHome,
-    pub(crate) key: KeyPair,
-    pub(crate) target: Target,
+#[derive(Debug)]
+pub struct World {
+    /// The store, and its Nix.
+    pub nix: NixHome,
+    /// The larder that pushes.
+    pub larder: LarderHome,
+    /// The key that it signs with.
+    pub key: KeyPair,
+    /// The bucket.
+    pub target: Target,
 }
 
 impl World {
     /// A world with a new store.
-    pub(crate) fn new(version: NixVersion, target: Target) -> Result<Self> {
+    pub fn new(version: NixVersion, target: Target) -> Result<Self> {
         Self::with(NixHome::new(version)?, target)
     }
 
     /// A world whose store has all paths of `builder` as they come from a remote builder: unsigned, and not `ultimate`.
     /// The two stores have the same logical store directory.
-    pub(crate) fn over(builder: &NixHome, target: Target) -> Result<Self> {
+    pub fn over(builder: &NixHome, target: Target) -> Result<Self> {
         let nix = builder.twin()?;
         let all = builder.nix(&["path-info", "--all"])?.ok()?.lines();
         let outputs: Vec<_> = all.into_iter().filter(|path| !path.ends_with(".drv")).collect();
@@ -105,7 +127,7 @@ impl World {
     }
 
     /// A world with a given store.
-    pub(crate) fn with(nix: NixHome, target: Target) -> Result<Self> {
+    pub fn with(nix: NixHome, target: Target) -> Result<Self> {
         let mut larder = LarderHome::new(&nix)?;
         let key = nix.key_pair("test-1")?;
         larder.use_keys(&[&key])?;
@@ -135,7 +157,7 @@ impl World {
 
     /// A world with a directory and the oldest Nix of this machine, for tests that depend on neither. `None`, noted as
     /// skipped, where there is no Nix.
-    pub(crate) fn plain() -> Result<Option<Self>> {
+    pub fn plain() -> Result<Option<Self>> {
         versions()
             .first()
             .map(|version| Self::new(*version, Target::Directory(Directory::start()?)))
@@ -143,7 +165,7 @@ impl World {
     }
 
     /// The same with MinIO.
-    pub(crate) fn minio() -> Result<Option<Self>> {
+    pub fn minio() -> Result<Option<Self>> {
         match (versions().first(), Kind::MinIo.is_here()) {
             (Some(version), true) => Ok(Some(Self::new(*version, Target::server(Kind::MinIo)?)?)),
             _ => Ok(None),
@@ -151,12 +173,12 @@ impl World {
     }
 
     /// The narinfo of a store path in the bucket.
-    pub(crate) fn narinfo(&self, path: &str) -> Result<Option<String>> {
+    pub fn narinfo(&self, path: &str) -> Result<Option<String>> {
         Ok(self.target.get(&narinfo_key(path))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Checks that the bucket has the narinfos and the NARs of the closure of paths.
-    pub(crate) fn assert_complete(&self, paths: &[String]) -> Result<()> {
+    pub fn assert_complete(&self, paths: &[String]) -> Result<()> {
         let keys = self.target.list()?;
         for info in self.nix.closure(paths)? {
             let narinfo =
@@ -168,33 +190,33 @@ impl World {
     }
 
     /// The path of that name in the closure of `path`.
-    pub(crate) fn member(&self, path: &str, name: &str) -> Result<String> {
+    pub fn member(&self, path: &str, name: &str) -> Result<String> {
         let closure = self.nix.closure(&[path.to_owned()])?;
         let found = closure.into_iter().find(|info| info.path.ends_with(&format!("-{name}")));
         found.map(|info| info.path).with_context(|| format!("no `{name}` in the closure of {path}"))
     }
 
     /// Whether no job is queued, by the files of the queue.
-    pub(crate) fn is_queue_empty(&self) -> bool {
+    pub fn is_queue_empty(&self) -> bool {
         ["incoming", "work"].into_iter().all(|place| {
             std::fs::read_dir(self.larder.state_dir().join(place)).is_ok_and(|mut dir| dir.next().is_none())
         })
     }
 
     /// Runs `larder status --json`.
-    pub(crate) fn status(&self) -> Result<serde_json::Value> {
+    pub fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
     }
 }
 
 /// The first value of a field of a narinfo.
-pub(crate) fn field<'a>(narinfo: &'a str, name: &str) -> Option<&'a str> {
+pub fn field<'a>(narinfo: &'a str, name: &str) -> Option<&'a str> {
     narinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
 /// Checks an exit code, and that stderr has all these words; shows all output otherwise.
 #[track_caller]
-pub(crate) fn assert_said(output: &Output, code: i32, words: &[&str]) {
+pub fn assert_said(output: &Output, code: i32, words: &[&str]) {
     let said = words.iter().all(|word| output.stderr.contains(word));
     assert!(
         output.code() == code && said,

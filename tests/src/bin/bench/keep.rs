@@ -1,0 +1,124 @@
+//! The upkeep of a bucket: verification, signatures, collection. The bucket is generated, and the server shares the
+//! processors with larder.
+
+use anyhow::{Context as _, Result};
+use larder::bucket::{Options, open};
+use larder::format::signature::SecretKey;
+use larder_tests::larder::LarderHome;
+use larder_tests::nix::KeyPair;
+use larder_tests::servers::{Kind, S3Server};
+use larder_tests::synthetic::SyntheticStore;
+use tempfile::TempDir;
+
+use crate::context::Context;
+use crate::cost::{Cost, interleave, measure};
+use crate::raw_upkeep::Work;
+use crate::row::Target::AtMost;
+use crate::row::{Row, Side};
+
+/// The number of paths in the bucket, unless `$LARDER_KEEP_PATHS` names another.
+const PATHS: usize = 100_000;
+/// The number of paths that are new at the second verification.
+const NEW: usize = 100;
+/// The name of the bucket.
+const BUCKET: &str = "cache";
+
+/// Measures the first and the second verification.
+pub(crate) fn run_verify(context: &Context) -> Result<Vec<Row>> {
+    let mut keep = Keep::prepare(context)?;
+    let paths = keep.paths;
+    let costs = interleave(context.rounds(3), 2, |_, which| match which {
+        0 => keep.measure_cold(&["verify"]),
+        _ => keep.raw(Work::Read),
+    })?;
+    let first =
+        row(format!("verify, {paths} paths, first time, MinIO"), costs, "raw client, the same requests", 1.2);
+    // The records of the first verification stay, and a hundred paths are new each time.
+    keep.measure_warm(&["verify"])?;
+    let costs = interleave(context.rounds(3), 2, |_, which| match which {
+        0 => {
+            keep.add(NEW)?;
+            keep.measure_warm(&["verify"])
+        }
+        _ => keep.raw(Work::List),
+    })?;
+    let again =
+        row(format!("verify, {paths} paths, again, {NEW} new"), costs, "raw client, listings alone", 3.0);
+    Ok(vec![first, again])
+}
+
+fn row(case: String, mut costs: Vec<Vec<Cost>>, other: &str, most: f64) -> Row {
+    let theirs = Side::new(other, costs.remove(1));
+    let ours = Side::new("larder", costs.remove(0));
+    let ratio = ours.median_wall() / theirs.median_wall();
+    Row::new(case, ours).against(theirs).figure("time", ratio, "x", Some(AtMost(most))).peak(None)
+}
+
+/// A bucket of a generated store.
+struct Keep {
+    larder: LarderHome,
+    server: Box<dyn S3Server>,
+    store: SyntheticStore,
+    key: SecretKey,
+    runtime: tokio::runtime::Runtime,
+    cache: TempDir,
+    paths: usize,
+    filled: usize,
+}
+
+impl Keep {
+    /// Generates the store and fills the bucket. This takes minutes.
+    fn prepare(context: &Context) -> Result<Self> {
+        let paths = match std::env::var("LARDER_KEEP_PATHS") {
+            Ok(number) => number.parse().context("`LARDER_KEEP_PATHS` is not a number")?,
+            Err(_) => PATHS,
+        };
+        let server = Kind::MinIo.start(&[])?;
+        server.client().create_bucket(BUCKET)?;
+        let store = SyntheticStore::start(paths + 100 * NEW)?;
+        let mut larder = store.larder()?;
+        larder.set_timeout(std::time::Duration::from_secs(1800));
+        let key = SecretKey::generate("bench-1")?;
+        let secret_file = larder.dir().join("bench.sec");
+        larder::config::key_files::write_secret_key(&key, &secret_file)?;
+        larder.use_keys(&[&KeyPair { secret_file, public: key.public_text() }])?;
+        larder.use_server(&*server, BUCKET)?;
+        larder.run(&["init", "--private"])?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let cache = tempfile::tempdir()?;
+        let mut keep = Self { larder, server, store, key, runtime, cache, paths, filled: 0 };
+        context.say(&format!("filling a bucket with {paths} paths"));
+        keep.add(paths)?;
+        Ok(keep)
+    }
+
+    /// Adds paths to the bucket.
+    fn add(&mut self, count: usize) -> Result<()> {
+        let address =
+            format!("s3://{BUCKET}?endpoint={}&region={}", self.server.endpoint(), self.server.region());
+        let credentials_file = Some(self.larder.dir().join("credentials"));
+        let options = Options { credentials_file, ..Options::default() };
+        let numbers = self.filled..self.filled + count;
+        self.runtime.block_on(async {
+            let bucket = open(&address, &options).await?;
+            self.store.fill_range(&*bucket, std::slice::from_ref(&self.key), numbers).await
+        })?;
+        self.filled += count;
+        Ok(())
+    }
+
+    /// Runs a command of larder without records of earlier runs.
+    fn measure_cold(&self, words: &[&str]) -> Result<Cost> {
+        let cache = tempfile::tempdir()?;
+        measure(self.larder.command(words)?.env("XDG_CACHE_HOME", cache.path()))
+    }
+
+    /// Runs a command of larder with the records of earlier runs.
+    fn measure_warm(&self, words: &[&str]) -> Result<Cost> {
+        measure(self.larder.command(words)?.env("XDG_CACHE_HOME", self.cache.path()))
+    }
+
+    fn raw(&self, work: Work) -> Result<Cost> {
+        measure(&mut work.command(&*self.server, BUCKET)?)
+    }
+}

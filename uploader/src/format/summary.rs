@@ -1,0 +1,102 @@
+//! What a narinfo in a bucket says, for those who look at the whole bucket: no local store is asked.
+
+use nix_derivation::StorePath;
+use nix_derivation::store_path::StoreDir;
+use nix_narinfo::{NarInfo, TrustedPublicKey};
+
+use super::named_nar::NamedNar;
+use super::standing::{self, Judge};
+
+/// What a narinfo says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The path that it describes.
+    pub path: StorePath,
+    /// The NAR that it names, unless no client can read the NAR from this bucket.
+    pub nar: Option<NamedNar>,
+    /// Its references, without the reference of the path to itself, sorted.
+    pub references: Vec<StorePath>,
+    /// The derivation that built the path.
+    pub deriver: Option<StorePath>,
+    /// The names of the keys with a well-formed signature, each once, sorted.
+    pub signers: Vec<String>,
+    /// Why no client that trusts the keys can use it; `None` if such a client can.
+    pub fault: Option<NarinfoFault>,
+}
+
+/// Why no client can use a narinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NarinfoFault {
+    /// The kind of the fault.
+    pub kind: FaultKind,
+    /// The fault for people: "it is malformed (…)".
+    pub text: String,
+}
+
+/// The kinds of faults of a narinfo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FaultKind {
+    /// Nix cannot parse it.
+    Malformed,
+    /// It describes a path other than that of its key.
+    OtherPath,
+    /// Its NAR is elsewhere, or its compression or hash contradicts the key of the NAR.
+    UnfitNar,
+    /// A signature in it is malformed, so that clients refuse the whole narinfo.
+    MalformedSignature,
+    /// No trusted key has signed it.
+    Untrusted,
+}
+
+impl FaultKind {
+    /// All kinds.
+    pub const ALL: [Self; 5] =
+        [Self::Malformed, Self::OtherPath, Self::UnfitNar, Self::MalformedSignature, Self::Untrusted];
+
+    fn with(self, text: impl Into<String>) -> NarinfoFault {
+        NarinfoFault { kind: self, text: text.into() }
+    }
+}
+
+impl Summary {
+    /// Reads the narinfo `bytes` under the key with this hash part (20 bytes, decoded). Clients trust the keys `trusted`.
+    ///
+    /// # Errors
+    /// What is wrong with a narinfo that says nothing which can be relied on.
+    pub fn read(
+        store_dir: &StoreDir,
+        trusted: &[TrustedPublicKey],
+        digest: &[u8; 20],
+        bytes: &[u8],
+    ) -> Result<Self, NarinfoFault> {
+        let judge = Judge { store_dir, keys: &[], trusted };
+        let present = judge.parse_any(bytes).map_err(|text| FaultKind::Malformed.with(text))?;
+        if present.store_path().digest() != digest {
+            let text = format!("it describes `{}`", present.store_path().to_basename());
+            return Err(FaultKind::OtherPath.with(text));
+        }
+        let (nar, fault) = match NamedNar::of(&present) {
+            Ok(nar) => (Some(nar), judge.fault_of_signatures(&present)),
+            Err(text) => (None, Some(FaultKind::UnfitNar.with(text))),
+        };
+        Ok(Self {
+            path: present.store_path().clone(),
+            nar,
+            references: standing::references(&present),
+            deriver: present.deriver().cloned(),
+            signers: standing::signers(bytes),
+            fault,
+        })
+    }
+}
+
+impl Judge<'_> {
+    /// What is wrong with the signatures of a narinfo. A path that its content address leads to needs none.
+    fn fault_of_signatures(&self, present: &NarInfo) -> Option<NarinfoFault> {
+        if standing::has_malformed_signature(present) {
+            return Some(FaultKind::MalformedSignature.with("a signature in it is malformed"));
+        }
+        let accepted = present.content_address().is_some() || self.trusted_signer(present).is_some();
+        (!accepted).then(|| FaultKind::Untrusted.with("no trusted key signed it"))
+    }
+}
