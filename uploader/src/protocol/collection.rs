@@ -98,7 +98,7 @@ impl<N: Names> Collection<N> {
     }
 
     /// An open collection of a collector that is dead, or has ended. One that has no `final` is given up; one that has it
-    /// goes on from the first level: a deletion may be repeated. `levels` and `nars` are those of `final`, if it is there.
+    /// goes on from the first level: a deletion may be repeated. If `final` cannot be read, [`Collection::abort`] gives it up. `levels` and `nars` are those of `final`, if it is there.
     pub fn taken_over(stage: Stage, levels: Vec<N::Paths>, nars: N::Nars, rules: Rules) -> Self {
         let state = match stage {
             Stage::Condemned | Stage::Closing => State::Quarantine,

@@ -340,7 +340,11 @@ fn published(setting: &Setting, world: &mut World, index: usize) -> bool {
                     world.bucket.recorded = world.bucket.recorded.but(taken.paths);
                     world.bucket.promised = world.bucket.promised.but(taken.paths);
                 }
-                (open.stage, open.taken, open.rescued) = (Stage::Deleting, taken, Bits(0));
+                (open.stage, open.taken) = (Stage::Deleting, taken);
+                // Nobody reads the rescues again, but for a mutation.
+                if setting.rules.has(Rule::ContinueFinal) {
+                    open.rescued = Bits(0);
+                }
             }
         }
         Publication::Done => {

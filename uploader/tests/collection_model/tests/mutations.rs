@@ -22,6 +22,16 @@ fn two() -> Setting {
     Setting::new(TWO, &[Plan::push(1)], 1)
 }
 
+/// A signer of the referrer.
+fn sign() -> Setting {
+    Setting::new(TWO, &[Plan::sign(1)], 1)
+}
+
+/// One that brings the old NAR back.
+fn undo() -> Setting {
+    Setting::new(ONE, &[Plan::undo(0)], 1).all_nars()
+}
+
 fn collectors() -> Setting {
     Setting::new(TWO, &[Plan::push(1)], 2)
 }
@@ -30,7 +40,7 @@ const REFERENCES: &str = "a narinfo has its references";
 const NAR: &str = "a narinfo has its NAR";
 const PROMISE: &str = "what was promised is there";
 
-/// A rule, the smallest model that needs it, and what does not hold without it.
+/// A rule, a small model that needs it, and what does not hold without it.
 type Row = (Rule, fn() -> Setting, &'static str);
 
 const TABLE: &[Row] = &[
@@ -38,9 +48,12 @@ const TABLE: &[Row] = &[
     (Rule::SettleBeforeAcknowledging, one, PROMISE),
     (Rule::ConfirmRescue, one, PROMISE),
     (Rule::WaitAfterClosing, one, PROMISE),
+    (Rule::WaitAfterClosing, sign, REFERENCES),
     (Rule::GateReferences, two, REFERENCES),
     (Rule::AvoidCondemnedNars, nars, NAR),
     (Rule::AskAnew, one, PROMISE),
+    (Rule::AskAnew, sign, REFERENCES),
+    (Rule::AskAnew, undo, NAR),
     (Rule::CheckLease, nars, NAR),
     (Rule::SignBeforeCheck, nars, NAR),
     (Rule::SettleBeforeLeaving, nars, NAR),
@@ -86,7 +99,7 @@ fn without_a_rule_something_breaks() {
 
 #[test]
 fn with_all_rules_the_same_models_are_safe() {
-    for setting in [one(), nars(), two(), two().ages(), two().parts(), collectors()] {
+    for setting in [one(), nars(), sign(), undo(), two(), two().ages(), two().parts(), collectors()] {
         let checker = setting.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let found = checker.discoveries();
         for property in checker.model().properties() {
