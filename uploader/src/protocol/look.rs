@@ -1,5 +1,7 @@
 //! What a collection may take: the marking, and the last look.
 
+use std::collections::HashMap;
+
 use super::names::{Names, Set};
 use super::rules::{Rule, Rules};
 
@@ -36,31 +38,32 @@ impl<N: Names> Taken<N> {
     }
 }
 
-/// What may be condemned of `wanted`: a path goes only with all its referrers. `referrers` tells those that the marking has
-/// read. The order of `wanted` does not matter.
+/// What may be condemned of `wanted`: a path goes only with all its referrers. `referrers` and `references` tell those that
+/// the marking has read. The time is linear in `wanted` and what it refers to.
 pub fn condemn<N: Names>(
     wanted: N::Paths,
     referrers: impl Fn(&N::Path) -> Vec<N::Path>,
+    references: impl Fn(&N::Path) -> Vec<N::Path>,
     rules: Rules,
 ) -> N::Paths {
-    let mut condemned = wanted.clone();
+    let mut condemned = wanted;
     if !rules.has(Rule::CondemnReferrers) {
         return condemned;
     }
-    // A path that stays makes the paths below it stay. Each path is examined again when one of its referrers has gone out.
-    loop {
-        let stays = |path: &N::Path| referrers(path).iter().any(|referrer| !condemned.contains(referrer));
-        let out: Vec<_> = condemned.items().filter(stays).collect();
-        if out.is_empty() {
-            return condemned;
-        }
-        for path in out {
+    let stays = |path: &N::Path| referrers(path).iter().any(|referrer| !condemned.contains(referrer));
+    let mut out: Vec<_> = condemned.items().filter(stays).collect();
+    // A path that stays makes all that it refers to stay.
+    while let Some(path) = out.pop() {
+        if condemned.contains(&path) {
             condemned.remove(&path);
+            out.extend(references(&path));
         }
     }
+    condemned
 }
 
-/// What the last look has read, besides the narinfos. All living writers have acknowledged `closing` before.
+/// What the last look has read, besides the narinfos. All living writers have acknowledged `closing` before. For a removal,
+/// both are empty: neither keeps what a person has removed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kept<N: Names> {
     /// The paths of pins, of records of sessions, and of rules: read again.
@@ -117,29 +120,39 @@ pub fn levels<N: Names>(
     references: impl Fn(&N::Path) -> Vec<N::Path>,
     rules: Rules,
 ) -> Vec<N::Paths> {
+    if !rules.has(Rule::DeleteByLevels) {
+        return if paths.is_empty() { Vec::new() } else { vec![paths.clone()] };
+    }
+    let below = |path: &N::Path| {
+        let others = references(path).into_iter().filter(|reference| reference != path);
+        others.filter(|reference| paths.contains(reference)).collect::<Vec<_>>()
+    };
+    // For each path, the number of its referrers that no level has yet.
+    let mut above: HashMap<N::Path, usize> = paths.items().map(|path| (path, 0)).collect();
+    for reference in paths.items().flat_map(|path| below(&path)) {
+        *above.entry(reference).or_default() += 1;
+    }
     let mut left = paths.clone();
+    let mut next: Vec<N::Path> = paths.items().filter(|path| above[path] == 0).collect();
     let mut levels = Vec::new();
-    while !left.is_empty() {
-        let mut below = N::Paths::default();
-        if rules.has(Rule::DeleteByLevels) {
-            for path in left.items() {
-                references(&path)
-                    .into_iter()
-                    .filter(|reference| *reference != path)
-                    .for_each(|reference| below.insert(reference));
+    while !next.is_empty() {
+        let mut level = N::Paths::default();
+        let mut later = Vec::new();
+        for path in next {
+            for reference in below(&path) {
+                if let Some(count) = above.get_mut(&reference) {
+                    *count -= 1;
+                    later.extend((*count == 0).then_some(reference));
+                }
             }
-        }
-        let level: Vec<_> = left.items().filter(|path| !below.contains(path)).collect();
-        if level.is_empty() {
-            levels.push(left);
-            return levels;
-        }
-        let mut set = N::Paths::default();
-        for path in level {
             left.remove(&path);
-            set.insert(path);
+            level.insert(path);
         }
-        levels.push(set);
+        levels.push(level);
+        next = later;
+    }
+    if !left.is_empty() {
+        levels.push(left);
     }
     levels
 }

@@ -59,8 +59,10 @@ fn a_path_is_condemned_only_with_its_referrers() {
             .map(|(path, _)| *path)
             .collect()
     };
-    let condemned =
-        |wanted: &[u8]| condemn::<Numbers>(wanted.iter().copied().collect(), referrers, Rules::ALL);
+    let references = |path: &u8| read.read(path).map(|(references, _)| references).unwrap_or_default();
+    let condemned = |wanted: &[u8]| {
+        condemn::<Numbers>(wanted.iter().copied().collect(), referrers, references, Rules::ALL)
+    };
     assert_eq!(condemned(&[1, 2, 4]), [2, 4].into());
     assert_eq!(condemned(&[1, 2, 3]), [].into());
     assert_eq!(condemned(&[1, 2, 3, 4]), [1, 2, 3, 4].into());
@@ -98,6 +100,15 @@ fn referrers_are_deleted_first() {
     let references = |path: &u8| read.read(path).map(|(references, _)| references).unwrap_or_default();
     let all = levels::<Numbers>(&[1, 2, 3, 4].into(), references, Rules::ALL);
     assert_eq!(all, [[4].into(), [2, 3].into(), [1].into()]);
+    // The references of a path do not depend on its level: 1 is below 3 levels by one way, and below 1 by another.
+    let long = |path: &u8| match path {
+        4 => vec![1, 3],
+        3 => vec![2],
+        2 => vec![1, 2, 9],
+        _ => vec![],
+    };
+    let all = levels::<Numbers>(&[1, 2, 3, 4].into(), long, Rules::ALL);
+    assert_eq!(all, [[4].into(), [3].into(), [2].into(), [1].into()]);
     let circle = levels::<Numbers>(&[1, 2].into(), |path| vec![3 - path], Rules::ALL);
     assert_eq!(circle, [[1, 2].into()]);
 }

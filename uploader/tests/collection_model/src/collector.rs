@@ -282,7 +282,12 @@ fn take_over(setting: &Setting, world: &mut World, index: usize, slot: u8) -> bo
 
 fn mark(setting: &Setting, world: &mut World, index: usize, wanted: Bits, removal: bool) -> bool {
     let bucket = &world.bucket;
-    let paths = condemn::<Tiny>(wanted, |path| setting.referrers(*path, bucket.visible), setting.rules);
+    let paths = condemn::<Tiny>(
+        wanted,
+        |path| setting.referrers(*path, bucket.visible),
+        |path| references(setting, *path),
+        setting.rules,
+    );
     let taken = Taken { paths, nars: if removal { Bits(0) } else { bucket.orphans() } };
     let Some(slot) = free_slot(setting, world) else { return false };
     if taken.is_empty() {
