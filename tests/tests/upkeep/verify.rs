@@ -12,20 +12,20 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A fault: its kind and its object.
-type Found = BTreeSet<(String, String)>;
+pub(crate) type Found = BTreeSet<(String, String)>;
 
 /// The length of the chain of paths in a bucket. Each damage hits a link of its own.
 const CHAIN: u32 = 60;
 
 /// The lines of a type in the JSON output.
-fn lines(output: &Output, kind: &str) -> Result<Vec<Value>> {
+pub(crate) fn lines(output: &Output, kind: &str) -> Result<Vec<Value>> {
     let parsed =
         output.lines().iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<Value>, _>>()?;
     Ok(parsed.into_iter().filter(|line| line["type"] == kind).collect())
 }
 
 /// Runs `larder verify --json` with these words, and checks the exit code. Returns the faults.
-fn verify(larder: &LarderHome, words: &[&str], code: i32) -> Result<Found> {
+pub(crate) fn verify(larder: &LarderHome, words: &[&str], code: i32) -> Result<Found> {
     let words = [&["verify", "--json"], words].concat();
     let output = larder.try_run(&words)?;
     ensure!(output.code() == code, "{words:?}: {}\n{}{}", output.code(), output.stdout, output.stderr);
@@ -38,14 +38,14 @@ fn verify(larder: &LarderHome, words: &[&str], code: i32) -> Result<Found> {
 }
 
 /// A bucket with a chain, and the links of the chain from the first to the last.
-struct Ground {
-    world: World,
-    links: Vec<String>,
+pub(crate) struct Ground {
+    pub(crate) world: World,
+    pub(crate) links: Vec<String>,
     sound: BTreeMap<String, Vec<u8>>,
 }
 
 impl Ground {
-    fn new(version: NixVersion, target: Target, tag: &str) -> Result<Self> {
+    pub(crate) fn new(version: NixVersion, target: Target, tag: &str) -> Result<Self> {
         let world = World::new(version, target)?;
         let last = world.nix.build(&samples::chain(tag, CHAIN))?.remove(0);
         world.larder.run(&["push", &last])?;
@@ -61,7 +61,7 @@ impl Ground {
     }
 
     /// The paths for one damage.
-    fn victim(&self, number: usize) -> Victim<'_> {
+    pub(crate) fn victim(&self, number: usize) -> Victim<'_> {
         let at = 2 + 2 * number;
         Victim { path: &self.links[at], referrer: &self.links[at + 1], sound: &self.links[0] }
     }
@@ -79,7 +79,7 @@ impl Ground {
     }
 
     /// Makes the bucket what it was.
-    fn mend(&self) -> Result<()> {
+    pub(crate) fn mend(&self) -> Result<()> {
         for key in self.world.target.list()?.into_keys().filter(|key| !self.sound.contains_key(key)) {
             self.world.target.delete(&key)?;
         }
@@ -88,7 +88,7 @@ impl Ground {
 }
 
 /// The targets of this machine.
-fn targets() -> Result<Vec<(String, Target)>> {
+pub(crate) fn targets() -> Result<Vec<(String, Target)>> {
     let mut targets = vec![("directory".to_owned(), Target::Directory(Directory::start()?))];
     for kind in [Kind::MinIo, Kind::SeaweedFs] {
         if kind.is_here() {

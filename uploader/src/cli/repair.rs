@@ -22,6 +22,8 @@ use crate::upkeep::repair::{
 use crate::upkeep::verify::{Fault, Kind};
 
 #[derive(Debug, clap::Args)]
+// The group of the arguments of a verification has the same name.
+#[group(skip)]
 pub(super) struct Args {
     #[command(flatten)]
     verify: verify::Args,
@@ -54,9 +56,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         Err(_) if !args.yes => Vec::new(),
         keys => keys?,
     };
-    let verified = verify::verify(&args.verify, context, &*bucket).await?;
-    let store_dir = &verified.options.store_dir;
-    let workshop = Workshop::open(&args, context, store_dir, keys).await?;
+    let mut verified = verify::verify(&args.verify, context, &*bucket).await?;
+    let workshop = Workshop::open(&args, context, &verified.options.store_dir, keys).await?;
+    let upstream = context.options(false)?.rules.upstream_keys;
+    let missing = workshop.examiner(&*bucket, &verified).missing(&verified.catalog, &upstream).await?;
+    verified.missing.extend(missing);
     let patients = patients(&verified.catalog, &verified.faults, &verified.missing);
     let examiner = workshop.examiner(&*bucket, &verified);
     let examined = examiner.examine(&verified.catalog, patients).await?;
@@ -218,7 +222,7 @@ fn show(
     plans.iter().for_each(|plan| repairs.plan(plan));
     let hopeless = plans.iter().filter(|plan| plan.ways.is_empty());
     let left: HashSet<_> = hopeless.map(|plan| plan.examined.patient.digest).collect();
-    let taken = take_back(&verified.catalog, &left, adopt);
+    let taken = taken(args, verified, &left, adopt);
     repairs.take_back(&verified.catalog, &taken);
     let mendable = plans.len() - left.len();
     summary(args, "plan-summary", mendable, left.len(), &taken);
@@ -240,7 +244,7 @@ fn end(
 ) -> Exit {
     let left = mended.iter().filter(|(_, mending)| matches!(mending, Mending::Left(_)));
     let left: HashSet<_> = left.map(|(plan, _)| plan.examined.patient.digest).collect();
-    let taken = take_back(&verified.catalog, &left, adopt);
+    let taken = taken(args, verified, &left, adopt);
     repairs.take_back(&verified.catalog, &taken);
     summary(args, "summary", mended.len() - left.len(), left.len(), &taken);
     if !args.verify.json {
@@ -255,6 +259,14 @@ fn end(
         output::say(&text);
     }
     whole(left.is_empty() && others == 0)
+}
+
+/// What should be taken back. If only some paths were looked at, nobody knows what else refers to them.
+fn taken(args: &Args, verified: &Verified, left: &HashSet<[u8; 20]>, adopt: &[String]) -> TakeBack {
+    match args.verify.is_of_all() {
+        true => take_back(&verified.catalog, left, adopt),
+        false => TakeBack::default(),
+    }
 }
 
 fn summary(args: &Args, kind: &str, mended: usize, left: usize, taken: &TakeBack) {

@@ -53,6 +53,13 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
+impl Args {
+    /// Whether the whole bucket is looked at.
+    pub(super) fn is_of_all(&self) -> bool {
+        self.paths.is_empty()
+    }
+}
+
 /// What a verification has found.
 pub(super) struct Verified {
     pub(super) catalog: Catalog,
@@ -69,10 +76,10 @@ pub(super) struct Verified {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let bucket = context.bucket().await?;
-    let mut verified = verify(&args, context, &*bucket).await?;
+    let verified = verify(&args, context, &*bucket).await?;
     show(&args, &verified.faults);
     let exit = end(&args, &verified);
-    verified.unknown.take().map_or(Ok(exit), Err)
+    verified.unknown.map_or(Ok(exit), Err)
 }
 
 /// Finds the faults of the bucket, as far as the arguments ask.

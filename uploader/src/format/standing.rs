@@ -79,7 +79,7 @@ impl Unusable {
             .take(NAMED_SIGNERS)
             .collect();
         format!(
-            "the bucket has a narinfo that no client can use: {}. It is signed by {names}{more}. `larder push {}` replaces it",
+            "the bucket has a narinfo that no client can use: {}. It is signed by {names}{more}. `larder push {}` replaces it; `larder repair` keeps it if somebody has its NAR",
             self.fault,
             adopt.join(" ")
         )

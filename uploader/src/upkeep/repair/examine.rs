@@ -13,11 +13,14 @@ use super::patient::Patient;
 use super::source::Source;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::Bucket;
+use crate::format::narinfo::fingerprint;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
 use crate::format::repointing::Claim;
+use crate::format::signature::verified;
+use crate::format::standing::signers;
 use crate::store::{Daemon, StoreLocation};
-use crate::upkeep::inventory::Catalog;
+use crate::upkeep::inventory::{AbsentId, Catalog};
 use crate::upkeep::verify::Kind;
 
 /// The number of paths that are examined at the same time.
@@ -113,12 +116,38 @@ impl Examiner<'_> {
         Ok(examined)
     }
 
+    /// The paths that narinfos refer to, that are not in the bucket, and that other caches have without a signature of the keys
+    /// `upstream`: clients do not get them from upstream.
+    ///
+    /// # Errors
+    /// When a source does not answer.
+    pub async fn missing(
+        &self,
+        catalog: &Catalog,
+        upstream: &[TrustedPublicKey],
+    ) -> Result<HashSet<AbsentId>> {
+        if self.sources.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let absent: Vec<_> =
+            catalog.absent_ids().filter_map(|id| Some((id, *catalog.absent_path(id)?.digest()))).collect();
+        let asked = absent.into_iter().map(|(id, digest)| async move {
+            let claims = self.elsewhere(&digest).await?;
+            let is_upstreams = |(_, claim): &(usize, Claim)| {
+                verified(&fingerprint(self.store_dir, &claim.info), &claim.info.signatures, upstream)
+            };
+            let is_missing = !claims.is_empty() && !claims.iter().any(is_upstreams);
+            Ok::<_, Error>(is_missing.then_some(id))
+        });
+        let answers: Vec<_> = stream::iter(asked).buffer_unordered(CONCURRENT).try_collect().await?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
     async fn state(&self, patient: &Patient) -> Result<State> {
         let Some(object) = self.bucket.get(&object_keys::narinfo_of(&patient.digest)).await? else {
             return Ok(State::Absent);
         };
-        let unusable =
-            |fault| State::Unusable { fault, signers: crate::format::standing::signers(&object.body) };
+        let unusable = |fault| State::Unusable { fault, signers: signers(&object.body) };
         Ok(match Claim::read(self.store_dir, self.trusted, &patient.digest, &object.body) {
             Err(fault) => unusable(fault),
             Ok(claim) if claim.is_vouched => State::Vouched(Box::new(claim)),
@@ -169,6 +198,7 @@ impl Examiner<'_> {
 
     async fn ask_store(&self, examined: &mut [Examined]) -> Result<()> {
         let Some(store) = self.store.cloned() else { return Ok(()) };
+        name_by_store(store.clone(), examined).await?;
         let places: Vec<_> =
             (0..examined.len()).filter(|place| examined[*place].patient.path.is_some()).collect();
         let paths = places.iter().filter_map(|place| examined[*place].patient.path.clone()).collect();
@@ -177,6 +207,19 @@ impl Examiner<'_> {
         }
         Ok(())
     }
+}
+
+/// Asks the store for the names of paths of which nothing but the hash part is known.
+async fn name_by_store(store: Arc<StoreLocation>, examined: &mut [Examined]) -> Result<()> {
+    if examined.iter().all(|one| one.patient.path.is_some()) {
+        return Ok(());
+    }
+    let valid = ask_daemon(store, Daemon::all_valid_paths).await?;
+    let names: HashMap<[u8; 20], StorePath> = valid.into_iter().map(|path| (*path.digest(), path)).collect();
+    for one in examined.iter_mut().filter(|one| one.patient.path.is_none()) {
+        one.patient.path = names.get(&one.patient.digest).cloned();
+    }
+    Ok(())
 }
 
 /// What the store says of paths, in their order.
@@ -190,7 +233,14 @@ pub(super) async fn store_infos(
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let ask = move || Daemon::connect(&store)?.path_infos(&paths);
+    ask_daemon(store, move |daemon| daemon.path_infos(&paths)).await
+}
+
+async fn ask_daemon<T: Send + 'static>(
+    store: Arc<StoreLocation>,
+    question: impl FnOnce(&mut Daemon) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let ask = move || question(&mut Daemon::connect(&store)?);
     tokio::task::spawn_blocking(ask).await.unwrap_or_else(|error| {
         Err(Error::permanent(Area::General, "the thread that reads the store ended early").because(error))
     })
