@@ -29,10 +29,10 @@ pub fn take_back(catalog: &Catalog, left: &HashSet<[u8; 20]>, adopt: &[String]) 
     let mut next: Vec<PathId> = stays.keys().copied().collect();
     while let Some(id) = next.pop() {
         for below in catalog.present_references(id).filter(|below| broken.contains(*below)) {
-            if !stays.contains_key(&below) {
-                stays.insert(below, format!("`{}`, which stays, refers to it", catalog.basename(id)));
+            stays.entry(below).or_insert_with(|| {
                 next.push(below);
-            }
+                format!("`{}`, which stays, refers to it", catalog.basename(id))
+            });
         }
     }
     let go = references_first(catalog, &broken, &stays).into_iter().rev().collect();
