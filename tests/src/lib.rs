@@ -20,6 +20,7 @@
 //! | [`larder`] | the two binaries under test, and a configuration for them |
 //! | [`machine`] | a machine with a systemd of its own |
 //! | [`bigstore`] | a realistic store of over 1 GB, and 1,000 tiny outputs |
+//! | [`year`] | a year of three machines, generated |
 //! | [`synthetic`] | a generated store of any number of paths, with a daemon of the tests |
 
 pub mod bigstore;
@@ -44,3 +45,4 @@ pub mod strict;
 pub mod synthetic;
 pub mod wire;
 pub mod world;
+pub mod year;

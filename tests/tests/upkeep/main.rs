@@ -1,4 +1,7 @@
 //! The upkeep of a bucket, with real Nix, real S3 servers and real files. The name of each test is the promise.
 
+mod contents;
+mod keys;
 mod repair;
 mod verify;
+mod year;

@@ -1,7 +1,8 @@
 //! Decompresses a NAR in every form that Nix reads.
 //!
-//! Nix gives `none` and `br` to decoders of their own. All other labels are alike: libarchive looks at the first bytes of the
-//! object. The source is Nix's `makeDecompressionSource`.
+//! Nix gives `none` and `br` to decoders of their own, and the rest to libarchive. Nix 2.8 lets libarchive look at the first
+//! bytes of the object, whatever the label says. Later versions let it try the form of the label only. So a NAR counts only in
+//! the form of its label, which all versions read.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -17,15 +18,17 @@ use zstd::stream::read::Decoder as Zstd;
 const XZ_MEMORY: u64 = 80 << 20;
 /// The size of the buffer before a decoder, in bytes.
 const BUFFER: usize = 64 << 10;
-/// The first bytes of the forms that libarchive tells apart.
-const MAGIC: &[(&[u8], Form)] = &[
-    (&[0x28, 0xb5, 0x2f, 0xfd], Form::Zstd),
-    (&[0xfd, b'7', b'z', b'X', b'Z', 0], Form::Xz),
-    (&[0x1f, 0x8b], Form::Gzip),
-    (b"BZh", Form::Bzip2),
-    (&[0x04, 0x22, 0x4d, 0x18], Form::Lz4),
-    (b"LZIP", Form::Lzip),
+/// The labels of the forms that libarchive reads, and the first bytes of these.
+const FORMS: &[(&str, &[u8], Form)] = &[
+    ("zstd", &[0x28, 0xb5, 0x2f, 0xfd], Form::Zstd),
+    ("xz", &[0xfd, b'7', b'z', b'X', b'Z', 0], Form::Xz),
+    ("gzip", &[0x1f, 0x8b], Form::Gzip),
+    ("bzip2", b"BZh", Form::Bzip2),
+    ("lz4", &[0x04, 0x22, 0x4d, 0x18], Form::Lz4),
+    ("lzip", b"LZIP", Form::Lzip),
 ];
+/// The first bytes of a frame of zstd without contents; the last four bits of the first byte may be any.
+const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -45,7 +48,7 @@ pub const CLIENT_WINDOW: u32 = 27;
 /// A reader of the NAR in an object with this label of a narinfo.
 ///
 /// # Errors
-/// The object begins as no form that Nix reads, or cannot be read.
+/// The object does not begin in the form of the label, or cannot be read.
 pub(super) fn decoder<'r>(
     label: &str,
     object: impl Read + 'r,
@@ -58,10 +61,7 @@ pub(super) fn decoder<'r>(
     }
     let mut object = BufReader::with_capacity(BUFFER, object);
     let start = object.fill_buf()?;
-    let form = MAGIC.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, form)| *form);
-    let Some(form) = form else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it begins as no compressed file"));
-    };
+    let form = form(label, start).map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
     Ok(match form {
         Form::Zstd => {
             let mut zstd = Zstd::with_buffer(object)?;
@@ -74,6 +74,21 @@ pub(super) fn decoder<'r>(
         Form::Bzip2 => Box::new(Bzip2::new(object)),
         Form::Lz4 => Box::new(Frames(Lz4::new(object))),
     })
+}
+
+/// The form of an object that begins with these bytes, or why it is not that of its label.
+fn form(label: &str, start: &[u8]) -> Result<Form, String> {
+    // `pzstd` begins with a frame that holds no contents.
+    let is_skippable = start.get(1..4) == Some(&SKIPPABLE[1..]) && start[0] & 0xf0 == SKIPPABLE[0];
+    let begins = |magic: &[u8], form| start.starts_with(magic) || form == Form::Zstd && is_skippable;
+    let found = FORMS.iter().filter(|(_, magic, form)| begins(magic, *form));
+    match found.clone().find(|(known, ..)| *known == label) {
+        Some((.., form)) => Ok(*form),
+        None => {
+            let other = found.map(|(other, ..)| format!(", but as {other}")).next();
+            Err(format!("it does not begin as {label}{}", other.unwrap_or_default()))
+        }
+    }
 }
 
 /// lz4 in several frames. The decoder gives nothing at the end of each frame.
@@ -184,10 +199,30 @@ mod tests {
         let bytes: Vec<u8> = (0..90_000_u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
         for (label, file) in forms(&bytes) {
             assert!(decoded(label, &file).unwrap() == bytes, "{label}");
-            // libarchive looks at the bytes, not at the label.
-            let label = if matches!(label, "none" | "br") { label } else { "xz" };
-            assert!(decoded(label, &file).unwrap() == bytes, "{label}");
         }
+    }
+
+    #[test]
+    fn frames_of_zstd_without_contents_are_skipped() {
+        let frame = zstd::encode_all(&b"contents"[..], 3).unwrap();
+        let empty = [&[0x5d, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"size"].concat();
+        let file = [&empty, &frame, &empty, &frame, &empty].map(Vec::as_slice).concat();
+        assert_eq!(decoded("zstd", &file).unwrap(), b"contentscontents");
+        assert!(decoded("lz4", &file).is_err());
+    }
+
+    #[test]
+    fn a_file_in_another_form_than_its_label_is_an_error_or_other_bytes() {
+        let bytes: Vec<u8> = (0..20_000_u32).flat_map(u32::to_le_bytes).collect();
+        let files = forms(&bytes);
+        for label in files.iter().map(|(label, _)| *label) {
+            for (other, file) in files.iter().filter(|(other, _)| *other != label) {
+                let read = decoded(label, file);
+                assert!(read.is_err() || read.is_ok_and(|read| read != bytes), "{other} as {label}");
+            }
+        }
+        let error = decoded("xz", &files[2].1).unwrap_err().to_string();
+        assert_eq!(error, "it does not begin as xz, but as zstd");
     }
 
     #[test]

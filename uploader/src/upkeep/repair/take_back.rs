@@ -1,6 +1,7 @@
 //! What goes if paths cannot be mended, without I/O: they and all that refers to them, so that clients build instead of
 //! failing.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::upkeep::inventory::{Catalog, PathId, PathSet, Reference};
@@ -29,10 +30,10 @@ pub fn take_back(catalog: &Catalog, left: &HashSet<[u8; 20]>, adopt: &[String]) 
     let mut next: Vec<PathId> = stays.keys().copied().collect();
     while let Some(id) = next.pop() {
         for below in catalog.present_references(id).filter(|below| broken.contains(*below)) {
-            stays.entry(below).or_insert_with(|| {
+            if let Entry::Vacant(place) = stays.entry(below) {
+                place.insert(format!("`{}`, which stays, refers to it", catalog.basename(id)));
                 next.push(below);
-                format!("`{}`, which stays, refers to it", catalog.basename(id))
-            });
+            }
         }
     }
     let go = references_first(catalog, &broken, &stays).into_iter().rev().collect();

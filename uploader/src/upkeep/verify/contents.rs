@@ -1,5 +1,6 @@
 //! Reads NARs, and compares their contents with what narinfos say of them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
@@ -48,6 +49,9 @@ pub async fn read_contents(
     }
     let places = Semaphore::new(PLACES);
     let places = &places;
+    // The largest NARs first: one that begins last would be read alone.
+    let mut paths: Vec<_> = paths.into_iter().collect();
+    paths.sort_by_key(|(nar, _)| Reverse(catalog.nar_object(*nar).1.size));
     let readings = paths.into_iter().map(|(nar, paths)| async move {
         let is_small = paths.iter().all(|id| is_small(catalog.nar_size(*id)));
         let _place = places.acquire_many(if is_small { 1 } else { LARGE_SHARE }).await;
