@@ -59,7 +59,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let mut verified = verify::verify(&args.verify, context, &*bucket).await?;
     let workshop = Workshop::open(&args, context, &verified.options.store_dir, keys).await?;
     let upstream = context.options(false)?.rules.upstream_keys;
-    let missing = workshop.examiner(&*bucket, &verified).missing(&verified.catalog, &upstream).await?;
+    let missing = workshop.examiner(&*bucket, &verified).missing(&verified.catalog, &upstream).await;
     verified.missing.extend(missing);
     let patients = patients(&verified.catalog, &verified.faults, &verified.missing);
     let examiner = workshop.examiner(&*bucket, &verified);

@@ -70,6 +70,9 @@ pub fn decide(examined: Examined, adopt: &[String]) -> Plan {
             }
         }
     }
+    if !examined.unanswered.is_empty() {
+        reason = format!("{reason}; {}", examined.unanswered.join("; "));
+    }
     // A push may add our signatures to a narinfo that another key has signed, if it is that of the store.
     if ways.is_empty() && is_same_in_store(&examined) {
         ways.push(Way::Push);

@@ -64,6 +64,8 @@ pub struct Examined {
     pub in_store: Option<Arc<PathInfo>>,
     /// What other caches say of the path, with the numbers of these sources.
     pub elsewhere: Vec<(usize, Claim)>,
+    /// The errors of other caches that have not answered.
+    pub unanswered: Vec<String>,
 }
 
 /// Looks at paths.
@@ -87,7 +89,7 @@ impl Examiner<'_> {
     /// Examines paths.
     ///
     /// # Errors
-    /// When the bucket, the store or a source fails.
+    /// When the bucket or the store fails.
     pub async fn examine(&self, catalog: &Catalog, patients: Vec<Patient>) -> Result<Vec<Examined>> {
         let looks = patients.into_iter().map(|patient| async move {
             let state = self.state(&patient).await?;
@@ -98,7 +100,7 @@ impl Examiner<'_> {
         let asked = states.into_iter().map(|(patient, state)| {
             let candidates = candidates(&patient, &state, &named);
             async move {
-                let elsewhere = self.elsewhere(&patient.digest).await?;
+                let (elsewhere, unanswered) = self.elsewhere(&patient.digest).await;
                 let told = |claim: &Claim| (*claim.info.path).clone();
                 let path = match (&patient.path, &state) {
                     (Some(path), _) => Some(path.clone()),
@@ -108,7 +110,7 @@ impl Examiner<'_> {
                     }
                 };
                 let patient = Patient { path, ..patient };
-                Ok::<_, Error>(Examined { patient, state, candidates, in_store: None, elsewhere })
+                Ok::<_, Error>(Examined { patient, state, candidates, in_store: None, elsewhere, unanswered })
             }
         });
         let mut examined: Vec<_> = stream::iter(asked).buffered(CONCURRENT).try_collect().await?;
@@ -119,28 +121,23 @@ impl Examiner<'_> {
     /// The paths that narinfos refer to, that are not in the bucket, and that other caches have without a signature of the keys
     /// `upstream`: clients do not get them from upstream.
     ///
-    /// # Errors
-    /// When a source does not answer.
-    pub async fn missing(
-        &self,
-        catalog: &Catalog,
-        upstream: &[TrustedPublicKey],
-    ) -> Result<HashSet<AbsentId>> {
+    /// Of what a cache does not answer for, nothing is known.
+    pub async fn missing(&self, catalog: &Catalog, upstream: &[TrustedPublicKey]) -> HashSet<AbsentId> {
         if self.sources.is_empty() {
-            return Ok(HashSet::new());
+            return HashSet::new();
         }
         let absent: Vec<_> =
             catalog.absent_ids().filter_map(|id| Some((id, *catalog.absent_path(id)?.digest()))).collect();
         let asked = absent.into_iter().map(|(id, digest)| async move {
-            let claims = self.elsewhere(&digest).await?;
+            let (claims, errors) = self.elsewhere(&digest).await;
             let is_upstreams = |(_, claim): &(usize, Claim)| {
                 verified(&fingerprint(self.store_dir, &claim.info), &claim.info.signatures, upstream)
             };
-            let is_missing = !claims.is_empty() && !claims.iter().any(is_upstreams);
-            Ok::<_, Error>(is_missing.then_some(id))
+            let is_missing = errors.is_empty() && !claims.is_empty() && !claims.iter().any(is_upstreams);
+            is_missing.then_some(id)
         });
-        let answers: Vec<_> = stream::iter(asked).buffer_unordered(CONCURRENT).try_collect().await?;
-        Ok(answers.into_iter().flatten().collect())
+        let answers: Vec<_> = stream::iter(asked).buffer_unordered(CONCURRENT).collect().await;
+        answers.into_iter().flatten().collect()
     }
 
     async fn state(&self, patient: &Patient) -> Result<State> {
@@ -186,14 +183,16 @@ impl Examiner<'_> {
         found
     }
 
-    async fn elsewhere(&self, digest: &[u8; 20]) -> Result<Vec<(usize, Claim)>> {
-        let mut claims = Vec::new();
+    /// What other caches say of a path, and the errors of those that do not answer: the others may mend it.
+    async fn elsewhere(&self, digest: &[u8; 20]) -> (Vec<(usize, Claim)>, Vec<String>) {
+        let (mut claims, mut errors) = (Vec::new(), Vec::new());
         for (number, source) in self.sources.iter().enumerate() {
-            if let Some(claim) = source.claim(self.store_dir, self.believed, digest).await? {
-                claims.push((number, claim));
+            match source.claim(self.store_dir, self.believed, digest).await {
+                Ok(claim) => claims.extend(claim.map(|claim| (number, claim))),
+                Err(error) => errors.push(error.to_string()),
             }
         }
-        Ok(claims)
+        (claims, errors)
     }
 
     async fn ask_store(&self, examined: &mut [Examined]) -> Result<()> {

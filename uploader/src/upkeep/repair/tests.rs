@@ -89,7 +89,7 @@ async fn repair(house: &House, sources: &[Source], adopt: &[&str]) -> Vec<(Strin
         trusted: &keys,
         believed: &keys,
     };
-    let missing = examiner.missing(&catalog, &[]).await.unwrap();
+    let missing = examiner.missing(&catalog, &[]).await;
     let examined = examiner.examine(&catalog, patients(&catalog, &faults, &missing)).await.unwrap();
     let plans = examined.into_iter().map(|examined| decide(examined, &adopt)).collect();
     let bucket: Arc<dyn Bucket> = Arc::new(house.bucket.clone());
@@ -231,6 +231,21 @@ async fn bytes_from_anybody_are_good_if_our_narinfo_vouches_for_their_hash_and_w
     assert_eq!(mended.len(), 2);
     assert_eq!(house.bucket_bytes(&narinfo("base")).await, narinfo_before);
     assert_eq!(objects(&house.bucket).await.len(), before.len() + 1, "only the NAR of `top` is new");
+}
+
+#[tokio::test]
+async fn a_cache_that_does_not_answer_keeps_no_other_from_mending() {
+    let key = key();
+    let (house, backup) = (house(&key).await, house(&key).await);
+    let reader = Arc::new(crate::http::PublicReader::new(None).unwrap());
+    // Nobody listens on this port.
+    let dead = Source::Cache { url: "http://127.0.0.1:1".into(), reader };
+    house.delete(&nar_key(&house, "top").await).await;
+    let mended = repair(&house, std::slice::from_ref(&dead), &[]).await;
+    let [(_, Mending::Left(reason))] = &mended[..] else { panic!("{mended:?}") };
+    assert!(reason.contains("127.0.0.1:1"), "{reason}");
+    let mended = repair(&house, &[dead, source(&backup)], &[]).await;
+    assert_whole(&house, &mended, 1).await;
 }
 
 #[tokio::test]
