@@ -117,7 +117,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 }
 
 /// The word of the keeper in JSON, and the pin.
-fn keeper<'a>(verdict: Option<Verdict>, pins: &'a [Generation]) -> (&'static str, Option<&'a Generation>) {
+fn keeper(verdict: Option<Verdict>, pins: &[Generation]) -> (&'static str, Option<&Generation>) {
     match verdict {
         Some(Verdict::Stays(Keeper::Pin(place))) => ("pin", pins.get(place)),
         Some(Verdict::Stays(Keeper::Young)) => ("young", None),
