@@ -2,6 +2,7 @@
 
 mod contents;
 mod keys;
+mod pins;
 mod repair;
 mod verify;
 mod year;

@@ -25,6 +25,7 @@ mod signals;
 mod status;
 mod verify;
 mod whole_bucket;
+mod why;
 
 use std::process::ExitCode;
 
@@ -72,6 +73,8 @@ enum Command {
     Pins(pin::PinsArgs),
     /// Remove a pin, or one of its generations
     Unpin(pin::UnpinArgs),
+    /// Tell why a path stays in the bucket, or since when it may go
+    Why(why::Args),
     /// Sign what a trusted key has signed, and drop the signatures of a retired key
     Sign(sign::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
@@ -135,6 +138,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Pin(args) => block_on(async move { pin::pin(args, &context).await }),
         Command::Pins(args) => block_on(async move { pin::pins(args, &context).await }),
         Command::Unpin(args) => block_on(async move { pin::unpin(args, &context).await }),
+        Command::Why(args) => block_on(async move { why::run(args, &context).await }),
         Command::Sign(args) => block_on(async move { sign::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),

@@ -6,5 +6,6 @@ pub mod inventory;
 #[cfg(test)]
 pub(crate) mod large;
 pub mod repair;
+pub mod rules;
 pub mod sign;
 pub mod verify;
