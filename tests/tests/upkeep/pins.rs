@@ -71,7 +71,7 @@ fn why_names_the_pin_and_the_referrers() -> Result<()> {
 fn downloads_in_an_access_log_count() -> Result<()> {
     let (_directory, larder, generations) = house()?;
     let system = &generations.first().context("a generation")?.system;
-    let hash = system.to_basename().to_string().split('-').next().context("a hash")?.to_owned();
+    let hash = system.to_basename().split('-').next().context("a hash")?.to_owned();
     let log = larder.dir().join("access.log");
     let line =
         "::1 - - [01/Jan/2999:00:00:00 +0000] \"GET /HASH.narinfo HTTP/1.1\" 200 9 \"-\" \"Nix\"\nrubbish\n";

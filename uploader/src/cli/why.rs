@@ -14,6 +14,7 @@ use super::whole_bucket::{digest, read_store_dir, take_inventory};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::{parse_span, span_text};
+use crate::config::Size;
 use crate::format::object_keys::narinfo_hash;
 use crate::format::pin::{Generation, PINS, effective};
 use crate::survey::read_pins;
@@ -27,8 +28,8 @@ pub(super) struct RuleArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     keep_within: Option<Duration>,
     /// The most bytes of narinfos and NARs; what was needed least lately goes first
-    #[arg(long, value_name = "BYTES")]
-    max_size: Option<u64>,
+    #[arg(long, value_name = "BYTES", value_parser = Size::parse)]
+    max_size: Option<Size>,
     /// Count the downloads in this access log of nginx (combined) or of an S3 server, gzip or not
     #[arg(long, value_name = "FILE")]
     access_log: Vec<PathBuf>,
@@ -37,7 +38,11 @@ pub(super) struct RuleArgs {
 impl RuleArgs {
     /// The rules.
     pub(super) fn rules(&self) -> Rules {
-        Rules { keep_within: self.keep_within, max_size: self.max_size, ..Rules::default() }
+        Rules {
+            keep_within: self.keep_within,
+            max_size: self.max_size.map(|Size(bytes)| bytes),
+            ..Rules::default()
+        }
     }
 
     /// The needs that the logs tell of.
