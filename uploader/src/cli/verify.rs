@@ -278,12 +278,11 @@ fn end(args: &Args, verified: &Verified) -> Exit {
                 output::count(*left_out, "path")
             ));
         }
-        output::say(&match clients + writers {
-            0 => "clients can take every path".to_owned(),
-            wrong => format!(
-                "{} hurt clients or writers; {} more cannot be taken because of them",
-                output::count(wrong, "fault"),
-                output::count(*affected, "path")
+        output::say(&match (clients + writers, *affected) {
+            (0, _) => "clients can take every path".to_owned(),
+            (wrong, 0) => format!("faults that hurt clients or writers: {wrong}"),
+            (wrong, affected) => format!(
+                "faults that hurt clients or writers: {wrong}; paths that cannot be taken because of them: {affected}"
             ),
         });
     }

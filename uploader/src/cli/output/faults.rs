@@ -20,9 +20,9 @@ pub(in crate::cli) fn show_faults(faults: &[Fault], all: bool) {
         let bytes = if bytes > 0 { format!(" ({})", size(bytes)) } else { String::new() };
         let number = match kind {
             Kind::CacheInfo | Kind::Marker => String::new(),
-            _ => format!("{} ", faults.len()),
+            _ => format!(": {}", faults.len()),
         };
-        data(&format!("{number}{}{bytes}", kind.title()));
+        data(&format!("{}{number}{bytes}", kind.title()));
         let shown = if all { faults.len() } else { SHOWN };
         for fault in faults.iter().take(shown) {
             data(&format!("  {}", line(fault)));

@@ -39,7 +39,8 @@ impl<'a> Repairs<'a> {
             Some((_, text)) => text.clone(),
             None => format!("cannot be mended: {}", plan.reason),
         };
-        data(&format!("{}: {fault}\n  {remedy}", patient.name()));
+        data(&format!("{}: {fault}", patient.name()));
+        data(&format!("  {remedy}"));
     }
 
     /// The word for a way, and the way for people.
