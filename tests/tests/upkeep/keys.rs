@@ -112,3 +112,46 @@ fn what_only_a_stranger_signed_is_left_and_named() -> Result<()> {
     assert_ne!(wrong.code(), 0);
     Ok(())
 }
+
+#[test]
+fn a_program_outside_signs_for_pushes_and_for_sign_and_clients_accept_it() -> Result<()> {
+    let Some(mut world) = World::plain()? else { return Ok(()) };
+    let outside = world.nix.key_pair("outside-1")?;
+    let log = world.larder.dir().join("signed");
+    let words = [env!("CARGO_BIN_EXE_signer").into(), outside.secret_file.clone(), log.clone()];
+    let words: Vec<_> = words.iter().map(|word: &std::path::PathBuf| word.display().to_string()).collect();
+    let old = world.nix.build(&samples::app("before"))?.remove(0);
+    world.larder.run(&["push", &old])?;
+
+    world.larder.set("signing-command", &format!("{words:?}"))?;
+    let alone = world.larder.try_run(&["push", &old])?;
+    assert_said(&alone, 4, &["belong together"]);
+    world.larder.set("signing-command-key", &format!("{:?}", outside.public))?;
+    world.larder.unset("signing-key-files")?;
+    world.larder.set("trusted-keys", &format!("[{:?}]", world.key.public))?;
+
+    // The agent: the hook queues, and the program signs.
+    world.larder.install_hook(&mut world.nix)?;
+    let new = world.nix.build(&samples::app("outside"))?.remove(0);
+    world.larder.run(&["agent", "--exit-when-idle", "--set", "linger=0"])?;
+    world.larder.run(&["sign"])?;
+    let base = world.target.public_base().context("a base")?;
+    for path in [&old, &new] {
+        let client = world.nix.twin()?;
+        client.substitute(std::slice::from_ref(path), &base, &outside.public)?;
+    }
+    let signed = std::fs::read_to_string(&log)?;
+    assert!(signed.contains(&format!("1;{new};")), "{signed}");
+    assert!(signed.contains("larder-lease;1;"), "{signed}");
+
+    // A program that is away stops nothing for good, and publishes nothing.
+    world.larder.set("signing-command", r#"["/nowhere/signer"]"#)?;
+    let third = world.nix.build(&samples::app("later"))?.remove(0);
+    let failed = world.larder.try_run(&["push", &third])?;
+    assert_ne!(failed.code(), 0);
+    assert!(failed.stderr.contains("/nowhere/signer"), "{}", failed.stderr);
+    assert!(world.narinfo(&third)?.is_none());
+    world.larder.set("signing-command", &format!("{words:?}"))?;
+    world.larder.run(&["push", &third])?;
+    Ok(())
+}
