@@ -18,7 +18,7 @@
         message = "${at}.settings.bucket is not set: name the bucket, for example \"s3://nix-cache?endpoint=https://s3.example.org\".";
       }
       {
-        assertion = cfg.signingKeyFiles != [ ];
+        assertion = cfg.signingKeyFiles != [ ] || cfg.settings ? signing-command;
         message = "${at}.signingKeyFiles is empty, and clients refuse what is not signed: make a key with `larder key generate NAME --output FILE` and name the file.";
       }
       {
