@@ -12,7 +12,7 @@ use serde_json::json;
 use super::context::Context;
 use super::output;
 use super::whole_bucket::{digest, store_dir, take_inventory};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::parse_span;
 use crate::bucket::Bucket;
@@ -21,7 +21,7 @@ use crate::format::object_keys::{NARS, narinfo_of};
 use crate::survey::ByteRate;
 use crate::upkeep::inventory::{self, AbsentId, Catalog, cache_directory};
 use crate::upkeep::verify::{
-    Fault, Kind, Portion, ReadNar, Resume, Severity, Upstream, ask_upstream, leftovers,
+    Fault, Kind, Portion, ReadNar, Resume, Severity, Upstream, ask_upstream, count_affected, leftovers,
     missing_by_local_store, read_contents, read_frame, structure,
 };
 
@@ -102,6 +102,7 @@ pub(super) async fn verify(args: &Args, context: &Context, bucket: &dyn Bucket) 
     if let Some(portion) = args.data {
         let unknown = verify_contents(args, portion, bucket, &mut verified).await;
         verified.unknown = verified.unknown.or(unknown);
+        verified.affected = count_affected(&verified.catalog, &mut verified.faults);
     }
     Ok(verified)
 }
@@ -112,9 +113,11 @@ async fn verify_all(
     options: inventory::Options,
     context: &Context,
 ) -> Result<Verified> {
+    // Not every server lists uploads. Those that began while the bucket was read have a writer that lives.
+    let before = bucket.unfinished(NARS).await.unwrap_or_default();
     let catalog = take_inventory(bucket, &options).await?;
-    // Not every server lists uploads.
-    let unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
+    let mut unfinished = bucket.unfinished(NARS).await.unwrap_or_default();
+    unfinished.retain(|upload| before.contains(upload));
     let others = leftovers(&catalog, &unfinished);
     judge(args, options, catalog, others, context).await
 }
@@ -131,7 +134,7 @@ async fn verify_contents(
     let part = portion.name(now()).filter(|_| args.data_since.is_none() && args.paths.is_empty());
     let mut resume = part
         .zip(cache_directory(process_environment))
-        .map(|(part, directory)| Resume::open(&directory, &bucket.address(), &part));
+        .map(|(part, directory)| Resume::open(&directory, &bucket.address(), &part, catalog, now()));
     let all = wanted.len();
     if let Some(resume) = &resume {
         wanted.retain(|nar| !resume.has(catalog, *nar));
@@ -199,7 +202,7 @@ async fn judge(
     context: &Context,
 ) -> Result<Verified> {
     let (catalog, missing, unknown) = if args.upstream.is_empty() {
-        let (catalog, missing) = missing(catalog, context).await;
+        let (catalog, missing) = missing(catalog, context).await?;
         (catalog, missing, None)
     } else {
         let Upstream { missing, errors } = missing_upstream(args, &options, &catalog, context).await?;
@@ -234,14 +237,25 @@ async fn missing_upstream(
 }
 
 /// The absent references that are not upstream's. A machine without a store knows nothing of them.
-async fn missing(catalog: Catalog, context: &Context) -> (Catalog, HashSet<AbsentId>) {
+async fn missing(catalog: Catalog, context: &Context) -> Result<(Catalog, HashSet<AbsentId>)> {
     let keys = context.options(false).map(|options| options.rules.upstream_keys);
-    let (Ok(keys), Ok(store)) = (keys, context.store()) else { return (catalog, HashSet::new()) };
+    let (Ok(keys), Ok(store)) = (keys, context.store()) else { return Ok((catalog, HashSet::new())) };
     let asked = tokio::task::spawn_blocking(move || {
-        let missing = missing_by_local_store(&store, &keys, &catalog).unwrap_or_default();
+        let missing = missing_by_local_store(&store, &keys, &catalog);
         (catalog, missing)
     });
-    asked.await.unwrap_or_default()
+    let (catalog, missing) = asked.await.map_err(|error| {
+        Error::permanent(Area::General, "the thread that asks the local store died").because(error)
+    })?;
+    let count = catalog.absent_ids().count();
+    let missing = missing.unwrap_or_else(|error| {
+        output::say(&format!(
+            "{} outside of the bucket are unknown, because the local store does not tell: {error}",
+            output::count(count, "reference")
+        ));
+        HashSet::new()
+    });
+    Ok((catalog, missing))
 }
 
 fn show(args: &Args, faults: &[Fault]) {

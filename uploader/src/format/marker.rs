@@ -50,6 +50,17 @@ impl Format {
     }
 }
 
+impl Format {
+    /// The version of a marker that another version of larder wrote; `None` for a marker of this version, and for one that
+    /// cannot be read.
+    pub fn other_version(bytes: &[u8]) -> Option<u32> {
+        serde_json::from_slice::<Self>(bytes)
+            .ok()
+            .map(|format| format.version)
+            .filter(|other| *other != VERSION)
+    }
+}
+
 /// The contents of a lease.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Lease {

@@ -47,6 +47,26 @@ pub(crate) fn run_verify(context: &Context) -> Result<Vec<Row>> {
     Ok(vec![first, again])
 }
 
+/// Measures a second signature for every narinfo, against reading and writing each.
+pub(crate) fn run_sign(context: &Context) -> Result<Vec<Row>> {
+    let mut keep = Keep::prepare(context)?;
+    let paths = keep.paths;
+    let mut keys = vec![keep.pair("bench-1", &keep.key)?];
+    let mut round = 1;
+    let costs = interleave(context.rounds(3), 2, |_, which| match which {
+        0 => {
+            // Each round adds a key, so that each narinfo lacks a signature.
+            round += 1;
+            let name = format!("bench-{round}");
+            keys.push(keep.pair(&name, &SecretKey::generate(&name)?)?);
+            keep.larder.use_keys(&keys.iter().collect::<Vec<_>>())?;
+            keep.measure_cold(&["sign"])
+        }
+        _ => keep.raw(Work::Rewrite),
+    })?;
+    Ok(vec![row(format!("sign, {paths} paths, MinIO"), costs, "raw client, GET and PUT of each", 1.3)])
+}
+
 fn row(case: String, mut costs: Vec<Vec<Cost>>, other: &str, most: f64) -> Row {
     let theirs = Side::new(other, costs.remove(1));
     let ours = Side::new("larder", costs.remove(0));
@@ -79,7 +99,7 @@ impl Keep {
         let mut larder = store.larder()?;
         larder.set_timeout(std::time::Duration::from_secs(1800));
         let key = SecretKey::generate("bench-1")?;
-        let secret_file = larder.dir().join("bench.sec");
+        let secret_file = larder.dir().join("bench-1.sec");
         larder::config::key_files::write_secret_key(&key, &secret_file)?;
         larder.use_keys(&[&KeyPair { secret_file, public: key.public_text() }])?;
         larder.use_server(&*server, BUCKET)?;
@@ -90,6 +110,15 @@ impl Keep {
         context.say(&format!("filling a bucket with {paths} paths"));
         keep.add(paths)?;
         Ok(keep)
+    }
+
+    /// The files of a key.
+    fn pair(&self, name: &str, key: &SecretKey) -> Result<KeyPair> {
+        let secret_file = self.larder.dir().join(format!("{name}.sec"));
+        if !secret_file.exists() {
+            larder::config::key_files::write_secret_key(key, &secret_file)?;
+        }
+        Ok(KeyPair { secret_file, public: key.public_text() })
     }
 
     /// Adds paths to the bucket.

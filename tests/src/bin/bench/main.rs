@@ -117,6 +117,11 @@ const CASES: &[Case] = &[
         contents::run,
         "`verify --data` of 1.7 GB against `zstd -d` and a program that hashes",
     ),
+    by_name(
+        "keep-sign",
+        keep::run_sign,
+        "new signatures for a bucket of 100,000 paths, against GET and PUT of each",
+    ),
     by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];
 

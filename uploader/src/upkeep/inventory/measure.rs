@@ -1,5 +1,5 @@
 //! The memory and the time of the inventory of a large bucket. A release build measures what users have:
-//! `LARDER_PATHS=1000000 cargo test --release -p larder --lib -- --ignored --nocapture inventory::measure`.
+//! `LARDER_PATHS=1000000 cargo test --locked --release -p larder --lib -- --ignored --nocapture inventory::measure`.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -19,6 +19,8 @@ use crate::upkeep::inventory::{Catalog, NarId, PathId};
 const PLACES: usize = 16;
 /// The number of places that a large NAR takes.
 const LARGE_SHARE: u32 = 8;
+/// The number of forms in which one object is read. Only a hostile bucket has more than one or two.
+const MOST_FORMS: usize = 4;
 /// The number of NARs that the bucket may fail to hand out before the reading ends.
 const MOST_ERRORS: usize = 16;
 
@@ -82,11 +84,17 @@ async fn read(
         paths.iter().filter_map(|id| Some((*id, catalog.named_nar(*id)?))).collect();
     let forms: BTreeSet<_> = named.iter().map(|(_, named)| (named.label, named.nar_size)).collect();
     let mut faults = Vec::new();
-    for (label, nar_size) in forms {
+    for (number, (label, nar_size)) in forms.into_iter().enumerate() {
+        let of_form = named.iter().filter(|(_, named)| (named.label, named.nar_size) == (label, nar_size));
+        if number >= MOST_FORMS {
+            let text = format!("more than {MOST_FORMS} narinfos say different things of `{key}`");
+            faults
+                .extend(of_form.map(|(id, _)| Fault::new(Kind::NarContents, catalog.basename(*id), &*text)));
+            continue;
+        }
         let source =
             NarSource { key: key.to_owned(), size: object.size, label, zstd_window: CLIENT_WINDOW, nar_size };
         let read = read_nar(bucket, &source, rate, |_| Ok(())).await.map_err(unknown)?;
-        let of_form = named.iter().filter(|(_, named)| (named.label, named.nar_size) == (label, nar_size));
         for (id, named) in of_form {
             if let Some((kind, text)) = compare(named, &read) {
                 faults.push(Fault::new(kind, catalog.basename(*id), text));

@@ -39,6 +39,8 @@ pub enum Kind {
     CacheInfo,
     /// The marker of the format is missing or malformed.
     Marker,
+    /// The marker is of a format that this version of larder does not know.
+    OtherFormat,
     /// The narinfo is at fault.
     Narinfo(FaultKind),
     /// A path that was asked for is not in the bucket.
@@ -69,9 +71,10 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, the worst first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::CacheInfo,
         Self::Marker,
+        Self::OtherFormat,
         Self::Narinfo(FaultKind::Malformed),
         Self::Narinfo(FaultKind::OtherPath),
         Self::Narinfo(FaultKind::UnfitNar),
@@ -96,6 +99,7 @@ impl Kind {
         match self {
             Self::CacheInfo => "cache-info",
             Self::Marker => "marker",
+            Self::OtherFormat => "other-format",
             Self::Narinfo(FaultKind::Malformed) => "narinfo-malformed",
             Self::Narinfo(FaultKind::OtherPath) => "narinfo-of-other-path",
             Self::Narinfo(FaultKind::UnfitNar) => "narinfo-unfit-nar",
@@ -119,7 +123,7 @@ impl Kind {
     /// Whom it hurts.
     pub fn severity(self) -> Severity {
         match self {
-            Self::Marker => Severity::Writers,
+            Self::Marker | Self::OtherFormat => Severity::Writers,
             Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => Severity::Waste,
             Self::UnfinishedUpload | Self::DeadWriter => Severity::Waste,
             Self::FileHash | Self::UnknownObject => Severity::Information,
@@ -132,6 +136,7 @@ impl Kind {
         match self {
             Self::CacheInfo => "no sound `nix-cache-info`",
             Self::Marker => "no sound marker of the bucket's format",
+            Self::OtherFormat => "a bucket of another format",
             Self::Narinfo(FaultKind::Malformed) => "malformed narinfos",
             Self::Narinfo(FaultKind::OtherPath) => "narinfos of other paths",
             Self::Narinfo(FaultKind::UnfitNar) => "narinfos whose NAR no client can read",
@@ -156,7 +161,7 @@ impl Kind {
     pub fn consequence(self) -> &'static str {
         match self {
             Self::CacheInfo => "clients do not use the cache",
-            Self::Marker => "nothing is pushed; clients are served",
+            Self::Marker | Self::OtherFormat => "nothing is pushed; clients are served",
             Self::Narinfo(FaultKind::Untrusted) => {
                 "clients refuse these paths, and build them and what needs them"
             }
@@ -179,6 +184,9 @@ impl Kind {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::CacheInfo => "delete a malformed one; then `larder init` writes one",
+            Self::OtherFormat => {
+                "use the newest version of larder that your machines use, and leave the marker alone"
+            }
             Self::Marker => "`larder init` writes a missing one; delete one that is damaged",
             Self::Narinfo(FaultKind::Untrusted) => {
                 "name the key with `--key` if clients trust it; otherwise `larder repair --adopt KEY`"
@@ -186,7 +194,9 @@ impl Kind {
             Self::NotInBucket => "`larder push`, on a machine that has them",
             Self::Narinfo(_) | Self::NarMissing | Self::NarSize => "`larder repair`",
             Self::NarContents | Self::FileHash | Self::ReferenceMissing => "`larder repair`",
-            Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => "`larder collect`",
+            Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => {
+                "none yet: larder does not delete them so far"
+            }
             Self::UnfinishedUpload | Self::DeadWriter => "the next push removes them when they are a day old",
             Self::UnknownObject => "none is needed",
         }

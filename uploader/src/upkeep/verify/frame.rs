@@ -28,10 +28,11 @@ pub async fn read_frame(bucket: &dyn Bucket) -> Result<Frame> {
         Some(Err(reason)) => frame.faults.push(Fault::new(Kind::CacheInfo, CACHE_INFO, reason)),
         Some(Ok(info)) => frame.store_dir = Some(info.store_dir),
     }
-    match marker.map(|object| Format::check(&object.body)) {
+    match marker.map(|object| (Format::check(&object.body), Format::other_version(&object.body))) {
         None => frame.faults.push(Fault::new(Kind::Marker, FORMAT, "the bucket has none")),
-        Some(Err(reason)) => frame.faults.push(Fault::new(Kind::Marker, FORMAT, reason)),
-        Some(Ok(_)) => {}
+        Some((Err(reason), Some(_))) => frame.faults.push(Fault::new(Kind::OtherFormat, FORMAT, reason)),
+        Some((Err(reason), None)) => frame.faults.push(Fault::new(Kind::Marker, FORMAT, reason)),
+        Some((Ok(_), _)) => {}
     }
     Ok(frame)
 }

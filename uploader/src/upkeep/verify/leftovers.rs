@@ -15,8 +15,8 @@ use crate::upkeep::inventory::{Catalog, Object};
 /// at most this long after its last sign of life.
 const YOUNG: Duration = Duration::from_secs(24 * 3600);
 
-/// The ending of the name of a derivation.
-const DERIVATION: &str = ".drv";
+/// The endings of compressed build logs.
+const ENDINGS: [&str; 5] = [".bz2", ".xz", ".zst", ".gz", ".br"];
 
 /// The objects of a catalog that nobody needs, and the unfinished uploads of writers without a lease.
 pub fn leftovers(catalog: &Catalog, unfinished: &[Unfinished]) -> Vec<Fault> {
@@ -83,7 +83,8 @@ impl<'c> Named<'c> {
             }
             ObjectKind::Log(derivation) => {
                 // Other tools may add the ending of a compression.
-                let plain = derivation.split_inclusive(DERIVATION).next().unwrap_or(derivation);
+                let plain =
+                    ENDINGS.iter().find_map(|ending| derivation.strip_suffix(ending)).unwrap_or(derivation);
                 (is_old(object) && !self.derivers.contains(plain)).then_some(Kind::OrphanLog)
             }
             ObjectKind::Own(_) => {

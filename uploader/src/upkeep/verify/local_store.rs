@@ -24,6 +24,9 @@ pub fn missing_by_local_store(
     let absent: Vec<_> =
         catalog.absent_ids().filter_map(|id| catalog.absent_path(id).map(|path| (id, path))).collect();
     let paths: Vec<_> = absent.iter().map(|(_, path)| path.clone()).collect();
+    if absent.is_empty() {
+        return Ok(HashSet::new());
+    }
     let infos = Daemon::connect(store)?.path_infos(&paths)?;
     let is_upstreams =
         |info: &PathInfo| verified(&fingerprint(&store.store_dir, info), &info.signatures, upstream);

@@ -21,7 +21,7 @@ pub use leftovers::leftovers;
 pub use local_store::missing_by_local_store;
 pub use portion::Portion;
 pub use resume::Resume;
-pub use structure::{Structure, structure};
+pub use structure::{Structure, count_affected, structure};
 pub use upstream::{Upstream, ask_upstream};
 
 #[cfg(test)]

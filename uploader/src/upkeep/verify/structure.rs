@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::fault::{Fault, Kind};
-use crate::upkeep::inventory::{AbsentId, Catalog, PathFault, PathId, PathSet, Reference, Referrers};
+use nix_derivation::nixbase32;
+
+use super::fault::{Fault, Kind, Severity};
+use crate::format::object_keys::HASH_PART;
+use crate::upkeep::inventory::{AbsentId, Catalog, PathFault, PathId, PathSet, Reference};
 
 /// The number of faults for each of which the affected paths are counted.
 const MOST_COUNTED: usize = 1000;
@@ -41,9 +44,7 @@ pub fn structure(catalog: &Catalog, missing: &HashSet<AbsentId>) -> Structure {
         }
         found.faulty.push(id);
     }
-    if !found.faulty.is_empty() {
-        count_affected(&catalog.referrers(), catalog.size(), &mut found);
-    }
+    found.affected = count_affected(catalog, &mut found.faults);
     found
 }
 
@@ -56,10 +57,22 @@ fn of_path(catalog: &Catalog, id: PathId, fault: &PathFault) -> Fault {
     Fault::new(kind, catalog.basename(id), fault.text())
 }
 
-fn count_affected(referrers: &Referrers, size: usize, found: &mut Structure) {
-    let faulty = PathSet::of(size, found.faulty.iter().copied());
-    found.affected = referrers.above(&found.faulty).iter().filter(|id| !faulty.contains(*id)).count();
-    for (fault, id) in found.faults.iter_mut().zip(&found.faulty).take(MOST_COUNTED) {
-        fault.affected = referrers.above(&[*id]).len() - 1;
+/// Counts the paths that refer to a path at fault, directly or not: for each fault, and, without the paths at fault, for all
+/// together.
+pub fn count_affected(catalog: &Catalog, faults: &mut [Fault]) -> usize {
+    let of_path = |fault: &Fault| {
+        let hash = fault.object.get(..HASH_PART).filter(|_| fault.kind.severity() == Severity::Clients)?;
+        catalog.find(&nixbase32::decode(hash.as_bytes()).ok()?.try_into().ok()?)
+    };
+    let faulty: Vec<PathId> = faults.iter().filter_map(of_path).collect();
+    if faulty.is_empty() {
+        return 0;
     }
+    let referrers = catalog.referrers();
+    let with_paths = faults.iter_mut().filter_map(|fault| of_path(fault).map(|id| (fault, id)));
+    for (fault, id) in with_paths.take(MOST_COUNTED) {
+        fault.affected = referrers.above(&[id]).len() - 1;
+    }
+    let set = PathSet::of(catalog.size(), faulty.iter().copied());
+    referrers.above(&faulty).iter().filter(|id| !set.contains(*id)).count()
 }

@@ -160,17 +160,37 @@ async fn an_interrupted_reading_goes_on_and_a_changed_object_is_read_again() {
     let keys = [house.publish("a", &[]).await, house.publish("b", &[]).await];
     let catalog = house.catalog().await;
     let nars = Portion::All.of(&catalog, None, 0, 0);
-    let open = || Resume::open(cache.path(), "memory:", "all");
+    let open = || Resume::open(cache.path(), "memory:", "all", &catalog, 1_000_000);
     let mut resume = open();
     nars.iter().for_each(|nar| resume.add(&catalog, *nar));
     drop(resume);
     assert!(nars.iter().all(|nar| open().has(&catalog, *nar)));
-    assert!(!nars.iter().any(|nar| Resume::open(cache.path(), "elsewhere:", "all").has(&catalog, *nar)));
+    assert!(
+        !nars
+            .iter()
+            .any(|nar| Resume::open(cache.path(), "elsewhere:", "all", &catalog, 1_000_000)
+                .has(&catalog, *nar))
+    );
     house.put(&keys[0], "other").await;
     let changed = house.catalog().await;
     let known: Vec<_> =
         nars.iter().filter(|nar| open().has(&changed, **nar)).map(|nar| changed.nar_object(*nar).0).collect();
     assert_eq!(known, [&keys[1]]);
+    // However much is added to it, a record of last week does not count.
+    let later = Resume::open(cache.path(), "memory:", "all", &catalog, 1_000_000 + 8 * 24 * 3600);
+    assert!(!nars.iter().any(|nar| later.has(&catalog, *nar)));
+    let mut resume = open();
+    nars.iter().for_each(|nar| resume.add(&catalog, *nar));
+    drop(resume);
+    // Another narinfo names the same object, and says something else of it.
+    let text = house.bucket.get(&house::narinfo("b")).await.unwrap().unwrap().body;
+    let text = String::from_utf8_lossy(&text).replace("FileHash: sha256:", "FileHash: sha256:0");
+    let (start, rest) = text.split_once("FileHash: sha256:0").unwrap();
+    let other = format!("{start}FileHash: sha256:{}\n{}", "0".repeat(52), rest.split_once('\n').unwrap().1);
+    house.put(&house::narinfo("b"), other).await;
+    let claimed = house.catalog().await;
+    let resume = Resume::open(cache.path(), "memory:", "all", &claimed, 1_000_000);
+    assert!(!resume.has(&claimed, claimed.nar(house::id(&claimed, "b")).unwrap()));
     open().finish();
     assert!(!nars.iter().any(|nar| open().has(&catalog, *nar)));
 }

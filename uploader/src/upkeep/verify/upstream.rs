@@ -77,11 +77,12 @@ async fn has(reader: &PublicReader, url: &str, options: &Options, digest: &[u8; 
     let url = format!("{}/{}", url.trim_end_matches('/'), narinfo_of(digest));
     let answer = reader.get(&url).await?;
     match answer.status {
-        200 => {
-            let read = Summary::read(&options.store_dir, &options.trusted, digest, &answer.body);
+        200 => match Summary::read(&options.store_dir, &options.trusted, digest, &answer.body) {
             // The NAR may have any key there: only the signature matters.
-            Ok(read.is_ok_and(|summary| summary.fault.is_none()))
-        }
+            Ok(summary) => Ok(summary.fault.is_none()),
+            Err(fault) => Err(Error::transient(Area::Bucket, format!("cannot read `{url}`"))
+                .because(format!("it is no narinfo: {}", fault.text))),
+        },
         // As for Nix: some caches answer 403 for what does not exist.
         403 | 404 | 410 => Ok(false),
         status => Err(Error::transient(Area::Bucket, format!("cannot read `{url}`"))
