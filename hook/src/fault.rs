@@ -44,3 +44,16 @@ pub fn is(word: &str) -> bool {
 pub fn is(_word: &str) -> bool {
     false
 }
+
+/// What a test divides all times of the protocol of collections by, with the variable `LARDER_TIME_DIVISOR`.
+#[cfg(feature = "faults")]
+pub fn time_divisor() -> u32 {
+    std::env::var("LARDER_TIME_DIVISOR").ok().and_then(|divisor| divisor.parse().ok()).unwrap_or(1)
+}
+
+/// What a test divides all times of the protocol of collections by: without the feature `faults`, 1.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn time_divisor() -> u32 {
+    1
+}

@@ -181,11 +181,16 @@ async fn a_stopped_agent_begins_the_sweep_after_its_former_session() {
     let mut agent = agent(dir.path(), Some(next)).await;
     let noted = id.clone();
     agent.queue.ask(move |keeper| keeper.note_session(&noted)).await.unwrap();
-    // The former agent was killed: nothing deletes its lease.
+    // The former agent was killed: nothing deletes what it left.
     drop(former);
+    let left = object_keys::reservation(&[7; 32]);
+    let reservation = Reservation { writer: id.clone() }.to_json().into();
+    bucket.put(&left, reservation, ContentType::Json, Condition::None).await.unwrap();
     stop_at_first_await(agent.session());
     agent.run(Until::Stopped, std::future::ready(()), Duration::from_secs(5)).await.unwrap();
-    assert!(!has_lease(&bucket, &id).await);
+    assert!(bucket.head(&left).await.unwrap().is_none());
+    // Only a collector can tell that none of its requests may still be carried out.
+    assert!(has_lease(&bucket, &id).await);
 }
 
 #[tokio::test]

@@ -21,6 +21,11 @@ impl Moment {
         Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
     }
 
+    /// The time from the start of the machine to this moment.
+    pub fn since_start(self) -> Duration {
+        self.0
+    }
+
     /// The time since this moment.
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)

@@ -1,6 +1,7 @@
 //! The operations of a bucket, with their arguments and results.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -8,6 +9,21 @@ use bytes::Bytes;
 
 use crate::base::error::Result;
 pub use crate::base::file::MAX_SMALL;
+
+/// Is asked about each attempt of a request that changes the bucket, after the attempt was signed and before it is sent.
+///
+/// A server refuses a signature that has expired. So a process that stops between the question and the sending changes
+/// nothing later.
+pub trait Fence: Send + Sync + fmt::Debug {
+    /// Permits the attempt, and counts it as open. The number is for [`Fence::answered`].
+    ///
+    /// # Errors
+    /// The attempt is not sent, and the error is the result of the call.
+    fn pass(&self) -> Result<u64>;
+
+    /// The attempt has been carried out, or never will be. An attempt whose answer leaves that open is never reported.
+    fn answered(&self, attempt: u64);
+}
 
 /// A store of objects under keys.
 ///
@@ -46,6 +62,23 @@ pub trait Bucket: Send + Sync + fmt::Debug {
 
     /// Removes an object. Succeeds if the object is absent.
     async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Removes objects, in any order. Succeeds if they are all absent then. After an error, some of them may be removed.
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
+    /// The same bucket, whose small writes and deletions ask `fence` at each attempt. Uploads in parts do not ask.
+    fn fenced(self: Arc<Self>, fence: Arc<dyn Fence>) -> Arc<dyn Bucket>;
+
+    /// Waits until each change that a [`Fence`] of another process has permitted is carried out, if nothing else bounds the
+    /// time of a change. A server bounds it by the age of a signature.
+    async fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// One page of the keys that start with `prefix`, in ascending bytewise order.
     ///

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
-    Object, ObjectMeta, Position, Put, Unfinished,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, MAX_SMALL,
+    Multipart, Object, ObjectMeta, Position, Put, Unfinished,
 };
 use super::key_syntax;
 use crate::base::error::{Area, Error, Result};
@@ -20,7 +20,10 @@ const PAGE: usize = 1000;
 
 /// A bucket whose objects live as long as the value. It exists from the start. Clones share the objects.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryBucket(Arc<Mutex<Objects>>);
+pub(crate) struct MemoryBucket {
+    objects: Arc<Mutex<Objects>>,
+    fence: Option<Arc<dyn Fence>>,
+}
 
 #[derive(Debug, Default)]
 struct Objects {
@@ -46,8 +49,18 @@ impl MemoryBucket {
         stored.written -= by;
     }
 
+    fn pass(&self) -> Result<Option<u64>> {
+        self.fence.as_deref().map(Fence::pass).transpose()
+    }
+
+    fn answered(&self, passed: Option<u64>) {
+        if let (Some(fence), Some(passed)) = (&self.fence, passed) {
+            fence.answered(passed);
+        }
+    }
+
     fn objects(&self) -> MutexGuard<'_, Objects> {
-        lock(&self.0)
+        lock(&self.objects)
     }
 }
 
@@ -142,18 +155,27 @@ impl Bucket for MemoryBucket {
 
     async fn put(&self, key: &str, body: Body, _: ContentType, condition: Condition) -> Result<Put> {
         key_syntax::check(key)?;
+        let passed = self.pass()?;
         let mut objects = self.objects();
-        if !objects.allows(key, &condition) {
-            return Ok(Put::Refused);
+        let is_allowed = objects.allows(key, &condition);
+        if is_allowed {
+            objects.write(key, body.bytes);
         }
-        objects.write(key, body.bytes);
-        Ok(Put::Written)
+        drop(objects);
+        self.answered(passed);
+        Ok(if is_allowed { Put::Written } else { Put::Refused })
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
         key_syntax::check(key)?;
+        let passed = self.pass()?;
         self.objects().by_key.remove(key);
+        self.answered(passed);
         Ok(())
+    }
+
+    fn fenced(self: Arc<Self>, fence: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        Arc::new(Self { objects: self.objects.clone(), fence: Some(fence) })
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {

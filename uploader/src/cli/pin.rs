@@ -9,6 +9,7 @@ use serde_json::json;
 use super::context::Context;
 use super::output;
 use super::whole_bucket::{digest, read_store_dir};
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::{parse_span, span_text};
@@ -64,10 +65,12 @@ pub(super) async fn pin(args: PinArgs, context: &Context) -> Result<Exit> {
     let session = Session::open(bucket.clone(), store_dir.as_str(), &keys, &trusted).await?;
     let options = inventory::Options { store_dir, trusted };
     let pinned = async {
+        session.clear(roots.iter()).await?;
+        let since = Moment::now();
         let catalog = take_closure(&*bucket, &options, roots.iter().copied()).await?;
         let paths = usable(&catalog, &roots, &args)?;
         let count = paths.len();
-        let id = session.pin(&args.name, &args.lifetime.pin(paths)).await?;
+        let id = session.pin(&args.name, &args.lifetime.pin(paths), since).await?;
         Ok::<_, Error>((id, count, catalog.paths()))
     }
     .await;

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::names;
 use super::output::{self, Human, Json};
 use super::pin::Lifetime;
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::format::pin::PinName;
@@ -102,6 +103,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         pusher.begin_sweep(None);
     }
     let roots = wanted.roots.clone();
+    let since = Moment::now();
     let request = Request {
         roots: wanted.roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,
@@ -118,7 +120,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let is_there =
         report.as_ref().is_some_and(|report| report.as_ref().is_ok_and(|report| has(report, &roots)));
     let pinned = match &args.pin {
-        Some(name) if is_there && wanted.bad.is_empty() => Some(pin(&pusher, name, &args, &roots).await),
+        Some(name) if is_there && wanted.bad.is_empty() => {
+            Some(pin(&pusher, name, &args, &roots, since).await)
+        }
         _ => None,
     };
     pusher.close().await;
@@ -165,9 +169,15 @@ fn has(report: &Report, paths: &[Arc<StorePath>]) -> bool {
 }
 
 /// Pins the pushed paths.
-async fn pin(pusher: &Pusher, name: &PinName, args: &Args, roots: &[Arc<StorePath>]) -> Result<()> {
+async fn pin(
+    pusher: &Pusher,
+    name: &PinName,
+    args: &Args,
+    roots: &[Arc<StorePath>],
+    since: Moment,
+) -> Result<()> {
     let paths = roots.iter().map(|path| path.to_basename()).collect();
-    pusher.pin(name, &args.lifetime.pin(paths)).await?;
+    pusher.pin(name, &args.lifetime.pin(paths), since).await?;
     output::say(&format!("pinned {} as `{name}`", output::count(roots.len(), "path")));
     Ok(())
 }

@@ -4,10 +4,15 @@
 //! - `larder/writers/<id>.json` is the lease of a running writer.
 //! - `larder/reservations/<NarHash>` reserves a NAR for the writer that is sending it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The format that this version of larder writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The oldest format that this version of larder uses. Buckets of format 1 are not collected: programs of that format may
+/// write into them, which know no collections.
+const OLDEST: u32 = 1;
 
 /// The contents of `larder/format.json`.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -42,22 +47,27 @@ impl Format {
         let format: Self =
             serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))?;
         match format.version {
-            VERSION => Ok(format),
+            OLDEST..=VERSION => Ok(format),
             other => Err(format!(
-                "the bucket has format {other}, but this version of larder supports only format {VERSION}"
+                "the bucket has format {other}, but this version of larder supports only the formats {OLDEST} to {VERSION}"
             )),
         }
     }
 }
 
 impl Format {
-    /// The version of a marker that another version of larder wrote; `None` for a marker of this version, and for one that
+    /// The version of a marker that this version of larder does not support; `None` for a marker that it does, and for one that
     /// cannot be read.
     pub fn other_version(bytes: &[u8]) -> Option<u32> {
         serde_json::from_slice::<Self>(bytes)
             .ok()
             .map(|format| format.version)
-            .filter(|other| *other != VERSION)
+            .filter(|other| !(OLDEST..=VERSION).contains(other))
+    }
+
+    /// Whether the bucket may be collected: all its writers know collections.
+    pub fn can_be_collected(&self) -> bool {
+        self.version >= 2
     }
 }
 
@@ -74,6 +84,38 @@ pub struct Lease {
     /// who the writer is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<String>,
+    /// A number that no two attempts to write the lease share. Writers of format 1 write none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<u64>,
+    /// What the process is.
+    #[serde(default)]
+    pub role: Role,
+    /// For each open collection, the stage that the process has acknowledged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub acknowledged: BTreeMap<String, Stage>,
+}
+
+/// What a process with a lease is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It writes.
+    #[default]
+    Writer,
+    /// It deletes.
+    Collector,
+}
+
+/// A stage of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// `condemned` is in the bucket.
+    Condemned,
+    /// `closing` is in the bucket.
+    Closing,
+    /// `final` is in the bucket.
+    Final,
 }
 
 impl Lease {
@@ -116,7 +158,9 @@ mod tests {
     fn an_unknown_format_is_refused() {
         assert_eq!(Format::check(Format::current(true).to_json().as_bytes()), Ok(Format::current(true)));
         assert!(!Format::check(br#"{"version":1,"written_by":"x"}"#).unwrap().conditional_writes);
-        assert!(Format::check(br#"{"version":2,"written_by":"x"}"#).unwrap_err().contains("format 2"));
+        assert!(!Format::check(br#"{"version":1,"written_by":"x"}"#).unwrap().can_be_collected());
+        assert!(Format::check(br#"{"version":2,"written_by":"x"}"#).unwrap().can_be_collected());
+        assert!(Format::check(br#"{"version":3,"written_by":"x"}"#).unwrap_err().contains("format 3"));
         assert!(Format::check(b"").is_err());
     }
 }

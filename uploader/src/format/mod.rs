@@ -6,11 +6,13 @@ pub mod cache_path;
 pub mod cache_url;
 #[cfg(test)]
 mod check_table;
+pub mod collection;
 #[cfg(test)]
 mod example;
 pub mod listing;
 pub mod marker;
 pub mod named_nar;
+pub mod named_paths;
 pub mod nar_scanner;
 pub mod narinfo;
 pub mod object_keys;

@@ -15,7 +15,8 @@ use super::publish::Publisher;
 use super::send::compress::Settings;
 use super::send::{NarSender, RequestLimit};
 use super::store_access::StoreAccess;
-use crate::base::error::Result;
+use crate::base::clock::Moment;
+use crate::base::error::{Area, Error, Result};
 use crate::bucket::Bucket;
 use crate::format::path_info::PathInfo;
 use crate::format::pin::{Pin, PinName};
@@ -24,6 +25,9 @@ use crate::format::standing::Judge;
 use crate::session::{Proof, Session};
 use crate::store::{Closure, Daemon, StoreLocation};
 use crate::survey::{BucketScan, Examiner, NarScan, Presence, Survey, Surveyed, Verifier};
+
+/// The number of attempts of a push, while collections end beside it.
+const ATTEMPTS: usize = 3;
 
 /// The options of a pusher.
 #[derive(Clone, Debug)]
@@ -142,12 +146,12 @@ impl Pusher {
         self.session.probe().await
     }
 
-    /// Writes a generation of a pin. Returns its id.
+    /// Writes a generation of a pin. Returns its id. `since` is the moment since when the caller knows that the paths are there.
     ///
     /// # Errors
     /// When the session is over, or the bucket refuses the write.
-    pub async fn pin(&self, name: &PinName, pin: &Pin) -> Result<String> {
-        self.session.pin(name, pin).await
+    pub async fn pin(&self, name: &PinName, pin: &Pin, since: Moment) -> Result<String> {
+        self.session.pin(name, pin, since).await
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be
@@ -167,23 +171,57 @@ impl Pusher {
     /// When the push cannot begin, or cannot find out what to do. An error that concerns one path is its outcome in the
     /// report.
     pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
+        let request = Arc::new(request);
+        for _ in 0..ATTEMPTS {
+            let (report, since) = self.try_push(&request, &progress).await?;
+            // What a collection could take that has ended meanwhile may be gone: the bucket is asked again.
+            let there = report.outcomes.iter().filter(|(_, outcome)| outcome.is_available());
+            if request.dry_run || !{ there }.any(|(path, _)| self.session.forgot(path.digest(), since)) {
+                return Ok(report);
+            }
+            progress.remark("a collection has ended meanwhile; looking again at what it could take");
+        }
+        Err(Error::transient(Area::Bucket, format!("cannot push to `{}`", self.address()))
+            .because("collections ended during each attempt")
+            .hint("try again"))
+    }
+
+    /// Pushes, by what the bucket shows now. Also returns the moment of the first question.
+    async fn try_push(
+        &self,
+        request: &Arc<Request>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<(Report, Moment)> {
+        let mut since = Moment::now();
         // With many roots, it is certain that the bucket will be listed: the scan begins before the closure is known.
         let facts = self.session.facts();
         let is_known = |path: &StorePath| facts.is_known(path) && !request.doubted.contains(path);
         let unknown = request.roots.iter().filter(|root| !is_known(&root.path)).count();
-        let scan = BucketScan::begin(self.session.bucket(), unknown);
-        let request = Arc::new(request);
-        let (closure, verdicts) = self.judge(&request).await?;
+        let mut scan = BucketScan::begin(self.session.bucket(), unknown);
+        let (closure, verdicts) = self.judge(request).await?;
         let by_closure = verdicts.by_closure(&closure);
-        let asked = verdicts.asked(&closure).cloned().collect();
-        let (presence, nars) = self.survey(asked, scan, &request).await?;
-        let plan = plan(&request, closure, verdicts, presence);
-        progress.planned(&plan);
-        self.notes.make(&plan, &by_closure, &self.store.location, &*progress).await;
-        if request.dry_run {
-            return Ok(planned(plan));
+        let asked: Vec<_> = verdicts.asked(&closure).cloned().collect();
+        let digests = asked.iter().map(|info| info.path.digest());
+        if !request.dry_run {
+            let waits = self.session.must_wait(digests.clone());
+            if waits {
+                progress.remark("waiting for a collection, which is removing paths of this push");
+            }
+            self.session.clear(digests).await?;
+            if waits {
+                // What was listed before says nothing any more.
+                since = Moment::now();
+                scan = BucketScan::begin(self.session.bucket(), unknown);
+            }
         }
-        self.execute(plan, &nars, &progress).await
+        let (presence, nars) = self.survey(asked, scan, request).await?;
+        let plan = plan(request, closure, verdicts, presence);
+        progress.planned(&plan);
+        self.notes.make(&plan, &by_closure, &self.store.location, &**progress).await;
+        if request.dry_run {
+            return Ok((planned(plan), since));
+        }
+        Ok((self.execute(plan, &nars, progress).await?, since))
     }
 
     /// Reads the closure of the roots, and judges its paths.

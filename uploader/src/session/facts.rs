@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use nix_derivation::StorePath;
 
+use super::names::{HashPart, Paths};
 use crate::base::clock::Moment;
 use crate::base::lock::lock;
+use crate::protocol::names::Set;
 
 /// The age up to which larder relies on a fact about the bucket.
 pub const FACT_AGE: Duration = Duration::from_secs(30 * 60);
@@ -29,6 +31,9 @@ pub enum Proof {
 pub struct Facts {
     /// For each path, the time at which the bucket last proved it, and how.
     proved: Mutex<HashMap<Arc<StorePath>, (Moment, Proof)>>,
+    /// What collections could take that have ended, and when the session learnt of it. Answers to questions that were sent
+    /// before count no more.
+    ended: Mutex<Vec<(Moment, Paths)>>,
     /// The age up to which a fact is fresh.
     max_age: Duration,
 }
@@ -36,19 +41,47 @@ pub struct Facts {
 impl Default for Facts {
     /// No fact is known.
     fn default() -> Self {
-        Self { proved: Mutex::default(), max_age: FACT_AGE }
+        Self { proved: Mutex::default(), ended: Mutex::default(), max_age: FACT_AGE }
     }
 }
 
 impl Facts {
     /// Records that a client could take `path` at the time `at`.
     pub fn record(&self, path: Arc<StorePath>, at: Moment, proof: Proof) {
-        lock(&self.proved).insert(path, (at, proof));
+        self.record_all([(path, proof)], at);
     }
 
     /// Records the same for several paths.
     pub fn record_all(&self, paths: impl IntoIterator<Item = (Arc<StorePath>, Proof)>, at: Moment) {
-        lock(&self.proved).extend(paths.into_iter().map(|(path, proof)| (path, (at, proof))));
+        let ended = lock(&self.ended);
+        let is_late = |path: &StorePath| {
+            ended.iter().any(|(ended, paths)| at <= *ended && paths.contains(path.digest()))
+        };
+        let paths = paths.into_iter().filter(|(path, _)| ended.is_empty() || !is_late(path));
+        lock(&self.proved).extend(paths.map(|(path, proof)| (path, (at, proof))));
+    }
+
+    /// Forgets these paths, which a collection could take that has ended: whoever relies on them asks again.
+    pub(super) fn forget(&self, paths: &Paths) {
+        if paths.is_empty() {
+            return;
+        }
+        let mut ended = lock(&self.ended);
+        ended.retain(|(at, _)| at.elapsed() <= self.max_age * 4);
+        ended.push((Moment::now(), paths.clone()));
+        for (path, (_, proof)) in lock(&self.proved).iter_mut() {
+            if paths.contains(path.digest()) {
+                *proof = Proof::Lost;
+            }
+        }
+    }
+
+    /// The paths that the session knows to be in the bucket.
+    pub(super) fn known(&self) -> Vec<HashPart> {
+        let proved = lock(&self.proved);
+        let known =
+            proved.iter().filter(|(_, (at, proof))| *proof != Proof::Lost && at.elapsed() <= self.max_age);
+        known.map(|(path, _)| *path.digest()).collect()
     }
 
     /// Records that the bucket has shown that a client cannot take these paths. A path without a fact stays without.
@@ -118,6 +151,24 @@ mod tests {
         facts.lose([&path(1), &path(2)]);
         assert!(!facts.is_known(&path(1)) && facts.is_outdated(&path(1)));
         assert!(!facts.is_outdated(&path(2)));
+    }
+
+    #[test]
+    fn what_a_collection_could_take_is_asked_about_again() {
+        let facts = Facts::default();
+        let before = Moment::now();
+        facts.record_all((1..).map(path).zip(PROOFS), before);
+        assert_eq!(facts.known().len(), 2);
+        facts.forget(&[*path(1).digest()].into_iter().collect());
+        assert!(facts.is_outdated(&path(1)) && !facts.is_outdated(&path(2)));
+        // An answer to a question from before says nothing.
+        facts.record(path(1), before, Proof::Complete);
+        assert!(!facts.is_known(&path(1)));
+        while before.elapsed() == Duration::ZERO {
+            std::thread::yield_now();
+        }
+        facts.record(path(1), Moment::now(), Proof::Complete);
+        assert!(facts.is_known(&path(1)));
     }
 
     #[test]

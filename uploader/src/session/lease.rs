@@ -1,71 +1,113 @@
-//! The lease of a writer: an object which shows that the writer is alive. The session renews it.
+//! The lease of a process: an object which shows that the process is alive, what it is, and which collections it knows. The
+//! session renews it, and looks at the collections before each renewal.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder_hook::fault;
 use larder_hook::time::now;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 
 use super::admission::check_format;
+use super::facts::Facts;
+use super::gate_keeper::GateKeeper;
+use super::look::Looker;
+use super::rescue::{Rescuer, known_and_condemned};
 use crate::base::clock::Moment;
 use crate::base::error::{Result, Retry};
 use crate::base::lock::lock;
 use crate::bucket::{Bucket, Condition, ContentType};
-use crate::format::marker::Lease as Contents;
+use crate::format::marker::{Lease as Contents, Role};
 use crate::format::object_keys;
 use crate::format::signature::SecretKey;
 
-/// Time between two renewals. The format marker is read again at each renewal.
-const RENEWAL: Duration = Duration::from_secs(5 * 60);
-/// Time between a failed renewal and the next attempt.
-const RENEWAL_AGAIN: Duration = Duration::from_secs(30);
-/// A lease ends this long after its last renewal. A collector waits longer than that.
-pub(super) const LEASE: Duration = Duration::from_secs(20 * 60);
+/// The part of the time between two renewals that passes between a failed renewal and the next attempt, and while requests
+/// that were sent before a look may still be carried out.
+const AGAIN: u32 = 10;
 
 /// A lease that is renewed until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
+    turns: Arc<Turns>,
+    renewal: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What each turn works with: a look at the collections, and a renewal.
+#[derive(Debug)]
+struct Turns {
     object: Object,
-    life: Arc<Life>,
-    renewal: JoinHandle<()>,
+    keeper: Arc<GateKeeper>,
+    facts: Arc<Facts>,
+    rescuer: Rescuer,
+    /// What earlier looks have read. Only one look is taken at a time.
+    looker: AsyncMutex<Looker>,
 }
 
 impl Lease {
-    /// Writes a new lease for the writer `id`, signed by `keys`, and begins to renew it.
-    pub(super) async fn take(bucket: Arc<dyn Bucket>, id: &str, keys: &[SecretKey]) -> Result<Self> {
+    /// Writes a new lease for the process `id`, signed by `keys`, looks at the collections, and begins to renew the lease.
+    pub(super) async fn take(
+        bucket: Arc<dyn Bucket>,
+        (id, role): (&str, Role),
+        keys: &[SecretKey],
+        keeper: Arc<GateKeeper>,
+        facts: Arc<Facts>,
+    ) -> Result<Self> {
         let since = now();
         let fingerprint = Contents::fingerprint(id, since);
         let signatures =
             keys.iter().map(|key| Ok(key.sign(&fingerprint)?.to_string())).collect::<Result<_>>()?;
-        let object = Object { bucket, key: object_keys::lease(id), since, signatures };
-        let at = Moment::now();
-        object.write().await?;
-        let life = Arc::new(Life(Mutex::new(Some(at))));
-        let renewal = tokio::spawn(renew(object.clone(), life.clone()));
-        Ok(Self { object, life, renewal })
-    }
-
-    /// Whether the lease holds. A lease that has ended does not begin again.
-    pub(super) fn holds(&self) -> bool {
-        self.life.goes_on()
+        let rescuer = Rescuer::new(bucket.clone(), id, keeper.clone());
+        let object = Object { bucket, key: object_keys::lease(id), since, signatures, role };
+        let turns = Turns { object, keeper, facts, rescuer, looker: AsyncMutex::default() };
+        // Only when the lease is in the bucket, the collections are read.
+        turns.write().await?;
+        let turns = Arc::new(turns);
+        if role == Role::Writer {
+            turns.look().await?;
+            if !turns.keeper.is_open() {
+                // The collection need not wait for the next renewal.
+                turns.write().await?;
+            }
+        }
+        let renewal = tokio::spawn(renew(turns.clone()));
+        Ok(Self { turns, renewal: Mutex::new(Some(renewal)) })
     }
 
     /// Writes the lease again.
     pub(super) async fn write(&self) -> Result<()> {
-        self.object.write().await
+        self.turns.write().await
     }
 
-    /// Ends the renewal and deletes the lease.
+    /// Looks at the collections, and writes the lease with what was found.
+    pub(super) async fn turn(&self) -> Result<()> {
+        self.turns.turn().await.map(drop)
+    }
+
+    /// The rescues of this session.
+    pub(super) fn rescuer(&self) -> &Rescuer {
+        &self.turns.rescuer
+    }
+
+    /// Ends the renewal and deletes the lease. A lease stays while a request of its process may still be carried out.
     pub(super) async fn give_back(&self) -> Result<()> {
-        self.renewal.abort();
-        self.object.bucket.delete(&self.object.key).await
+        self.stop();
+        match self.turns.keeper.any_open() {
+            true => Ok(()),
+            false => self.turns.object.bucket.delete(&self.turns.object.key).await,
+        }
+    }
+
+    fn stop(&self) {
+        if let Some(renewal) = lock(&self.renewal).take() {
+            renewal.abort();
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.renewal.abort();
+        self.stop();
     }
 }
 
@@ -77,56 +119,68 @@ struct Object {
     /// When the session began, in seconds since 1970.
     since: u64,
     signatures: Vec<String>,
+    role: Role,
 }
 
-impl Object {
+impl Turns {
+    /// Looks at the collections, forgets what has ended, rescues what the session knows to be there, and renews the lease.
+    /// Returns whether nothing more is to be acknowledged.
+    async fn turn(&self) -> Result<bool> {
+        check_format(&*self.object.bucket).await?;
+        let is_settled = self.object.role == Role::Collector || self.look().await?;
+        self.write().await?;
+        Ok(is_settled)
+    }
+
+    /// Looks at the collections. Returns whether all that the session knows is acknowledged.
+    async fn look(&self) -> Result<bool> {
+        let mut looker = self.looker.lock().await;
+        let sent = Moment::now();
+        let found = looker.look(&*self.object.bucket).await?;
+        let known = known_and_condemned(&found.open, &self.facts);
+        for forgotten in self.keeper.looked(found, sent) {
+            self.facts.forget(&forgotten);
+        }
+        drop(looker);
+        self.rescuer.rescue(known).await?;
+        Ok(self.keeper.acknowledge())
+    }
+
     async fn write(&self) -> Result<()> {
-        let (version, signatures) = (env!("CARGO_PKG_VERSION").into(), self.signatures.clone());
-        let contents = Contents { since: self.since, renewed: now(), version, signatures };
+        let sent = Moment::now();
+        let contents = Contents {
+            since: self.object.since,
+            renewed: now(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            signatures: self.object.signatures.clone(),
+            counter: Some(self.keeper.attempt()),
+            role: self.object.role,
+            acknowledged: self.keeper.acknowledgements(),
+        };
         let body = contents.to_json().into();
-        self.bucket.put(&self.key, body, ContentType::Json, Condition::None).await.map(drop)
-    }
-}
-
-/// The time of the last renewal; `None` after the end of the lease.
-#[derive(Debug)]
-struct Life(Mutex<Option<Moment>>);
-
-impl Life {
-    fn renewed(&self, at: Moment) {
-        let mut last = lock(&self.0);
-        // A lease that has run out does not begin again: a collector may have counted its writer as dead.
-        *last = last.filter(|last| last.elapsed() < LEASE).map(|_| at);
+        self.object.bucket.put(&self.object.key, body, ContentType::Json, Condition::None).await?;
+        self.keeper.renewed(sent);
+        Ok(())
     }
 
-    fn end(&self) {
-        *lock(&self.0) = None;
-    }
-
-    fn goes_on(&self) -> bool {
-        lock(&self.0).is_some_and(|last| last.elapsed() < LEASE)
+    /// The time between two renewals.
+    fn period(&self) -> Duration {
+        // A build with fail points can renew the lease often, so that a test sees the renewal within seconds.
+        let renewal = self.keeper.limits().renewal;
+        if fault::is("frequent-renewal") { renewal.min(Duration::from_secs(1)) } else { renewal }
     }
 }
 
 /// Renews a lease until the bucket refuses permanently.
-async fn renew(object: Object, life: Arc<Life>) {
-    // A build with fail points can renew the lease often, so that a test sees the renewal within seconds.
-    let period = if fault::is("frequent-renewal") { Duration::from_secs(1) } else { RENEWAL };
+async fn renew(turns: Arc<Turns>) {
+    let period = turns.period();
     let mut wait = period;
     loop {
         tokio::time::sleep(wait).await;
-        let at = Moment::now();
-        let renewed = match check_format(&*object.bucket).await {
-            Ok(_) => object.write().await,
-            Err(error) => Err(error),
-        };
-        wait = match renewed {
-            Ok(()) => {
-                life.renewed(at);
-                period
-            }
-            Err(error) if error.retry() == Retry::Permanent => return life.end(),
-            Err(_) => RENEWAL_AGAIN,
+        wait = match turns.turn().await {
+            Ok(true) => period,
+            Err(error) if error.retry() == Retry::Permanent => return turns.keeper.refuse(),
+            Ok(false) | Err(_) => period / AGAIN,
         };
     }
 }

@@ -26,16 +26,23 @@ const LONGEST: Duration = Duration::from_secs(10 * 60);
 
 /// Begins to remove what writers that were killed have left in the bucket. `own` is the id of this writer, `former` the
 /// id of a session that is known to be dead.
-pub(super) fn begin(bucket: Arc<dyn Bucket>, own: String, former: Option<String>) -> JoinHandle<()> {
+/// In a bucket that `can_be_collected`, a lease stays until a collector has seen for certain that its process is dead.
+pub(super) fn begin(
+    bucket: Arc<dyn Bucket>,
+    own: String,
+    former: Option<String>,
+    can_be_collected: bool,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         // After an error, the next session finds the objects again.
-        let _ = tokio::time::timeout(LONGEST, sweep(&*bucket, &own, former.as_deref())).await;
+        let _ =
+            tokio::time::timeout(LONGEST, sweep(&*bucket, &own, former.as_deref(), can_be_collected)).await;
     })
 }
 
 /// Removes the objects of dead writers.
-async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<()> {
-    if let Some(former) = former {
+async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>, can_be_collected: bool) -> Result<()> {
+    if let Some(former) = former.filter(|_| !can_be_collected) {
         bucket.delete(&object_keys::lease(former)).await?;
     }
     // Leases are read last: a writer writes its lease before it begins an upload or a reservation.
@@ -43,7 +50,7 @@ async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<(
         join(reservations(bucket, object_keys::writer(own)), bucket.unfinished(object_keys::NARS)).await;
     // Some servers do not list uploads.
     let (reserved, left) = (reserved?, left.unwrap_or_default());
-    let leases = leases(bucket, own).await?;
+    let leases = leases(bucket, own, former).await?;
     for (key, writer) in reserved {
         if leases.prove_dead(&writer) {
             bucket.delete(&key).await?;
@@ -55,7 +62,9 @@ async fn sweep(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<(
         }
     }
     for lease in leases.dead {
-        bucket.delete(&lease).await?;
+        if !can_be_collected || lease.starts_with(object_keys::PROBES) {
+            bucket.delete(&lease).await?;
+        }
     }
     Ok(())
 }
@@ -93,8 +102,8 @@ impl Leases {
     }
 }
 
-/// Reads the leases. The session with the id `own` lives in any case.
-async fn leases(bucket: &dyn Bucket, own: &str) -> Result<Leases> {
+/// Reads the leases. The session with the id `own` lives in any case, and `former` does not.
+async fn leases(bucket: &dyn Bucket, own: &str, former: Option<&str>) -> Result<Leases> {
     let alive = HashSet::from([object_keys::writer(own).to_owned()]);
     let mut leases = Leases { alive, dead: Vec::new(), complete: false };
     let mut after = None;
@@ -107,6 +116,7 @@ async fn leases(bucket: &dyn Bucket, own: &str) -> Result<Leases> {
                 // What a killed `larder init` left.
                 None if is_old && lease.key.starts_with(object_keys::PROBES) => leases.dead.push(lease.key),
                 None => {}
+                Some(id) if former == Some(id) => {}
                 // The writer of a lease of unknown age may live.
                 Some(id) => drop(leases.alive.insert(object_keys::writer(id).to_owned())),
             }

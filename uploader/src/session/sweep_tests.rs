@@ -45,7 +45,7 @@ async fn what_a_dead_writer_left_is_removed_and_what_lives_stays() {
     let dead = [writer(&bucket, 3, Some(25 * HOUR)).await, writer(&bucket, 4, None).await];
     let former = writer(&bucket, 5, Some(HOUR)).await;
     let own = writer(&bucket, 6, Some(25 * HOUR)).await;
-    sweep(&bucket, &own.0, Some(&former.0)).await.unwrap();
+    sweep(&bucket, &own.0, Some(&former.0), false).await.unwrap();
     assert_eq!(left(&bucket, 1, &living[0]).await, [true; 3]);
     assert_eq!(left(&bucket, 2, &living[1]).await, [true; 3]);
     assert_eq!(left(&bucket, 3, &dead[0]).await, [false; 3]);
@@ -66,7 +66,7 @@ async fn leases_of_dead_writers_are_removed_where_nothing_else_is_left() {
         put(&bucket, key, String::new()).await;
         bucket.make_older(key, 25 * HOUR);
     }
-    sweep(&bucket, &new_writer(), None).await.unwrap();
+    sweep(&bucket, &new_writer(), None, false).await.unwrap();
     let kept = bucket.list(object_keys::WRITERS, None, Depth::Flat).await.unwrap().objects;
     let kept: BTreeSet<_> = kept.into_iter().map(|object| object.key).collect();
     assert_eq!(kept, [lease(&living), "larder/writers/other".into()].into());
@@ -100,7 +100,7 @@ async fn leases_without_end_end_the_removal_and_prove_no_writer_dead() {
         let options = Options { credentials_file: Some(file), ..Options::default() };
         let address = format!("s3://cache?endpoint=127.0.0.1:{}&scheme=http", server.port);
         let bucket = open(&address, &options).await.unwrap();
-        sweep(&*bucket, &new_writer(), None).await.unwrap();
+        sweep(&*bucket, &new_writer(), None, false).await.unwrap();
         let seen = server.seen();
         assert_eq!(seen.iter().filter(|request| request.contains("larder%2Fwriters")).count(), PAGES);
         let deleted: Vec<_> = seen.iter().filter(|request| request.starts_with("DELETE")).collect();

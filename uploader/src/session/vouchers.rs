@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix_narinfo::TrustedPublicKey;
 use tokio::sync::Mutex;
 
-use super::lease::LEASE;
+use super::gate_keeper::limits;
 use crate::base::error::Result;
 use crate::bucket::{Bucket, Depth};
 use crate::format::marker::Lease;
@@ -56,7 +56,7 @@ impl Vouchers {
     async fn ask(&self, writer: &str) -> Result<bool> {
         let Some(prefix) = object_keys::leases_of(writer) else { return Ok(false) };
         let page = self.bucket.list(&prefix, None, Depth::Flat).await?;
-        let alive = page.objects.iter().filter(|object| object.age.is_some_and(|age| age < LEASE));
+        let alive = page.objects.iter().filter(|object| object.age.is_some_and(|age| age < limits().lease));
         for object in alive.take(MOST) {
             let Some(id) = object_keys::lease_id(&object.key) else { continue };
             let Some(read) = self.bucket.get(&object.key).await? else { continue };
@@ -74,6 +74,7 @@ mod tests {
     use super::*;
     use crate::bucket::memory::MemoryBucket;
     use crate::bucket::{Condition, ContentType};
+    use crate::format::marker::Role;
     use crate::format::signature::SecretKey;
     use crate::session::lease;
 
@@ -93,7 +94,9 @@ mod tests {
         /// A new writer, whose lease these keys sign. The lease stays in the bucket.
         async fn writer(&self, keys: &[SecretKey]) -> String {
             let id = object_keys::new_writer();
-            lease::Lease::take(self.bucket.clone(), &id, keys).await.unwrap();
+            let keeper = Arc::new(super::super::gate_keeper::GateKeeper::new("memory:".into()));
+            let writer = (&*id, Role::Writer);
+            lease::Lease::take(self.bucket.clone(), writer, keys, keeper, Arc::default()).await.unwrap();
             id
         }
 
@@ -128,7 +131,7 @@ mod tests {
         for writer in [&*unsigned, &*foreign, &*object_keys::new_writer(), "", "larder", "../../../.."] {
             assert!(!writers.trusts(writer).await, "{writer}");
         }
-        writers.memory.make_older(&object_keys::lease(&signed), LEASE);
+        writers.memory.make_older(&object_keys::lease(&signed), limits().lease);
         assert!(!writers.trusts(&signed).await, "the writer is dead");
     }
 
@@ -142,7 +145,7 @@ mod tests {
         // The key of the stolen lease begins as the key of the other lease does.
         let neighbour = format!("{}{}", object_keys::writer(&signed), &thief[8..]);
         writers.copy(&signed, &neighbour).await;
-        writers.memory.make_older(&object_keys::lease(&signed), LEASE);
+        writers.memory.make_older(&object_keys::lease(&signed), limits().lease);
         assert!(!writers.trusts(&neighbour).await);
     }
 

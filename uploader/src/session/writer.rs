@@ -9,19 +9,27 @@ use tokio::task::JoinHandle;
 
 use super::admission::admit;
 use super::facts::Facts;
+use super::gate_keeper::{Change, GateKeeper, Passage};
 use super::lease::Lease;
+use super::names::HashPart;
 use super::reservation::Reservations;
 use super::sweep;
 use super::vouchers::Vouchers;
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
-use crate::bucket::{Bucket, Condition, ContentType};
+use crate::base::span::span_text;
+use crate::bucket::{Bucket, Condition, ContentType, Put};
+use crate::format::marker::Role;
+use crate::format::named_paths::NamedPaths;
 use crate::format::object_keys;
 use crate::format::pin::{Pin, PinName};
 use crate::format::signature::SecretKey;
 
 /// The longest time that the end of a session waits for the sweep, and for the deletion of the lease.
 const END: Duration = Duration::from_secs(5);
+/// The number of looks within the time of a renewal, while the session waits for a collection.
+const LOOKS: u32 = 10;
 
 /// A running session: the id of the writer, its lease, and what it knows about the bucket. [`Session::close`] deletes
 /// the lease.
@@ -30,8 +38,10 @@ pub struct Session {
     bucket: Arc<dyn Bucket>,
     id: String,
     conditional_writes: bool,
+    can_be_collected: bool,
+    keeper: Arc<GateKeeper>,
     lease: Lease,
-    facts: Facts,
+    facts: Arc<Facts>,
     reservations: Reservations,
     vouchers: Vouchers,
     sweep: Mutex<Option<JoinHandle<()>>>,
@@ -49,14 +59,28 @@ impl Session {
         keys: &[SecretKey],
         trusted: &[TrustedPublicKey],
     ) -> Result<Self> {
-        let conditional_writes = admit(&*bucket, store_dir).await?.conditional_writes;
+        let format = admit(&*bucket, store_dir).await?;
+        let (conditional_writes, can_be_collected) = (format.conditional_writes, format.can_be_collected());
         let id = object_keys::new_writer();
-        let lease = Lease::take(bucket.clone(), &id, keys).await?;
+        let (keeper, facts) = (Arc::new(GateKeeper::new(bucket.address())), Arc::new(Facts::default()));
+        let lease =
+            Lease::take(bucket.clone(), (&id, Role::Writer), keys, keeper.clone(), facts.clone()).await?;
         point("session: begun");
         let reservations = Reservations::new(bucket.clone(), &id, conditional_writes);
         let vouchers = Vouchers::new(bucket.clone(), &id, trusted.to_vec());
-        let (facts, sweep) = (Facts::default(), Mutex::default());
-        Ok(Self { bucket, id, conditional_writes, lease, facts, reservations, vouchers, sweep })
+        let sweep = Mutex::default();
+        Ok(Self {
+            bucket,
+            id,
+            conditional_writes,
+            can_be_collected,
+            keeper,
+            lease,
+            facts,
+            reservations,
+            vouchers,
+            sweep,
+        })
     }
 
     /// The bucket.
@@ -91,16 +115,12 @@ impl Session {
         self.conditional_writes
     }
 
-    /// Checks that the session goes on. A writer calls this before it writes a narinfo.
+    /// Checks that the session goes on.
     ///
     /// # Errors
     /// When the lease has ended.
     pub fn check(&self) -> Result<()> {
-        if self.lease.holds() {
-            return Ok(());
-        }
-        Err(Error::transient(Area::Bucket, format!("the session with `{}` has ended", self.bucket.address()))
-            .because("its lease could not be renewed, or the bucket's format has changed"))
+        if self.keeper.holds() { Ok(()) } else { Err(self.keeper.over()) }
     }
 
     /// Checks that the bucket accepts a write, by writing the lease again.
@@ -112,23 +132,107 @@ impl Session {
         self.lease.write().await
     }
 
-    /// Writes a generation of a pin. Returns its id.
+    /// Writes the narinfo of a path: a new one, or one that is signed or pointed anew. `since` is the moment since when the
+    /// caller knows what it relies on: that the references and the NAR are there, and which narinfo it replaces.
     ///
     /// # Errors
-    /// When the session is over, or the bucket refuses the write.
-    pub async fn pin(&self, name: &PinName, pin: &Pin) -> Result<String> {
-        self.check()?;
+    /// When the session is over, when a collection is removing the path or what it relies on, or may have removed it since
+    /// then, and when the bucket fails. The attempt may be made again.
+    pub async fn put_narinfo(&self, bytes: Vec<u8>, condition: Condition, since: Moment) -> Result<Put> {
+        let unfit =
+            || Error::permanent(Area::Bucket, "cannot write a narinfo").because("it names no path or NAR");
+        let NamedPaths { path, references, url } = NamedPaths::read(&bytes).ok_or_else(unfit)?;
+        let key = object_keys::narinfo_of(&path);
+        let change = Change::Narinfo { path, references, nar: url.into(), since };
+        self.fenced(change).put(&key, bytes.into(), ContentType::NarInfo, condition).await
+    }
+
+    /// Writes an object that keeps paths: a pin, or the record of what a push asked for. `since` is the moment since when the
+    /// caller knows that the paths are there.
+    ///
+    /// # Errors
+    /// As for [`Session::put_narinfo`].
+    pub async fn put_record(
+        &self,
+        key: &str,
+        body: Vec<u8>,
+        paths: Vec<HashPart>,
+        since: Moment,
+    ) -> Result<Put> {
+        let change = Change::Record { paths, since };
+        self.fenced(change).put(key, body.into(), ContentType::Json, Condition::IfAbsent).await
+    }
+
+    /// Writes a generation of a pin. Returns its id. `since` is the moment since when the caller knows that the paths are there.
+    ///
+    /// # Errors
+    /// When the session is over, when a collection is removing a path of the pin, or the bucket refuses the write.
+    pub async fn pin(&self, name: &PinName, pin: &Pin, since: Moment) -> Result<String> {
         let id = object_keys::new_writer();
-        let body = pin.to_json().into();
-        self.bucket.put(&name.key(&id), body, ContentType::Json, Condition::IfAbsent).await?;
+        let paths: Vec<_> = pin.store_paths().map(|path| *path.digest()).collect();
+        self.clear(paths.iter()).await?;
+        self.put_record(&name.key(&id), pin.to_json(), paths, since).await?;
         point("session: pinned");
         Ok(id)
+    }
+
+    /// The bucket for one change.
+    fn fenced(&self, change: Change) -> Arc<dyn Bucket> {
+        self.bucket.clone().fenced(Arc::new(Passage { keeper: self.keeper.clone(), change }))
+    }
+
+    /// Keeps those of these paths that a collection condemns, and waits for those that a collection is removing. A writer calls
+    /// this before it asks whether they are there.
+    ///
+    /// # Errors
+    /// When the session is over, the bucket fails, or a collection does not end in time.
+    pub async fn clear(&self, paths: impl Iterator<Item = &HashPart> + Clone) -> Result<()> {
+        let rescuer = self.lease.rescuer();
+        let limits = *self.keeper.limits();
+        let begun = Moment::now();
+        loop {
+            self.check()?;
+            let (wanted, waits) = rescuer.needed(paths.clone());
+            rescuer.rescue(wanted).await?;
+            if !waits {
+                return Ok(());
+            }
+            let longest = limits.longest_wait(limits.dead());
+            if begun.elapsed() > longest {
+                return Err(Error::transient(Area::Bucket, "cannot use paths that a collection is removing")
+                    .because(format!("the collection has not ended within {}", span_text(longest)))
+                    .hint("`larder collect --yes` ends a collection whose collector has died"));
+            }
+            tokio::time::sleep(limits.renewal / LOOKS).await;
+            self.lease.turn().await?;
+        }
+    }
+
+    /// Whether a collection is removing any of these paths, so that [`Session::clear`] waits.
+    pub fn must_wait<'a>(&self, paths: impl IntoIterator<Item = &'a HashPart>) -> bool {
+        self.lease.rescuer().needed(paths).1
+    }
+
+    /// Whether a collection that could take the path has ended since then: answers to questions from before say nothing.
+    pub fn forgot(&self, path: &HashPart, since: Moment) -> bool {
+        self.keeper.forgot(path, since)
+    }
+
+    /// Whether a narinfo may name the NAR with this key. Otherwise it counts as absent: a collection is removing it.
+    pub fn nar_counts(&self, key: &str) -> bool {
+        self.keeper.nar_counts(key)
+    }
+
+    /// Whether a person has removed the path for good, so that nobody publishes it again.
+    pub fn is_removed(&self, path: &HashPart) -> bool {
+        self.keeper.is_removed(path)
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be
     /// dead. Only [`Session::close`] waits for the end, for 5 seconds at most.
     pub fn begin_sweep(&self, former: Option<String>) {
-        *lock(&self.sweep) = Some(sweep::begin(self.bucket.clone(), self.id.clone(), former));
+        *lock(&self.sweep) =
+            Some(sweep::begin(self.bucket.clone(), self.id.clone(), former, self.can_be_collected));
     }
 
     /// Ends the session.

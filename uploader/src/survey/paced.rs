@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
 use crate::bucket::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart, Object,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, Multipart, Object,
     ObjectMeta, Put,
 };
 
@@ -95,6 +95,10 @@ impl Bucket for PacedReader {
 
     async fn delete(&self, _: &str) -> Result<()> {
         self.refuse()
+    }
+
+    fn fenced(self: Arc<Self>, _: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        self
     }
 
     async fn start_multipart(&self, _: &str, _: ContentType) -> Result<Box<dyn Multipart>> {

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -5,7 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::base::error::{Area, Error};
-use crate::bucket::{AnonymousRead, Body, Condition, ContentType, ListPage, Multipart, Object, Put};
+use crate::bucket::{AnonymousRead, Body, Condition, ContentType, Fence, ListPage, Multipart, Object, Put};
 
 /// A bucket that lists its keys in pages of ten, and records the prefixes of all requests.
 #[derive(Debug, Default)]
@@ -19,6 +20,10 @@ struct Pages {
 
 #[async_trait]
 impl Bucket for Pages {
+    fn fenced(self: Arc<Self>, _: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        self
+    }
+
     async fn list(&self, prefix: &str, after: Option<&Cursor>, _: Depth) -> Result<ListPage> {
         let number = {
             let mut asked = self.asked.lock().unwrap();

@@ -1,6 +1,7 @@
 //! A bucket of any number of paths, whose objects are computed when somebody asks for them: a test that measures memory
 //! then measures only what larder needs. What is written lives in a bucket in memory, and is listed by its prefix only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use super::inventory::Options;
 use crate::base::error::Result;
 use crate::bucket::memory::MemoryBucket;
 use crate::bucket::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart, Object,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, Multipart, Object,
     ObjectMeta, Position, Put, Unfinished,
 };
 use crate::format::narinfo::{NarObject, compose};
@@ -194,6 +195,10 @@ impl Bucket for LargeBucket {
 
     async fn delete(&self, key: &str) -> Result<()> {
         self.written.delete(key).await
+    }
+
+    fn fenced(self: Arc<Self>, _: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        self
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {

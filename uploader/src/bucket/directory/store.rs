@@ -15,8 +15,8 @@ use crate::base::error::{Area, Error, Result};
 use crate::base::file::blocking;
 use crate::bucket::address::file_url;
 use crate::bucket::interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, MAX_SMALL, Multipart,
-    Object, ObjectMeta, Put,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, MAX_SMALL,
+    Multipart, Object, ObjectMeta, Put,
 };
 use crate::bucket::key_syntax;
 
@@ -27,12 +27,14 @@ use crate::bucket::key_syntax;
 #[derive(Debug)]
 pub struct DirectoryBucket {
     files: Arc<Tree>,
+    /// Is asked about each change, while a lock is held: see [`Bucket::barrier`].
+    fence: Option<Arc<dyn Fence>>,
 }
 
 impl DirectoryBucket {
     /// The bucket in the directory `root`, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { files: Arc::new(Tree::new(root.into())) }
+        Self { files: Arc::new(Tree::new(root.into())), fence: None }
     }
 
     fn check(&self, key: &str) -> Result<()> {
@@ -60,6 +62,21 @@ impl DirectoryBucket {
 /// Whether an error proves that a file does not exist. That is true only while the root itself exists.
 fn absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
+}
+
+/// Makes a change if the fence permits it.
+fn behind<T>(
+    fence: Option<&dyn Fence>,
+    change: impl FnOnce() -> std::io::Result<T>,
+) -> std::io::Result<Result<T>> {
+    let Some(fence) = fence else { return change().map(Ok) };
+    let passed = match fence.pass() {
+        Ok(passed) => passed,
+        Err(error) => return Ok(Err(error)),
+    };
+    let changed = change();
+    fence.answered(passed);
+    changed.map(Ok)
 }
 
 fn open_file(files: &Tree, key: &str) -> std::io::Result<Option<(File, fs::Metadata)>> {
@@ -125,48 +142,56 @@ impl Bucket for DirectoryBucket {
 
     async fn put(&self, key: &str, body: Body, _: ContentType, condition: Condition) -> Result<Put> {
         self.check(key)?;
-        let name = key.to_owned();
+        let (name, fence) = (key.to_owned(), self.fence.clone());
         self.run("write", key, move |files| {
             let temporary = files.write_temporary(&body.bytes)?;
-            match condition {
-                Condition::None => {
-                    let _lock = files.lock_shared()?;
-                    temporary.replace(&name)?;
-                }
+            // The lock is held from the question to the change.
+            let _lock = match condition {
+                Condition::None => files.lock_shared()?,
+                _ => files.lock()?,
+            };
+            let change = || match condition {
+                Condition::None => temporary.replace(&name).map(|()| Put::Written),
                 Condition::IfAbsent => {
-                    let _lock = files.lock()?;
-                    if !temporary.link(&name)? {
-                        return Ok(Put::Refused);
-                    }
+                    temporary.link(&name).map(|new| if new { Put::Written } else { Put::Refused })
                 }
                 Condition::IfMatch(wanted) => {
-                    let _lock = files.lock()?;
                     let standing = open_file(files, &name)?.map(|(_, meta)| etag(&meta));
                     if standing != Some(wanted) {
                         return Ok(Put::Refused);
                     }
-                    temporary.replace(&name)?;
+                    temporary.replace(&name).map(|()| Put::Written)
                 }
-            }
-            Ok(Put::Written)
+            };
+            behind(fence.as_deref(), change)
         })
-        .await
+        .await?
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
         self.check(key)?;
-        let name = key.to_owned();
+        let (name, fence) = (key.to_owned(), self.fence.clone());
         self.run("delete", key, move |files| {
             let path = files.path(&name);
             if path.is_dir() {
-                return Ok(());
+                return Ok(Ok(()));
             }
-            match fs::remove_file(path) {
+            let _lock = fence.is_some().then(|| files.lock_shared()).transpose()?;
+            behind(fence.as_deref(), || match fs::remove_file(path) {
                 Err(error) if absent(&error) => files.require_root(),
                 result => result,
-            }
+            })
         })
-        .await
+        .await?
+    }
+
+    fn fenced(self: Arc<Self>, fence: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        Arc::new(Self { files: self.files.clone(), fence: Some(fence) })
+    }
+
+    /// A process that stops between its question and its change holds the lock.
+    async fn barrier(&self) -> Result<()> {
+        self.run("wait for changes of", TEMPORARY, |files| files.lock().map(drop)).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {

@@ -1,6 +1,7 @@
 //! The connection to a bucket: its address, and the sender of its requests.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::Method;
 use url::Url;
@@ -14,6 +15,7 @@ use super::throttle::Throttle;
 use super::{credentials, place};
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::address::S3Address;
+use crate::bucket::interface::Fence;
 use crate::http::{Timeouts, Transport, Trust};
 
 /// The settings of a bucket that are not part of its address.
@@ -40,7 +42,9 @@ pub(super) struct Connection {
     pub(super) address: S3Address,
     /// The region of the bucket.
     pub(super) region: String,
-    sender: Sender,
+    sender: Arc<Sender>,
+    /// Is asked about each attempt of a change.
+    fence: Option<Arc<dyn Fence>>,
 }
 
 impl Connection {
@@ -65,7 +69,14 @@ impl Connection {
             attempts: options.max_attempts.max(1),
             throttle: Throttle::default(),
         };
-        Ok(Self { address, region: region.to_string(), sender })
+        Ok(Self { address, region: region.to_string(), sender: Arc::new(sender), fence: None })
+    }
+
+    /// The same connection, with a fence.
+    pub(super) fn fenced(&self, fence: Arc<dyn Fence>) -> Self {
+        let Self { address, region, sender, .. } = self;
+        let (address, region) = (address.clone(), region.clone());
+        Self { address, region, sender: sender.clone(), fence: Some(fence) }
     }
 
     /// The operation `verb` on the object `key`, for an error.
@@ -80,6 +91,8 @@ impl Connection {
 
     /// Sends a request until there is a final answer. Fails without an answer; `what` names the operation for the error.
     pub(super) async fn send(&self, request: Request<'_>, what: impl Fn() -> String) -> Result<Reply> {
-        self.sender.send(&request).await.map_err(|error| failure(what(), &error))
+        let is_change = !matches!(request.method, Method::GET | Method::HEAD);
+        let fence = self.fence.as_deref().filter(|_| is_change);
+        self.sender.send(&request, fence).await.map_err(|error| failure(what(), error))
     }
 }

@@ -60,10 +60,11 @@ pub(super) fn refusal(what: impl Into<String>, access: Access, reply: &Reply) ->
 }
 
 /// The error of a request without an answer.
-pub(super) fn failure(what: impl Into<String>, failure: &Failure) -> Error {
+pub(super) fn failure(what: impl Into<String>, failure: Failure) -> Error {
     let what = what.into();
     match failure {
-        Failure::Credentials(error) => no_credentials(what, error),
+        Failure::Refused(error) => error,
+        Failure::Credentials(error) => no_credentials(what, &error),
         Failure::Unsendable(cause) => Error::permanent(Area::Bucket, what).because(cause.as_str()),
         Failure::NoAnswer(error) => diagnosis::explain(what, error.as_ref()),
         Failure::Broken(cause) => Error::transient(Area::Bucket, what).because(cause.as_str()),

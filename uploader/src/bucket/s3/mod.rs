@@ -7,6 +7,7 @@
 mod bucket;
 mod connection;
 mod credentials;
+mod deletion;
 mod error;
 mod listing;
 mod multipart;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::xml::read::Fault;
-use crate::base::error::Cause;
+use crate::base::error::{Cause, Error};
 
 /// What a request is signed with.
 #[derive(Clone)]
@@ -99,4 +99,6 @@ pub(super) enum Failure {
     TooLarge,
     /// The request was not sent, because the server goes on asking for fewer requests.
     SlowedDown,
+    /// The request was not sent, because its fence does not permit it.
+    Refused(Error),
 }

@@ -20,6 +20,7 @@ use super::throttle::{GivenUp, Throttle};
 use super::upload_body::{self, Progress};
 use super::xml::read::{self as xml, Fault};
 use crate::base::error::{Cause, chain};
+use crate::bucket::interface::Fence;
 use crate::http::{self as transport, ReadError, SendError, Transport, diagnosis};
 
 /// The longest time in which the sending of a body makes no progress.
@@ -46,12 +47,16 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends a request until there is a final answer, or the attempts are used up.
-    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
+    /// Sends a request until there is a final answer, or the attempts are used up. Asks `fence` about each attempt.
+    pub(super) async fn send(
+        &self,
+        request: &Request<'_>,
+        fence: Option<&dyn Fence>,
+    ) -> Result<Reply, Failure> {
         let url = request.url(&self.bucket);
         let mut attempts = Attempts::at_most(self.attempts);
         loop {
-            let outcome = self.throttled(request, &url).await;
+            let outcome = self.throttled(request, &url, fence).await;
             let wait = match &outcome {
                 Ok(reply) if reply.is_success() => None,
                 Ok(reply) if self.signer.heed(reply).await => attempts.at_once(),
@@ -69,13 +74,18 @@ impl Sender {
     }
 
     /// Makes one attempt as soon as the throttle allows it.
-    async fn throttled(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
+    async fn throttled(
+        &self,
+        request: &Request<'_>,
+        url: &str,
+        fence: Option<&dyn Fence>,
+    ) -> Result<Reply, Failure> {
         let turn = match request.must_be_sent {
             true => self.throttle.turn_in_any_case().await,
             false => self.throttle.turn().await.map_err(|GivenUp| Failure::SlowedDown)?,
         };
         point("request: before");
-        let outcome = self.attempt(request, url).await;
+        let outcome = self.attempt(request, url, fence).await;
         point("request: answered");
         match &outcome {
             Ok(reply) if asks_for_less(reply.status, &reply.fault.code) => {
@@ -87,7 +97,12 @@ impl Sender {
         outcome
     }
 
-    async fn attempt(&self, request: &Request<'_>, url: &str) -> Result<Reply, Failure> {
+    async fn attempt(
+        &self,
+        request: &Request<'_>,
+        url: &str,
+        fence: Option<&dyn Fence>,
+    ) -> Result<Reply, Failure> {
         let signature = self.signer.prepare().await.map_err(Failure::Credentials)?;
         let (body, progress) = match &request.body {
             Some(body) => upload_body::to_send(body.bytes.clone()),
@@ -97,6 +112,8 @@ impl Sender {
         let mut message = compose(request, url, body).map_err(unsendable)?;
         let payload = request.payload(self.bucket.starts_with("https:"));
         self.signer.sign(&mut message, payload, &signature).map_err(unsendable)?;
+        let passed = fence.map(Fence::pass).transpose().map_err(Failure::Refused)?;
+        point("request: passed its fence");
         let bytes = u64::try_from(request.size()).unwrap_or(u64::MAX);
         let limit = request.patience + Duration::from_secs(bytes / SLOWEST);
         let end = Instant::now() + limit;
@@ -109,8 +126,20 @@ impl Sender {
                 return Err(late("the transfer of the request made no progress".into()));
             }
         };
-        reply(response, request, signature, end).await
+        let outcome = reply(response, request, signature, end).await;
+        if let (Some(fence), Some(passed), Ok(reply)) = (fence, passed, &outcome)
+            && is_settled(reply)
+        {
+            fence.answered(passed);
+        }
+        outcome
     }
+}
+
+/// Whether the answer shows that the server has carried the request out, or will not. After other errors of a server, or of a
+/// proxy before it, the request may still be carried out.
+fn is_settled(reply: &Reply) -> bool {
+    reply.status < 500 && reply.status != 408 || asks_for_less(reply.status, &reply.fault.code)
 }
 
 fn compose(request: &Request<'_>, url: &str, body: transport::Body) -> Result<transport::Request, Cause> {

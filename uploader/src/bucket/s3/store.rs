@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Options};
 use super::multipart::{self, S3Multipart};
-use super::{bucket, listing, objects, policy};
+use super::{bucket, deletion, listing, objects, policy};
 use crate::base::error::Result;
 use crate::bucket::address::S3Address;
 use crate::bucket::interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart, Object,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, Multipart, Object,
     ObjectMeta, Put, Unfinished,
 };
 use crate::bucket::key_syntax;
@@ -61,6 +61,15 @@ impl Bucket for S3Bucket {
     async fn delete(&self, key: &str) -> Result<()> {
         key_syntax::check(key)?;
         objects::delete(&self.connection, key).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        keys.iter().try_for_each(|key| key_syntax::check(key))?;
+        deletion::delete_many(&self.connection, keys).await
+    }
+
+    fn fenced(self: Arc<Self>, fence: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        Arc::new(Self { connection: Arc::new(self.connection.fenced(fence)) })
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {

@@ -4,7 +4,7 @@ use larder_hook::fault::point;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::{Bucket, Condition, ContentType, Put};
+use crate::bucket::{Bucket, Condition, Put};
 use crate::format::narinfo::compose;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
@@ -32,6 +32,7 @@ impl Publisher<'_> {
     /// # Errors
     /// When the session is over, when the NAR or the narinfo of a reference has vanished, or when the bucket fails.
     pub async fn publish(&self, info: &PathInfo, nar: &Uploaded) -> Result<Outcome> {
+        let since = Moment::now();
         self.check_references(info).await?;
         if nar.at.elapsed() > FACT_AGE && self.bucket().head(&nar.object.key).await?.is_none() {
             return Err(vanished(&info.path, &format!("its NAR `{}` is not in the bucket", nar.object.key)));
@@ -45,7 +46,7 @@ impl Publisher<'_> {
         // Where the server does not honour the condition of the PUT, another writer can come first only within the time
         // of one request.
         if self.session.has_conditional_writes() || self.bucket().head(&key).await?.is_none() {
-            match self.put(&key, bytes.clone(), Condition::IfAbsent).await? {
+            match self.session.put_narinfo(bytes.clone(), Condition::IfAbsent, since).await? {
                 Put::Written => return Ok(pushed),
                 Put::Refused => {}
             }
@@ -75,6 +76,7 @@ impl Publisher<'_> {
         // Another writer may change the narinfo at the same time. On a server without conditional writes, one of two
         // changes is lost. So the narinfo is read again after each write.
         for _ in 0..ATTEMPTS {
+            let since = Moment::now();
             // Before larder writes, it asks the bucket, not an older listing.
             let found = self.examiner.examine(info, None).await;
             let matching = found.etag.map_or(Condition::None, Condition::IfMatch);
@@ -85,13 +87,13 @@ impl Publisher<'_> {
                 (Presence::Unusable(reason), ..) => return Ok(Outcome::Unusable(reason)),
                 (Presence::Unknown(error), ..) => return Err(error),
                 (Presence::LacksSignatures { .. }, Some(rewritten), _) => {
-                    signed |= self.put(&key, rewritten, matching).await? == Put::Written;
+                    signed |= self.put(rewritten, matching, since).await?;
                 }
                 (Presence::Replaceable, _, Some(bytes)) => {
-                    replaced |= self.put(&key, bytes.clone(), matching).await? == Put::Written;
+                    replaced |= self.put(bytes.clone(), matching, since).await?;
                 }
                 (Presence::Absent, _, Some(bytes)) => {
-                    replaced |= self.put(&key, bytes.clone(), Condition::IfAbsent).await? == Put::Written;
+                    replaced |= self.put(bytes.clone(), Condition::IfAbsent, since).await?;
                 }
                 (Presence::Absent | Presence::Replaceable | Presence::LacksSignatures { .. }, ..) => {
                     return Err(vanished(&info.path, "its narinfo has changed since this push began"));
@@ -116,8 +118,9 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    async fn put(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> Result<Put> {
-        self.bucket().put(key, bytes.into(), ContentType::NarInfo, condition).await
+    /// Writes a narinfo. Returns whether it was written.
+    async fn put(&self, bytes: Vec<u8>, condition: Condition, since: Moment) -> Result<bool> {
+        Ok(self.session.put_narinfo(bytes, condition, since).await? == Put::Written)
     }
 
     fn bucket(&self) -> &dyn Bucket {

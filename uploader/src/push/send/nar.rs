@@ -89,12 +89,20 @@ impl NarSender {
     ) -> Result<Uploaded> {
         let hash = info.nar_hash;
         let new = || (Moment::now(), Arc::default());
-        let cell = lock(&self.remembered).entry(hash).or_insert_with(new).1.clone();
+        let cell = {
+            let mut remembered = lock(&self.remembered);
+            let (_, cell) = remembered.entry(hash).or_insert_with(new);
+            // A NAR that a collection is removing counts as absent.
+            if cell.get().is_some_and(|sent: &Uploaded| !session.nar_counts(&sent.object.key)) {
+                *cell = Arc::default();
+            }
+            cell.clone()
+        };
         let mut own = false;
         let uploaded = cell
             .get_or_try_init(|| async {
                 own = true;
-                if let Some(found) = scan.get(info)
+                if let Some(found) = scan.get(info).filter(|(object, _)| session.nar_counts(&object.key))
                     && let Some(shared) = self.share(session, info, found, progress).await?
                 {
                     return Ok(shared);
@@ -150,7 +158,9 @@ impl NarSender {
                 let reserved = reservations.take(hash).await;
                 // Another writer may have sent the NAR since the scan. The question costs little beside a large NAR.
                 let found = match may_share {
-                    true => find_nar(&**session.bucket(), info).await,
+                    true => find_nar(&**session.bucket(), info)
+                        .await
+                        .map(|found| found.filter(|(object, _)| session.nar_counts(&object.key))),
                     false => Ok(None),
                 };
                 (reserved, found)

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix_derivation::nixbase32;
@@ -6,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::bucket::memory::MemoryBucket;
 use crate::bucket::{
-    AnonymousRead, Body, Condition, ContentType, Multipart, Object, ObjectMeta, Position, Put,
+    AnonymousRead, Body, Condition, ContentType, Fence, Multipart, Object, ObjectMeta, Position, Put,
 };
 
 async fn put(bucket: &MemoryBucket, key: &str) {
@@ -56,6 +58,10 @@ fn refused() -> Error {
 
 #[async_trait]
 impl Bucket for Pages {
+    fn fenced(self: Arc<Self>, _: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        self
+    }
+
     async fn list(&self, _: &str, after: Option<&Cursor>, _: Depth) -> Result<ListPage> {
         let number = match after {
             None => 0,

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use super::*;
 use crate::base::error::Result;
 use crate::bucket::memory::MemoryBucket;
 use crate::bucket::{
-    self, AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, ListPage, Multipart,
+    self, AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, Multipart,
     ObjectMeta, Put,
 };
 use crate::upkeep::house::{self, House, id, names};
@@ -127,6 +128,10 @@ struct Late {
 
 #[async_trait]
 impl Bucket for Late {
+    fn fenced(self: Arc<Self>, _: Arc<dyn Fence>) -> Arc<dyn Bucket> {
+        self
+    }
+
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
         let mut page = self.bucket.list(prefix, after, depth).await?;
         page.objects.retain(|object| !self.late.contains(&object.key));

@@ -4,8 +4,9 @@ use larder_hook::fault::point;
 use nix_derivation::store_path::StoreDir;
 use nix_narinfo::TrustedPublicKey;
 
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::{Bucket, Condition, ContentType, Put};
+use crate::bucket::{Bucket, Condition, Put};
 use crate::format::named_nar::ObjectOfNar;
 use crate::format::object_keys;
 use crate::format::repointing::Claim;
@@ -45,6 +46,7 @@ impl Repointer<'_> {
         let digest = examined.info.path.digest();
         let key = object_keys::narinfo_of(digest);
         for _ in 0..ATTEMPTS {
+            let since = Moment::now();
             let Some(found) = bucket.get(&key).await? else {
                 return Ok(Repointed::Changed("its narinfo was removed meanwhile"));
             };
@@ -68,7 +70,7 @@ impl Repointer<'_> {
             let condition = found.etag.map_or(Condition::None, Condition::IfMatch);
             // Where the server ignores the condition, a change of another writer may be lost, or may undo this one: the
             // narinfo is read again in any case.
-            let put = bucket.put(&key, bytes.into(), ContentType::NarInfo, condition).await?;
+            let put = self.session.put_narinfo(bytes, condition, since).await?;
             if put == Put::Written {
                 point("repair: after a narinfo");
             }

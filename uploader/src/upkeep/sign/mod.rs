@@ -4,8 +4,9 @@
 
 use futures::{StreamExt, stream};
 
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::{Condition, ContentType, Put};
+use crate::bucket::{Condition, Put};
 use crate::format::object_keys::narinfo_of;
 use crate::format::resign::{Resigned, Resigning};
 use crate::session::Session;
@@ -81,6 +82,7 @@ impl Signer<'_> {
         let (bucket, key) = (self.session.bucket(), narinfo_of(digest));
         let (mut all_added, mut all_dropped) = (Vec::new(), Vec::new());
         for _ in 0..ATTEMPTS {
+            let since = Moment::now();
             let Some(object) = bucket.get(&key).await? else { return Ok(Signed::Gone) };
             let (bytes, added, dropped) = match self.resigning.of(digest, &object.body) {
                 Resigned::Unchanged => return Ok(Signed::Done { added: all_added, dropped: all_dropped }),
@@ -91,13 +93,12 @@ impl Signer<'_> {
             if self.dry_run {
                 return Ok(Signed::Done { added, dropped });
             }
-            // Between the read and the write, a collector must not remove the narinfo for good: it waits for this session's
-            // lease. The condition refuses the write if the narinfo has changed or is gone.
-            self.session.check()?;
+            // The condition refuses the write if the narinfo has changed or is gone. Where the server ignores it, the session
+            // still refuses if a collection may have taken the narinfo since it was read.
             let condition = object.etag.map_or(Condition::None, Condition::IfMatch);
             let is_certain =
                 self.session.has_conditional_writes() && matches!(condition, Condition::IfMatch(_));
-            let put = bucket.put(&key, bytes.into(), ContentType::NarInfo, condition).await?;
+            let put = self.session.put_narinfo(bytes, condition, since).await?;
             if put == Put::Written {
                 (all_added, all_dropped) = (added, dropped);
                 if is_certain {

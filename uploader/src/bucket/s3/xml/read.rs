@@ -74,6 +74,22 @@ pub(in super::super) fn listing(body: &[u8]) -> Result<Listing, String> {
     if whole { Ok(page) } else { Err("it is not a listing".into()) }
 }
 
+/// Reads the answer to `DeleteObjects`: the full keys that could not be deleted, with the reasons. Fails if it is no such answer.
+pub(in super::super) fn undeleted(body: &[u8]) -> Result<Vec<(String, Fault)>, String> {
+    let (mut left, mut key, mut fault, mut whole) = (Vec::new(), String::new(), Fault::default(), false);
+    walk(body, |path, text| match path {
+        "DeleteResult/Error/Key" => text.clone_into(&mut key),
+        "DeleteResult/Error/Code" => fault.code = text.trim().to_owned(),
+        "DeleteResult/Error/Message" => fault.message = text.trim().to_owned(),
+        "DeleteResult/Error" => left.push((std::mem::take(&mut key), std::mem::take(&mut fault))),
+        "DeleteResult" => whole = true,
+        _ => {}
+    })?;
+    // An object that does not exist is what the request wants.
+    left.retain(|(_, fault)| !matches!(&*fault.code, "NoSuchKey" | "NotFound"));
+    if whole { Ok(left) } else { Err("it is no answer to a deletion".into()) }
+}
+
 /// Reads a time such as `2026-01-01T00:00:00.000Z`.
 fn time(text: &str) -> Option<SystemTime> {
     DateTime::from_str(text, Format::DateTimeWithOffset).ok()?.try_into().ok()

@@ -14,6 +14,13 @@ pub(in super::super) fn parts<'a>(parts: impl Iterator<Item = (u32, &'a str)>) -
     document("CompleteMultipartUpload", &content)
 }
 
+/// The body of `DeleteObjects`: the full keys. The answer names only those that could not be deleted.
+pub(in super::super) fn deletion<'a>(keys: impl Iterator<Item = &'a str>) -> String {
+    let mut content = text("Quiet", "true");
+    keys.for_each(|key| content.push_str(&element("Object", &text("Key", key))));
+    document("Delete", &content)
+}
+
 /// The body of `CreateBucket` for a bucket in `region`.
 pub(in super::super) fn location(region: &str) -> String {
     document("CreateBucketConfiguration", &text("LocationConstraint", region))
@@ -42,6 +49,11 @@ mod tests {
             "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
              <Part><PartNumber>1</PartNumber><ETag>&quot;a&amp;b&quot;</ETag></Part>\
              <Part><PartNumber>2</PartNumber><ETag>c</ETag></Part></CompleteMultipartUpload>"
+        );
+        assert_eq!(
+            deletion(["a<b", "c"].into_iter()),
+            "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>\
+             <Object><Key>a&lt;b</Key></Object><Object><Key>c</Key></Object></Delete>"
         );
         assert_eq!(
             location("eu-west-1"),

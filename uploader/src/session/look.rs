@@ -1,0 +1,201 @@
+//! Reads which collections are open, and which paths nobody may publish.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use nix_derivation::nixbase32;
+
+use super::names::{BucketNames, HashPart, Keys, Paths};
+use crate::base::error::{Area, Error, Result};
+use crate::bucket::{Bucket, Depth};
+use crate::format::collection::{COLLECTIONS, Header, List, Part, TOMBSTONES, piece};
+use crate::protocol::gate::{Open, Stage};
+
+/// The number of pieces of a list that are read at the same time.
+const CONCURRENT: usize = 4;
+/// The most objects of collections that are listed.
+const MOST: usize = 1_000_000;
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The open collections.
+    pub(super) open: Vec<Open<BucketNames>>,
+    /// The paths that nobody may publish.
+    pub(super) removed: Paths,
+}
+
+/// The lists that earlier looks have read: a list never changes.
+#[derive(Debug, Default)]
+pub(super) struct Looker {
+    lists: HashMap<(String, bool), Open<BucketNames>>,
+}
+
+impl Looker {
+    /// Reads the open collections and the tombstones.
+    ///
+    /// # Errors
+    /// When the bucket fails, or a list cannot be read: what may be used is then unknown.
+    pub(super) async fn look(&mut self, bucket: &dyn Bucket) -> Result<Found> {
+        let Listed { collections, removed } = list(bucket).await?;
+        self.lists.retain(|(id, _), _| collections.contains_key(id));
+        let mut open = Vec::new();
+        for (id, parts) in collections {
+            let Some(stage) = parts.stage() else { continue };
+            let is_final = stage == Stage::Deleting;
+            let key = (id.clone(), is_final);
+            if !self.lists.contains_key(&key) {
+                let Some(list) = read_list(bucket, &id, is_final).await? else {
+                    // It ended while it was read.
+                    continue;
+                };
+                self.lists.insert(key.clone(), opened(&id, &list));
+            }
+            if let Some(list) = self.lists.get(&key) {
+                open.push(Open { stage, ..list.clone() });
+            }
+        }
+        Ok(Found { open, removed })
+    }
+}
+
+/// A list of an open collection, for the gate. The stage is a placeholder.
+fn opened(id: &str, list: &OpenList) -> Open<BucketNames> {
+    Open {
+        id: id.to_owned(),
+        stage: Stage::Condemned,
+        paths: list.list.levels.iter().flatten().copied().collect(),
+        nars: list.list.objects.iter().map(|key| Arc::from(&**key)).collect::<Keys>(),
+        rescuable: !list.removal,
+    }
+}
+
+/// The objects of a collection that a listing shows.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    condemned: bool,
+    closing: bool,
+    last: bool,
+    done: bool,
+    /// All keys of the collection.
+    pub keys: Vec<String>,
+}
+
+impl Parts {
+    /// The stage of an open collection; `None` if it is not open.
+    pub fn stage(&self) -> Option<Stage> {
+        if !self.condemned || self.done {
+            None
+        } else if self.last {
+            Some(Stage::Deleting)
+        } else if self.closing {
+            Some(Stage::Closing)
+        } else {
+            Some(Stage::Condemned)
+        }
+    }
+
+    /// Whether the collection has ended.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+/// What a listing of all collections shows.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// The collections by their ids.
+    pub collections: BTreeMap<String, Parts>,
+    /// The hash parts in the keys of tombstones.
+    pub removed: Paths,
+}
+
+/// Lists the collections.
+///
+/// # Errors
+/// When the bucket fails.
+pub async fn list(bucket: &dyn Bucket) -> Result<Listed> {
+    let mut listed = Listed::default();
+    let mut removed = Vec::new();
+    let (mut next, mut count) = (None, 0);
+    loop {
+        let page = bucket.list(COLLECTIONS, next.as_ref(), Depth::Flat).await?;
+        count += page.objects.len();
+        for object in page.objects {
+            if let Some(digest) = tombstone(&object.key) {
+                removed.push(digest);
+            }
+            let Some((id, part)) = Part::parse(&object.key) else { continue };
+            let parts = listed.collections.entry(id.to_owned()).or_default();
+            match part {
+                Part::Condemned => parts.condemned = true,
+                Part::Closing => parts.closing = true,
+                Part::Final => parts.last = true,
+                Part::Done => parts.done = true,
+                Part::Rescue(_) | Part::Piece => {}
+            }
+            parts.keys.push(object.key);
+        }
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+        if count > MOST {
+            return Err(Error::permanent(Area::Bucket, format!("cannot list `{COLLECTIONS}`"))
+                .because("the listing has no end"));
+        }
+    }
+    listed.removed = removed.into_iter().collect();
+    Ok(listed)
+}
+
+fn tombstone(key: &str) -> Option<HashPart> {
+    let hash = key.strip_prefix(TOMBSTONES)?.strip_suffix(".json")?;
+    nixbase32::decode(hash.as_bytes()).ok()?.try_into().ok()
+}
+
+/// A list of a collection.
+#[derive(Clone, Debug, Default)]
+pub struct OpenList {
+    /// Whether a person has asked for this collection.
+    pub removal: bool,
+    /// What is in the list.
+    pub list: List,
+}
+
+/// Reads `condemned` or `final` of a collection. `None` if the collection has ended meanwhile.
+///
+/// # Errors
+/// When the bucket fails, or the list is damaged.
+pub async fn read_list(bucket: &dyn Bucket, id: &str, is_final: bool) -> Result<Option<OpenList>> {
+    let key = if is_final { Part::Final.key(id) } else { Part::Condemned.key(id) };
+    match try_list(bucket, &key).await {
+        Ok(list) => Ok(Some(list)),
+        Err(error) => match bucket.head(&Part::Done.key(id)).await {
+            Ok(Some(_)) => Ok(None),
+            // The objects of a collection that has ended are removed, `done` last.
+            Ok(None) if bucket.head(&Part::Condemned.key(id)).await?.is_none() => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+async fn try_list(bucket: &dyn Bucket, key: &str) -> Result<OpenList> {
+    let damaged = |reason: String| {
+        Error::transient(Area::Bucket, format!("cannot understand `{key}`"))
+            .because(reason)
+            .hint("`larder collect --yes` ends a collection that is damaged")
+    };
+    let missing = |key: &str| damaged(format!("`{key}` is not in the bucket"));
+    let header = bucket.get(key).await?.ok_or_else(|| missing(key))?;
+    let header = Header::parse(&header.body).map_err(damaged)?;
+    let reads = (0..header.pieces).map(|number| async move {
+        let key = piece(key, number);
+        Ok::<_, Error>(bucket.get(&key).await?.map(|object| object.body).ok_or(key))
+    });
+    let pieces: Vec<_> = stream::iter(reads).buffered(CONCURRENT).try_collect().await?;
+    let pieces = pieces.into_iter().collect::<Result<Vec<_>, _>>().map_err(|key| missing(&key))?;
+    let list = List::decode(&header, &pieces).map_err(damaged)?;
+    Ok(OpenList { removal: header.removal, list })
+}
