@@ -18,6 +18,7 @@ pub mod narinfo;
 pub mod need;
 pub mod object_keys;
 pub mod object_kind;
+pub mod orphans;
 pub mod path_info;
 pub mod pin;
 pub mod public_key;
