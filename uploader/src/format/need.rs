@@ -93,6 +93,12 @@ impl Need {
         paths.chunks(MOST_PATHS).map(need).collect()
     }
 
+    /// All paths.
+    pub fn paths(&self) -> impl Iterator<Item = StorePath> {
+        let names = self.needed.iter().flat_map(|group| &group.paths);
+        names.filter_map(|name| StorePath::from_basename(name.as_bytes()).ok())
+    }
+
     /// The contents of the object.
     pub fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec_pretty(self).unwrap_or_default();
