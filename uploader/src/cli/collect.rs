@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::context::Context;
 use super::output::{self, Collections};
+use super::rules::RuleArgs;
 use super::whole_bucket::{read_store_dir, records};
-use super::why::RuleArgs;
 use crate::base::error::{Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::{parse_span, span_text};
@@ -50,7 +50,7 @@ async fn inputs(args: &Args, context: &Context, bucket: &dyn crate::bucket::Buck
     let store_dir = read_store_dir(bucket).await?;
     Ok(Inputs {
         inventory: inventory::Options { store_dir, trusted },
-        rules: args.rules.rules(),
+        rules: args.rules.rules(&context.config),
         uses: args.rules.uses()?,
         nar_grace: args.nar_grace.unwrap_or(NAR_GRACE),
         foreign_writers: args.foreign_writers,

@@ -10,6 +10,7 @@ use crate::base::error::Result;
 use crate::protocol::gate::Stage;
 use crate::session::CollectorSession;
 use crate::upkeep::inventory::Records;
+use crate::upkeep::needs::compact_needs;
 
 /// The number of times that a collector looks within the time between two renewals of leases.
 const LOOKS: u32 = 30;
@@ -63,6 +64,7 @@ impl Collector<'_> {
         let bucket = self.session.fenced();
         marking.record_orphans(&*bucket).await?;
         expire(&*bucket, self.inputs.nar_grace).await?;
+        compact_needs(&*bucket, &|path| marking.catalog.find(path).is_some()).await?;
         Act::new(self, marking, &marking.garbage, by, records).run().await
     }
 

@@ -13,6 +13,7 @@ use crate::format::pin::{Generation, PINS, effective};
 use crate::session::HashPart;
 use crate::survey::read_pins;
 use crate::upkeep::inventory::{self, Catalog, Progress, Records, take};
+use crate::upkeep::needs::add_needs;
 use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Uses, Verdict, decide};
 
 /// The number of absent references about which the bucket is asked, to see that its listing is complete.
@@ -85,7 +86,9 @@ pub(super) async fn judge(
     catalog: &Catalog,
 ) -> Result<(Vec<Generation>, Decision)> {
     let (pins, _) = effective(read_pins(bucket, PINS).await?);
-    let decision = decide(catalog, &pins, &inputs.rules, &inputs.uses);
+    let mut uses = inputs.uses.clone();
+    add_needs(bucket, &mut uses).await?;
+    let decision = decide(catalog, &pins, &inputs.rules, &uses);
     if let Some(id) = decision.unreadable.first() {
         return Err(cannot(bucket)
             .because(format!(
