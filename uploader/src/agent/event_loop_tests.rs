@@ -9,9 +9,10 @@ use larder_hook::store_path::StorePath as QueuedPath;
 
 use super::*;
 use crate::base::lock::lock;
-use crate::bucket::Bucket;
 use crate::bucket::memory::MemoryBucket;
+use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::cache_info::CacheInfo;
+use crate::format::marker::Reservation;
 use crate::format::object_keys::{self, Compression};
 use crate::init::{write_cache_info, write_marker};
 use crate::push::Options;

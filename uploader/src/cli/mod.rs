@@ -5,6 +5,7 @@ mod agent;
 mod arguments;
 mod catch_up;
 mod client;
+mod collect;
 mod config;
 mod context;
 mod flush;
@@ -17,12 +18,14 @@ mod push;
 mod queue;
 mod recheck;
 mod relay;
+mod remove;
 mod repair;
 mod retry;
 mod setup;
 mod sign;
 mod signals;
 mod status;
+mod upgrade;
 mod verify;
 mod whole_bucket;
 mod why;
@@ -75,6 +78,12 @@ enum Command {
     Unpin(pin::UnpinArgs),
     /// Tell why a path stays in the bucket, or since when it may go
     Why(why::Args),
+    /// Remove from the bucket what no pin and no rule keeps, while writers use it
+    Collect(collect::Args),
+    /// Remove paths and all that refers to them, whatever keeps them
+    Remove(remove::Args),
+    /// Bring the bucket to the newest format
+    Upgrade(upgrade::Args),
     /// Sign what a trusted key has signed, and drop the signatures of a retired key
     Sign(sign::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
@@ -139,6 +148,9 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Pins(args) => block_on(async move { pin::pins(args, &context).await }),
         Command::Unpin(args) => block_on(async move { pin::unpin(args, &context).await }),
         Command::Why(args) => block_on(async move { why::run(args, &context).await }),
+        Command::Collect(args) => block_on(async move { collect::run(args, &context).await }),
+        Command::Remove(args) => block_on(async move { remove::run(args, &context).await }),
+        Command::Upgrade(args) => block_on(async move { upgrade::run(args, &context).await }),
         Command::Sign(args) => block_on(async move { sign::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),

@@ -50,7 +50,7 @@ pub(super) async fn take_inventory(bucket: &dyn Bucket, options: &inventory::Opt
 }
 
 /// What earlier runs read of the narinfos in this bucket.
-fn records(address: &str, options: &inventory::Options) -> Box<dyn Records> {
+pub(super) fn records(address: &str, options: &inventory::Options) -> Box<dyn Records> {
     let Some(directory) = cache_directory(process_environment) else { return Box::new(NoRecords) };
     match Cache::open(&directory, address, options) {
         Ok(cache) => Box::new(cache),

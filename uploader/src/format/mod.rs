@@ -17,6 +17,7 @@ pub mod nar_scanner;
 pub mod narinfo;
 pub mod object_keys;
 pub mod object_kind;
+pub mod orphans;
 pub mod path_info;
 pub mod pin;
 pub mod public_key;

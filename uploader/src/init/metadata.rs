@@ -58,6 +58,42 @@ pub async fn write_marker(bucket: &dyn Bucket) -> Result<bool> {
     Ok(true)
 }
 
+/// What [`upgrade_marker`] has found or done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// The bucket had an older format.
+    Done {
+        /// The format before.
+        from: u32,
+        /// The format now.
+        to: u32,
+    },
+    /// The bucket has this format, the newest.
+    Newest(u32),
+}
+
+/// Brings the marker to the newest format.
+///
+/// Fails if the bucket has no marker, or one of a format that this version does not know.
+pub async fn upgrade_marker(bucket: &dyn Bucket) -> Result<Upgrade> {
+    let found = bucket.get(object_keys::FORMAT).await?.ok_or_else(|| {
+        unusable(bucket, format!("it has no `{}`", object_keys::FORMAT))
+            .hint("`larder init` prepares a bucket")
+    })?;
+    let format = Format::check(&found.body).map_err(|reason| unusable(bucket, reason))?;
+    let newest = Format::current(format.conditional_writes);
+    if format.version == newest.version {
+        return Ok(Upgrade::Newest(newest.version));
+    }
+    let condition = found.etag.map_or(Condition::None, Condition::IfMatch);
+    match bucket.put(object_keys::FORMAT, newest.to_json().into(), ContentType::Json, condition).await? {
+        Put::Written => Ok(Upgrade::Done { from: format.version, to: newest.version }),
+        Put::Refused => Err(Error::transient(Area::Bucket, "cannot upgrade the bucket")
+            .because("another program has changed its marker")
+            .hint("try again")),
+    }
+}
+
 /// Whether the server refuses a write whose condition does not hold. Some servers ignore the condition.
 async fn has_conditional_writes(bucket: &dyn Bucket) -> Result<bool> {
     let probe = probe_key();

@@ -6,7 +6,7 @@
 mod metadata;
 mod rights;
 
-pub use metadata::{CacheInfoState, write_cache_info, write_marker};
+pub use metadata::{CacheInfoState, Upgrade, upgrade_marker, write_cache_info, write_marker};
 pub use rights::check_rights;
 
 use crate::base::error::{Area, Error, Result};

@@ -88,7 +88,18 @@ impl CollectorSession {
 
     /// The bucket, for changes: each attempt is sent only while the lease holds.
     pub fn fenced(&self) -> Arc<dyn Bucket> {
+        let last = Mutex::default();
+        self.bucket.clone().fenced(Arc::new(Deletions { keeper: self.keeper.clone(), last }))
+    }
+
+    /// The same, for the deletion of narinfos and NARs.
+    pub fn deleting(&self) -> Arc<dyn Bucket> {
         self.bucket.clone().fenced(self.deletions.clone())
+    }
+
+    /// Whether a change may still be carried out.
+    pub fn any_open(&self) -> bool {
+        self.keeper.any_open()
     }
 
     /// The times of the protocol.
@@ -106,8 +117,8 @@ impl CollectorSession {
         self.keeper.over()
     }
 
-    /// The time since the last change was signed; `None` if there was none.
-    pub fn last_change(&self) -> Option<Duration> {
+    /// The time since the last deletion was signed; `None` if there was none.
+    pub fn last_deletion(&self) -> Option<Duration> {
         lock(&self.deletions.last).map(Moment::elapsed)
     }
 

@@ -1,5 +1,6 @@
 //! Keeps a bucket whole and small: verify, repair, pins and rules, collection, new signatures, copies.
 
+pub mod collect;
 #[cfg(test)]
 pub(crate) mod house;
 pub mod inventory;

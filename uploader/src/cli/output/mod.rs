@@ -1,6 +1,7 @@
 //! Everything that the commands print. Data goes to standard output, messages for people to standard error.
 
 mod bar;
+mod collections;
 mod compression;
 mod faults;
 mod human;
@@ -11,6 +12,7 @@ mod setup;
 mod steps;
 mod terminal;
 
+pub(super) use collections::Collections;
 pub(super) use faults::{fault_as_json, show_faults};
 pub(super) use human::Human;
 pub(super) use json::Json;

@@ -7,7 +7,7 @@ use crate::format::named_nar::{NamedNar, label_named, label_number};
 use crate::format::summary::{FaultKind, NarinfoFault, Summary};
 
 /// What was read of narinfos in earlier runs. It may be lost at any time.
-pub trait Records: Send {
+pub trait Records: Send + Sync {
     /// What was read of the narinfo with this hash part; `None` unless it was this very object.
     fn get(&mut self, digest: &[u8; 20], object: &Object) -> Option<Record>;
 

@@ -1,0 +1,37 @@
+//! Writes the lists of a collection, and removes the objects of collections that have ended.
+
+use crate::base::error::Result;
+use crate::bucket::{Bucket, Condition, ContentType};
+use crate::format::collection::{List, Part, piece};
+use crate::session::Parts;
+
+/// Puts a list into the bucket: its pieces, and then its header, which makes it count.
+///
+/// # Errors
+/// When the bucket fails. The list may count all the same.
+pub(super) async fn publish(bucket: &dyn Bucket, key: &str, list: &List, removal: bool) -> Result<()> {
+    let (header, pieces) = list.encode(removal);
+    for (number, contents) in (0..).zip(pieces) {
+        bucket.put(&piece(key, number), contents.into(), ContentType::Text, Condition::None).await?;
+    }
+    put(bucket, key, header).await
+}
+
+/// Puts an object in JSON.
+///
+/// # Errors
+/// When the bucket fails.
+pub(super) async fn put(bucket: &dyn Bucket, key: &str, json: Vec<u8>) -> Result<()> {
+    bucket.put(key, json.into(), ContentType::Json, Condition::None).await.map(drop)
+}
+
+/// Removes the objects of a collection that has ended: `done` last, so that it stays ended.
+///
+/// # Errors
+/// When the bucket fails. The next collection removes the rest.
+pub(super) async fn clear(bucket: &dyn Bucket, id: &str, parts: &Parts) -> Result<()> {
+    let done = Part::Done.key(id);
+    let (last, others): (Vec<_>, Vec<_>) = parts.keys.iter().cloned().partition(|key| *key == done);
+    bucket.delete_many(&others).await?;
+    bucket.delete_many(&last).await
+}

@@ -1,0 +1,166 @@
+//! Reads the bucket, and finds what may go. An uncertain view ends it.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::garbage::{Garbage, orphans};
+use super::orphans::Records as Orphans;
+use crate::base::error::{Area, Error, Result};
+use crate::bucket::Bucket;
+use crate::format::object_keys::{self, CACHE_INFO, FORMAT, parse_nar};
+use crate::format::pin::{Generation, PINS, effective};
+use crate::session::HashPart;
+use crate::survey::read_pins;
+use crate::upkeep::inventory::{self, Catalog, Progress, Records, take};
+use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Uses, Verdict, decide};
+
+/// The number of absent references about which the bucket is asked, to see that its listing is complete.
+const ASKED: usize = 200;
+/// The number of questions at the same time.
+const CONCURRENT: usize = 32;
+
+/// By what a collection decides.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The store directory, and the keys that clients trust.
+    pub inventory: inventory::Options,
+    /// The rules, besides the pins.
+    pub rules: Rules,
+    /// What is known of the needs of paths, besides the records in the bucket.
+    pub uses: Uses,
+    /// A NAR goes when no narinfo has named it for this long.
+    pub nar_grace: Duration,
+    /// Whether to collect although other programs, which hold no leases, have written lately.
+    pub foreign_writers: bool,
+    /// Whether to take only objects that no narinfo needs, if no pin and no rule says which paths may go.
+    pub without_rules: bool,
+}
+
+/// What a bucket holds, and what of it may go.
+#[derive(Debug)]
+pub struct Marking {
+    /// The inventory.
+    pub catalog: Catalog,
+    /// The pins that count.
+    pub pins: Vec<Generation>,
+    /// What becomes of each path.
+    pub decision: Decision,
+    /// What may go.
+    pub garbage: Garbage,
+    orphans: Orphans,
+}
+
+/// Reads the bucket, and finds what may go.
+///
+/// # Errors
+/// When anything fails, or the view is uncertain: the listing is short, a narinfo that stays cannot be read, a pin cannot be
+/// read, other programs have written lately, or nothing says what may go.
+pub async fn mark(
+    bucket: &dyn Bucket,
+    inputs: &Inputs,
+    records: &mut dyn Records,
+    progress: Progress<'_>,
+) -> Result<Marking> {
+    let catalog = take(bucket, &inputs.inventory, records, progress).await?;
+    let orphans = Orphans::read(bucket).await?;
+    let (pins, decision) = judge(bucket, inputs, &catalog).await?;
+    check_foreign(bucket, inputs, &catalog)?;
+    let going = decision.going();
+    let has_rule = !catalog.ids().any(|id| decision.verdict(id) == Some(Verdict::Stays(Keeper::NoRule)));
+    if !has_rule && !inputs.without_rules {
+        return Err(cannot(bucket)
+            .because("no pin and no rule says what may go")
+            .hint("pin what must stay (`larder pin`), or set `keep-within` or `max-size`"));
+    }
+    let old = orphans.old(&self::orphans(&catalog), inputs.nar_grace);
+    let garbage = Garbage::of(&catalog, &going, old);
+    Ok(Marking { catalog, pins, decision, garbage, orphans })
+}
+
+/// Reads what keeps paths, and decides. Also checks that the inventory is complete, as far as that can be seen.
+pub(super) async fn judge(
+    bucket: &dyn Bucket,
+    inputs: &Inputs,
+    catalog: &Catalog,
+) -> Result<(Vec<Generation>, Decision)> {
+    let (pins, _) = effective(read_pins(bucket, PINS).await?);
+    let decision = decide(catalog, &pins, &inputs.rules, &inputs.uses);
+    if let Some(id) = decision.unreadable.first() {
+        return Err(cannot(bucket)
+            .because(format!(
+                "the narinfo of `{}` stays and cannot be read, so that nobody knows what it refers to",
+                catalog.hash_part(*id)
+            ))
+            .hint("`larder verify` shows such narinfos, and `larder repair` mends them"));
+    }
+    check_listing(bucket, catalog, &decision).await?;
+    Ok((pins, decision))
+}
+
+/// A listing that lacks objects makes others look unneeded.
+async fn check_listing(bucket: &dyn Bucket, catalog: &Catalog, decision: &Decision) -> Result<()> {
+    let short = |key: &str| {
+        cannot(bucket)
+            .because(format!("its listing is incomplete: it lacks `{key}`"))
+            .hint("try again later; a server whose listings lack objects cannot be collected")
+    };
+    for key in [CACHE_INFO, FORMAT] {
+        if catalog.others().find(key).is_none() {
+            return Err(short(key));
+        }
+    }
+    let pinned = decision.missing.iter().filter_map(|(_, base)| digest_of(base));
+    let absent: Vec<_> = catalog.absent_ids().filter_map(|id| catalog.absent_path(id)).collect();
+    let step = absent.len().div_ceil(ASKED).max(1);
+    let sample = absent.iter().step_by(step).map(|path| *path.digest());
+    let asked: Vec<_> = pinned.chain(sample).map(|digest| object_keys::narinfo_of(&digest)).collect();
+    let asked = asked
+        .into_iter()
+        .map(|key| async move { Ok::<_, Error>(bucket.head(&key).await?.is_some().then_some(key)) });
+    let mut answers = stream::iter(asked).buffer_unordered(CONCURRENT);
+    while let Some(answer) = answers.try_next().await? {
+        if let Some(key) = answer {
+            return Err(short(&key));
+        }
+    }
+    Ok(())
+}
+
+fn digest_of(base: &str) -> Option<HashPart> {
+    nix_derivation::StorePath::from_basename(base.as_bytes()).ok().map(|path| *path.digest())
+}
+
+/// Programs such as `nix copy` hold no lease: only the grace protects what they are about to refer to.
+fn check_foreign(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalog) -> Result<()> {
+    let is_foreign = |id: &inventory::PathId| {
+        catalog.nar(*id).is_some_and(|nar| parse_nar(catalog.nar_object(nar).0).is_none())
+            && catalog.age(*id).is_none_or(|age| age < GRACE)
+    };
+    match catalog.ids().find(is_foreign) {
+        Some(id) if !inputs.foreign_writers => Err(cannot(bucket)
+            .because(format!(
+                "another program than larder has written `{}` within the last 24 hours, and such programs do not tell when they \
+                 are at work",
+                catalog.basename(id)
+            ))
+            .hint("collect a day after their last push, or with `--foreign-writers` while none of them runs")),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn cannot(bucket: &dyn Bucket) -> Error {
+    Error::permanent(Area::Bucket, format!("cannot collect `{}`", bucket.address()))
+}
+
+impl Marking {
+    /// Records for how long objects have been orphans.
+    ///
+    /// # Errors
+    /// When the bucket fails.
+    pub(super) async fn record_orphans(&self, bucket: &dyn Bucket) -> Result<()> {
+        let catalog = &self.catalog;
+        let exists = |key: &str| catalog.nars().find(key).is_some() || catalog.others().find(key).is_some();
+        self.orphans.update(bucket, &orphans(catalog), exists).await
+    }
+}
