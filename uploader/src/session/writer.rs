@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder_hook::fault::point;
+use nix_derivation::StorePath;
 use nix_narinfo::TrustedPublicKey;
 use tokio::task::JoinHandle;
 
@@ -13,6 +14,7 @@ use super::facts::Facts;
 use super::gate_keeper::{Change, GateKeeper, Passage};
 use super::lease::Lease;
 use super::names::HashPart;
+use super::needs::{Needs, Record};
 use super::reservation::Reservations;
 use super::sweep;
 use super::vouchers::Vouchers;
@@ -43,6 +45,7 @@ pub struct Session {
     keeper: Arc<GateKeeper>,
     lease: Lease,
     facts: Arc<Facts>,
+    needs: Needs,
     reservations: Reservations,
     vouchers: Vouchers,
     sweep: Mutex<Option<JoinHandle<()>>>,
@@ -78,6 +81,7 @@ impl Session {
             keeper,
             lease,
             facts,
+            needs: Needs::default(),
             reservations,
             vouchers,
             sweep,
@@ -175,6 +179,28 @@ impl Session {
         self.put_record(&name.key(&id), pin.to_json(), paths, since).await?;
         point("session: pinned");
         Ok(id)
+    }
+
+    /// Records that pushes need these roots. `found` are those that stand in the bucket, and `written` those that this session
+    /// has written there. `since` is the moment since when the caller knows both. A push calls this before it reports the
+    /// roots.
+    ///
+    /// # Errors
+    /// As for [`Session::put_narinfo`].
+    pub async fn record_needs(
+        &self,
+        found: &[Arc<StorePath>],
+        written: &[Arc<StorePath>],
+        since: Moment,
+    ) -> Result<()> {
+        self.needs.note(written.iter().map(|path| path.digest()), since);
+        for Record { key, body, paths } in self.needs.due(&self.id, found.iter().map(|path| &**path)) {
+            let at = Moment::now();
+            self.put_record(&key, body, paths.clone(), since).await?;
+            self.needs.note(&paths, at);
+            point("session: recorded");
+        }
+        Ok(())
     }
 
     /// The bucket for one change.
