@@ -3,6 +3,7 @@
 use super::acting::{Act, Ended};
 use super::garbage::Garbage;
 use super::marking::Marking;
+use super::removal::purge;
 use super::undo::expire;
 use super::worker::Collector;
 use crate::base::error::Result;
@@ -16,6 +17,7 @@ impl Collector<'_> {
     pub async fn collect(&self, marking: &Marking, by: &str, records: &mut dyn Records) -> Result<Ended> {
         let bucket = self.session.fenced();
         marking.record_orphans(&*bucket).await?;
+        marking.compact_needs(&*bucket).await?;
         expire(&*bucket, self.inputs.nar_grace).await?;
         Act::new(self, marking, &marking.garbage, by, records).run().await
     }
@@ -32,6 +34,10 @@ impl Collector<'_> {
         for_good: bool,
         records: &mut dyn Records,
     ) -> Result<Ended> {
-        Act::new(self, marking, garbage, by, records).removal(for_good).run().await
+        let ended = Act::new(self, marking, garbage, by, records).removal(for_good).run().await?;
+        if for_good && ended.error.is_none() {
+            purge(&self.session.deleting(), &marking.catalog, garbage).await?;
+        }
+        Ok(ended)
     }
 }
