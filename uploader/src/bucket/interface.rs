@@ -1,13 +1,14 @@
 //! The operations of a bucket, with their arguments and results.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::base::error::Result;
+use crate::base::error::{Area, Error, Result};
 pub use crate::base::file::MAX_SMALL;
 
 /// Is asked about each attempt of a request that changes the bucket, after the attempt was signed and before it is sent.
@@ -69,6 +70,34 @@ pub trait Bucket: Send + Sync + fmt::Debug {
             self.delete(key).await?;
         }
         Ok(())
+    }
+
+    /// Where the object is that `object`, the result of [`Bucket::head`], describes. `None` if no other bucket can copy it.
+    fn origin(&self, _object: &ObjectMeta) -> Option<Origin> {
+        None
+    }
+
+    /// Copies an object of this or another bucket, without its bytes passing through this machine, and replaces an existing
+    /// object. Readers see it completely or not at all. Nothing but the bytes is taken over: the media type is `kind`.
+    ///
+    /// The credentials of this bucket must permit to read the origin. After an error the object may be there after all.
+    async fn copy(&self, _from: &Origin, _to: &str, _kind: ContentType) -> Result<Copied> {
+        Ok(Copied::Impossible)
+    }
+
+    /// The versions of an object that a bucket keeps, with its deletion markers, newest first. Empty if the bucket keeps
+    /// none. A server that could keep versions and does not may name the object itself as its only version.
+    async fn versions(&self, _key: &str) -> Result<Vec<Version>> {
+        Ok(Vec::new())
+    }
+
+    /// Removes one version of an object, or a deletion marker, for ever. Succeeds if it is absent.
+    ///
+    /// After [`Bucket::delete`], remove the versions with bytes before the markers: without its newest marker, an object is
+    /// back.
+    async fn delete_version(&self, key: &str, _id: &str) -> Result<()> {
+        let what = format!("cannot delete a version of `{key}` in `{}`", self.address());
+        Err(Error::permanent(Area::Bucket, what).because("this bucket keeps no versions"))
     }
 
     /// The same bucket, whose small writes and deletions ask `fence` at each attempt. Uploads in parts do not ask.
@@ -169,6 +198,70 @@ pub struct Object {
     pub body: Bytes,
     /// The entity tag for [`Condition::IfMatch`], if the server gives one.
     pub etag: Option<String>,
+}
+
+/// A version of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The server's identifier of the version.
+    pub id: String,
+    /// Whether it says that the object was deleted, and holds no bytes.
+    pub is_marker: bool,
+    /// The size in bytes.
+    pub size: u64,
+}
+
+/// Where an object is that another bucket can copy.
+#[derive(Clone)]
+pub struct Origin {
+    pub(super) place: Place,
+    pub(super) size: u64,
+    /// Another object than the one with this entity tag is not copied, if the server honours conditions of copies.
+    pub(super) etag: Option<String>,
+}
+
+#[derive(Clone)]
+pub(super) enum Place {
+    /// On a server.
+    Server {
+        /// The server.
+        endpoint: Option<String>,
+        region: String,
+        bucket: String,
+        /// The full key.
+        key: String,
+    },
+    /// In a directory.
+    File {
+        /// The directory of the bucket.
+        root: PathBuf,
+        key: String,
+    },
+    /// In memory: reads the object.
+    #[cfg(test)]
+    Memory(Arc<dyn Fn() -> Option<Object> + Send + Sync>),
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Server { bucket, key, .. } => write!(f, "Origin({bucket}/{key})"),
+            Place::File { root, key } => write!(f, "Origin({}/{key})", root.display()),
+            #[cfg(test)]
+            Place::Memory(_) => f.write_str("Origin(memory)"),
+        }
+    }
+}
+
+/// The outcome of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// The object was copied.
+    Done,
+    /// The origin is not there any more, or is another object by now. Nothing was copied.
+    Gone,
+    /// The origin is on another server, or the server cannot copy. Nothing was copied: send the bytes.
+    Impossible,
 }
 
 /// The properties of an object that are known without reading it.

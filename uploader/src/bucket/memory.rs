@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, MAX_SMALL,
-    Multipart, Object, ObjectMeta, Position, Put, Unfinished,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Copied, Cursor, Depth, Fence, ListPage, MAX_SMALL,
+    Multipart, Object, ObjectMeta, Origin, Place, Position, Put, Unfinished,
 };
 use super::key_syntax;
 use crate::base::error::{Area, Error, Result};
@@ -172,6 +172,26 @@ impl Bucket for MemoryBucket {
         self.objects().by_key.remove(key);
         self.answered(passed);
         Ok(())
+    }
+
+    fn origin(&self, object: &ObjectMeta) -> Option<Origin> {
+        let (objects, key) = (self.objects.clone(), object.key.clone());
+        let read = move || {
+            let stored = lock(&objects).by_key.get(&key).cloned()?;
+            Some(Object { body: stored.body, etag: Some(stored.etag) })
+        };
+        Some(Origin { place: Place::Memory(Arc::new(read)), size: object.size, etag: object.etag.clone() })
+    }
+
+    async fn copy(&self, from: &Origin, to: &str, kind: ContentType) -> Result<Copied> {
+        key_syntax::check(to)?;
+        let Place::Memory(read) = &from.place else { return Ok(Copied::Impossible) };
+        match read().filter(|object| object.etag == from.etag) {
+            Some(object) => {
+                self.put(to, object.body.into(), kind, Condition::None).await.map(|_| Copied::Done)
+            }
+            None => Ok(Copied::Gone),
+        }
     }
 
     fn fenced(self: Arc<Self>, fence: Arc<dyn Fence>) -> Arc<dyn Bucket> {

@@ -17,8 +17,8 @@ pub use directory::DirectoryBucket;
 #[cfg(test)]
 pub(crate) use interface::Position;
 pub use interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, MAX_SMALL,
-    Multipart, Object, ObjectMeta, Put, Unfinished,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Copied, Cursor, Depth, Fence, ListPage, MAX_SMALL,
+    Multipart, Object, ObjectMeta, Origin, Put, Unfinished, Version,
 };
 pub use open::open;
 #[cfg(any(test, feature = "fuzzing"))]

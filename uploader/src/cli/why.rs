@@ -13,9 +13,8 @@ use crate::base::error::Result;
 use crate::base::exit::Exit;
 use crate::base::span::span_text;
 use crate::format::pin::{Generation, PINS, effective};
-use crate::survey::read_pins;
+use crate::survey::{read_needs, read_pins};
 use crate::upkeep::inventory::{self, Catalog, PathId};
-use crate::upkeep::needs::add_needs;
 use crate::upkeep::rules::{Decision, Keeper, Use, Verdict, decide};
 
 #[derive(Debug, clap::Args)]
@@ -36,7 +35,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let store_dir = read_store_dir(&*bucket).await?;
     let wanted = digest(&args.path, &store_dir)?;
     let mut uses = args.rules.uses()?;
-    add_needs(&*bucket, &mut uses).await?;
+    read_needs(&*bucket, &mut |need| uses.add_need(&need)).await?;
     let (counting, _) = effective(read_pins(&*bucket, PINS).await?);
     let catalog = take_inventory(&*bucket, &inventory::Options { store_dir, trusted }).await?;
     let Some(id) = catalog.find(&wanted) else {

@@ -170,7 +170,8 @@ impl Pusher {
     /// # Errors
     /// When the push cannot begin, or cannot find out what to do. An error that concerns one path is its outcome in the
     /// report.
-    pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
+    pub async fn push(&self, mut request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
+        request.removed = self.session.removed();
         let request = Arc::new(request);
         for _ in 0..ATTEMPTS {
             let (report, since) = self.try_push(&request, &progress).await?;

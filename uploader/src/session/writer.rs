@@ -1,5 +1,6 @@
 //! A writer's session with a bucket. It composes admission, lease, facts, reservations and sweep.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -249,9 +250,9 @@ impl Session {
         self.keeper.nar_counts(key)
     }
 
-    /// Whether a person has removed the path for good, so that nobody publishes it again.
-    pub fn is_removed(&self, path: &HashPart) -> bool {
-        self.keeper.is_removed(path)
+    /// The paths that a person has removed for good, so that nobody publishes them again.
+    pub fn removed(&self) -> BTreeSet<HashPart> {
+        self.keeper.removed().iter().copied().collect()
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be

@@ -6,7 +6,6 @@ pub(crate) mod house;
 pub mod inventory;
 #[cfg(test)]
 pub(crate) mod large;
-pub mod needs;
 pub mod repair;
 pub mod rules;
 pub mod sign;

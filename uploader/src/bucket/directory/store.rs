@@ -8,15 +8,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::files::{TEMPORARY, Tree, describe, etag};
+use super::files::{TEMPORARY, Tree, describe, etag, finish};
 use super::listing;
 use super::multipart::DirectoryMultipart;
 use crate::base::error::{Area, Error, Result};
 use crate::base::file::blocking;
 use crate::bucket::address::file_url;
 use crate::bucket::interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, MAX_SMALL,
-    Multipart, Object, ObjectMeta, Put,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Copied, Cursor, Depth, Fence, ListPage, MAX_SMALL,
+    Multipart, Object, ObjectMeta, Origin, Place, Put,
 };
 use crate::bucket::key_syntax;
 
@@ -181,6 +181,37 @@ impl Bucket for DirectoryBucket {
                 Err(error) if absent(&error) => files.require_root(),
                 result => result,
             })
+        })
+        .await?
+    }
+
+    fn origin(&self, object: &ObjectMeta) -> Option<Origin> {
+        self.check(&object.key).ok()?;
+        let place = Place::File { root: self.files.root().to_owned(), key: object.key.clone() };
+        Some(Origin { place, size: object.size, etag: object.etag.clone() })
+    }
+
+    /// Copies the bytes, by reference where the file system can. A second name of the same file would let everybody who may
+    /// write the origin change the copy.
+    async fn copy(&self, from: &Origin, to: &str, _: ContentType) -> Result<Copied> {
+        self.check(to)?;
+        let Place::File { root, key } = from.place.clone() else { return Ok(Copied::Impossible) };
+        let (name, from, fence) = (to.to_owned(), from.clone(), self.fence.clone());
+        self.run("copy an object to", to, move |files| {
+            let Some((mut origin, meta)) = open_file(&Tree::new(root), &key)? else {
+                return Ok(Ok(Copied::Gone));
+            };
+            if from.etag.is_some_and(|wanted| wanted != etag(&meta)) {
+                return Ok(Ok(Copied::Gone));
+            }
+            let (temporary, mut file) = files.temporary()?;
+            let size = std::io::copy(&mut origin, &mut file)?;
+            if size != from.size {
+                return Ok(Ok(Copied::Gone));
+            }
+            finish(&file)?;
+            let _lock = files.lock_shared()?;
+            behind(fence.as_deref(), || temporary.replace(&name).map(|()| Copied::Done))
         })
         .await?
     }

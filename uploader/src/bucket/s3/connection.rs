@@ -28,11 +28,14 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// How often a request is sent before its transient failure is reported; at least once.
     pub max_attempts: u32,
+    /// The largest object that is copied with one request, in bytes. Larger ones are copied in parts of this size. S3 takes
+    /// parts from 5 MiB to 5 GiB.
+    pub copied_at_once: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { credentials_file: None, ca_file: None, max_attempts: 4 }
+        Self { credentials_file: None, ca_file: None, max_attempts: 4, copied_at_once: 1 << 30 }
     }
 }
 
@@ -42,6 +45,8 @@ pub(super) struct Connection {
     pub(super) address: S3Address,
     /// The region of the bucket.
     pub(super) region: String,
+    /// The largest object that is copied with one request, in bytes.
+    pub(super) copied_at_once: u64,
     sender: Arc<Sender>,
     /// Is asked about each attempt of a change.
     fence: Option<Arc<dyn Fence>>,
@@ -69,14 +74,15 @@ impl Connection {
             attempts: options.max_attempts.max(1),
             throttle: Throttle::default(),
         };
-        Ok(Self { address, region: region.to_string(), sender: Arc::new(sender), fence: None })
+        let (region, copied_at_once) = (region.to_string(), options.copied_at_once);
+        Ok(Self { address, region, copied_at_once, sender: Arc::new(sender), fence: None })
     }
 
-    /// The same connection, with a fence.
-    pub(super) fn fenced(&self, fence: Arc<dyn Fence>) -> Self {
-        let Self { address, region, sender, .. } = self;
-        let (address, region) = (address.clone(), region.clone());
-        Self { address, region, sender: sender.clone(), fence: Some(fence) }
+    /// The same connection, with this fence or without a fence.
+    pub(super) fn fenced(&self, fence: Option<Arc<dyn Fence>>) -> Self {
+        let Self { address, region, copied_at_once, sender, .. } = self;
+        let (address, region, sender) = (address.clone(), region.clone(), sender.clone());
+        Self { address, region, copied_at_once: *copied_at_once, sender, fence }
     }
 
     /// The operation `verb` on the object `key`, for an error.

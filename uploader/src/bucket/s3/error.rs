@@ -24,8 +24,14 @@ pub(super) enum Access {
     Write,
     /// `s3:DeleteObject`
     Delete,
+    /// `s3:DeleteObjectVersion`
+    DeleteVersion,
+    /// `s3:GetObject` on another object, and `s3:PutObject`
+    Copy,
     /// `s3:ListBucket`
     List,
+    /// `s3:ListBucketVersions`
+    ListVersions,
     /// The bucket itself.
     Bucket,
     /// `s3:GetBucketPolicy` and `s3:PutBucketPolicy`
@@ -43,6 +49,15 @@ impl Access {
                 "grant `s3:PutObject` and `s3:AbortMultipartUpload` on the objects below the prefix of the address"
             }
             Self::Delete => "grant `s3:DeleteObject` on the objects below the prefix of the address",
+            Self::DeleteVersion => {
+                "grant `s3:DeleteObjectVersion` on the objects below the prefix of the address; a retention or a legal \
+                 hold of the object may forbid it too"
+            }
+            Self::Copy => {
+                "grant `s3:GetObject` on the objects that are copied, and `s3:PutObject` on the objects below the \
+                 prefix of the address"
+            }
+            Self::ListVersions => "grant `s3:ListBucketVersions` on the bucket",
             Self::List => "grant `s3:ListBucket` on the bucket",
             Self::Bucket => "grant `s3:ListBucket` on the bucket, and `s3:CreateBucket` to create it",
             Self::Policy => {

@@ -92,6 +92,6 @@ fn page(listing: Listing, lead: &str, now: Option<SystemTime>) -> Option<ListPag
 }
 
 /// Decodes a key in the encoding of HTML forms, in which `+` is a space.
-fn url_decode(key: &str) -> String {
+pub(super) fn url_decode(key: &str) -> String {
     percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }

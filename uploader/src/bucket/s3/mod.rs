@@ -2,10 +2,11 @@
 //!
 //! From the bottom up: `xml`, `request` and `reply` are values; `error`, `retry`, `throttle`, `signer` and `upload_body`
 //! each decide one thing about them; `sender` sends a request; `connection` knows the bucket's address; `objects`,
-//! `listing`, `multipart`, `policy` and `bucket` are the operations; `store` composes them.
+//! `listing`, `multipart`, `copying`, `deletion`, `versions`, `policy` and `bucket` are the operations; `store` composes them.
 
 mod bucket;
 mod connection;
+mod copying;
 mod credentials;
 mod deletion;
 mod error;
@@ -23,6 +24,7 @@ mod signer;
 mod store;
 mod throttle;
 mod upload_body;
+mod versions;
 mod xml;
 
 pub use connection::Options;
@@ -40,6 +42,7 @@ pub(crate) mod properties {
         xml::properties::uploads(body);
         xml::properties::multipart(body);
         xml::properties::fault(body);
+        xml::properties::versions(body);
     }
 
     /// A policy with larder's statements needs no further change, and keeps what it had beside them.

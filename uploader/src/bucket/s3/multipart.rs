@@ -19,9 +19,9 @@ use crate::base::lock::lock;
 use crate::bucket::interface::{Body, ContentType, Multipart, Unfinished};
 
 /// The most parts that S3 takes.
-const MAX_PARTS: u32 = 10_000;
+pub(super) const MAX_PARTS: u32 = 10_000;
 /// The time limit for assembling an object. Some servers need minutes to assemble thousands of parts.
-const ASSEMBLY: Duration = Duration::from_secs(600);
+pub(super) const ASSEMBLY: Duration = Duration::from_secs(600);
 
 /// A multipart upload in progress.
 pub(super) struct S3Multipart {
@@ -59,6 +59,24 @@ impl S3Multipart {
 
     fn what(&self, verb: &str) -> String {
         self.connection.what(verb, &self.key)
+    }
+
+    /// The operation on a part, for an error.
+    pub(super) fn what_part(&self, number: u32) -> String {
+        self.what(&format!("send part {number} of"))
+    }
+
+    /// The request that gives a part to the server.
+    pub(super) fn part_request(&self, number: u32) -> Request<'_> {
+        self.connection
+            .request(Method::PUT, &self.key)
+            .query("partNumber", number.to_string())
+            .query("uploadId", &self.id)
+    }
+
+    /// Takes down that the server has a part.
+    pub(super) fn has(&self, number: u32, etag: String, size: u64) {
+        lock(&self.sent).insert(number, Sent { etag, size });
     }
 
     /// Sends the request that assembles the object. The status of its answer is sent before the work is done: only the
@@ -108,23 +126,17 @@ enum Assembly {
 #[async_trait]
 impl Multipart for S3Multipart {
     async fn part(&self, number: u32, body: Body) -> Result<()> {
-        let what = || self.what(&format!("send part {number} of"));
+        let what = || self.what_part(number);
         if !(1..=MAX_PARTS).contains(&number) {
             return Err(Error::permanent(Area::Bucket, what()).because("part numbers go from 1 to 10000"));
         }
         let size = u64::try_from(body.bytes.len()).unwrap_or(u64::MAX);
-        let request = self
-            .connection
-            .request(Method::PUT, &self.key)
-            .query("partNumber", number.to_string())
-            .query("uploadId", &self.id)
-            .body(body);
-        let reply = self.connection.send(request, what).await?;
+        let reply = self.connection.send(self.part_request(number).body(body), what).await?;
         if !reply.is_success() {
             return Err(refusal(what(), Access::Write, &reply));
         }
         let etag = reply.etag().ok_or_else(|| without(what(), "the answer has no entity tag"))?;
-        lock(&self.sent).insert(number, Sent { etag, size });
+        self.has(number, etag, size);
         Ok(())
     }
 

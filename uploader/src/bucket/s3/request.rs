@@ -119,6 +119,11 @@ impl<'a> Request<'a> {
     }
 }
 
+/// A key as it is in URLs and in the header that names the origin of a copy.
+pub(super) fn encoded(key: &str) -> String {
+    utf8_percent_encode(key, KEY).to_string()
+}
+
 fn hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()

@@ -8,12 +8,12 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Options};
 use super::multipart::{self, S3Multipart};
-use super::{bucket, deletion, listing, objects, policy};
+use super::{bucket, copying, deletion, listing, objects, policy, versions};
 use crate::base::error::Result;
 use crate::bucket::address::S3Address;
 use crate::bucket::interface::{
-    AnonymousRead, Body, Bucket, Condition, ContentType, Cursor, Depth, Fence, ListPage, Multipart, Object,
-    ObjectMeta, Put, Unfinished,
+    AnonymousRead, Body, Bucket, Condition, ContentType, Copied, Cursor, Depth, Fence, ListPage, Multipart,
+    Object, ObjectMeta, Origin, Put, Unfinished, Version,
 };
 use crate::bucket::key_syntax;
 
@@ -68,8 +68,28 @@ impl Bucket for S3Bucket {
         deletion::delete_many(&self.connection, keys).await
     }
 
+    fn origin(&self, object: &ObjectMeta) -> Option<Origin> {
+        key_syntax::check(&object.key).ok()?;
+        Some(copying::origin(&self.connection, object))
+    }
+
+    async fn copy(&self, from: &Origin, to: &str, kind: ContentType) -> Result<Copied> {
+        key_syntax::check(to)?;
+        copying::copy(&self.connection, from, to, kind).await
+    }
+
+    async fn versions(&self, key: &str) -> Result<Vec<Version>> {
+        key_syntax::check(key)?;
+        versions::list(&self.connection, key).await
+    }
+
+    async fn delete_version(&self, key: &str, id: &str) -> Result<()> {
+        key_syntax::check(key)?;
+        versions::delete(&self.connection, key, id).await
+    }
+
     fn fenced(self: Arc<Self>, fence: Arc<dyn Fence>) -> Arc<dyn Bucket> {
-        Arc::new(Self { connection: Arc::new(self.connection.fenced(fence)) })
+        Arc::new(Self { connection: Arc::new(self.connection.fenced(Some(fence))) })
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, depth: Depth) -> Result<ListPage> {
@@ -78,7 +98,8 @@ impl Bucket for S3Bucket {
 
     async fn start_multipart(&self, key: &str, kind: ContentType) -> Result<Box<dyn Multipart>> {
         key_syntax::check(key)?;
-        Ok(Box::new(S3Multipart::start(Arc::clone(&self.connection), key, kind).await?))
+        let connection = Arc::new(self.connection.fenced(None));
+        Ok(Box::new(S3Multipart::start(connection, key, kind).await?))
     }
 
     async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {

@@ -47,6 +47,24 @@ pub(in super::super) fn uploads(body: &[u8]) {
     assert_eq!(read::uploads(text.as_bytes()).as_ref(), Ok(&found), "{text}");
 }
 
+/// A listing of versions can be written and read again, and each version has an id.
+pub(in super::super) fn versions(body: &[u8]) {
+    let Ok(page) = read::versions(body) else { return };
+    let mut text = String::from("<ListVersionsResult>");
+    for (key, version) in &page.versions {
+        assert!(!version.id.is_empty());
+        let (name, key, id) =
+            (if version.is_marker { "DeleteMarker" } else { "Version" }, escape(key), escape(&version.id));
+        let size = if version.is_marker { String::new() } else { format!("<Size>{}</Size>", version.size) };
+        text.push_str(&format!("<{name}><Key>{key}</Key><VersionId>{id}</VersionId>{size}</{name}>"));
+    }
+    text.push_str("</ListVersionsResult>");
+    let again = read::versions(text.as_bytes()).map(|page| page.versions);
+    assert_eq!(again.as_ref(), Ok(&page.versions), "{text}");
+    let _ = read::entity_tag_of_copy(body);
+    let _ = read::undeleted(body);
+}
+
 /// An upload has an id, and only the answer to a completion says that an object exists.
 pub(in super::super) fn multipart(body: &[u8]) {
     if let Ok(Some(id)) = read::upload_id(body) {

@@ -7,6 +7,8 @@ use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 
+use crate::bucket::interface::Version;
+
 /// The reason for a refusal, as far as the server gives one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Fault {
@@ -34,6 +36,18 @@ pub(in super::super) struct Listed {
     pub(in super::super) etag: Option<String>,
     /// The time when the object was last written.
     pub(in super::super) modified: Option<SystemTime>,
+}
+
+/// A page of a listing of versions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Versions {
+    /// The full keys with their versions.
+    pub(in super::super) versions: Vec<(String, Version)>,
+    pub(in super::super) truncated: bool,
+    /// Where the next page begins: a key, and a version of it or nothing.
+    pub(in super::super) next: Option<(String, String)>,
+    /// Whether keys are percent-encoded.
+    pub(in super::super) encoded: bool,
 }
 
 /// Whether the body of an answer may hold an error in spite of its status. A long listing is not parsed for this.
@@ -88,6 +102,49 @@ pub(in super::super) fn undeleted(body: &[u8]) -> Result<Vec<(String, Fault)>, S
     // An object that does not exist is what the request wants.
     left.retain(|(_, fault)| !matches!(&*fault.code, "NoSuchKey" | "NotFound"));
     if whole { Ok(left) } else { Err("it is no answer to a deletion".into()) }
+}
+
+/// Reads the answer to `CopyObject` or `UploadPartCopy`: the entity tag of the copy, which such an answer always has.
+pub(in super::super) fn entity_tag_of_copy(body: &[u8]) -> Result<Option<String>, String> {
+    let mut etag = None;
+    walk(body, |path, text| {
+        if matches!(path, "CopyObjectResult/ETag" | "CopyPartResult/ETag") {
+            etag = Some(text.trim().to_owned()).filter(|etag| !etag.is_empty());
+        }
+    })?;
+    Ok(etag)
+}
+
+/// Reads the answer to `ListObjectVersions`. Fails if it is not a complete listing.
+pub(in super::super) fn versions(body: &[u8]) -> Result<Versions, String> {
+    let mut page = Versions::default();
+    let mut next = (String::new(), String::new());
+    let new = |is_marker| (String::new(), Version { id: String::new(), is_marker, size: 0 });
+    let (mut one, mut whole) = (new(false), false);
+    walk(body, |path, text| {
+        let Some(inner) = path.strip_prefix("ListVersionsResult") else { return };
+        match inner {
+            "" => whole = true,
+            "/Version/Key" | "/DeleteMarker/Key" => one.0.push_str(text),
+            "/Version/VersionId" | "/DeleteMarker/VersionId" => one.1.id.push_str(text.trim()),
+            "/Version/Size" => one.1.size = text.trim().parse().unwrap_or_default(),
+            "/Version" => page.versions.push(std::mem::replace(&mut one, new(false))),
+            "/DeleteMarker" => {
+                one.1.is_marker = true;
+                page.versions.push(std::mem::replace(&mut one, new(false)));
+            }
+            "/IsTruncated" => page.truncated = text.trim() == "true",
+            "/NextKeyMarker" => next.0.push_str(text),
+            "/NextVersionIdMarker" => next.1.push_str(text.trim()),
+            "/EncodingType" => page.encoded = text.trim() == "url",
+            _ => {}
+        }
+    })?;
+    if page.versions.iter().any(|(_, version)| version.id.is_empty()) {
+        return Err("a version has no id".into());
+    }
+    page.next = Some(next).filter(|(key, _)| !key.is_empty());
+    if whole { Ok(page) } else { Err("it is not a listing of versions".into()) }
 }
 
 /// Reads a time such as `2026-01-01T00:00:00.000Z`.
@@ -240,6 +297,40 @@ mod tests {
             assert_eq!(names_an_object(ended.as_bytes()), Ok(names));
         }
         assert_eq!(names_an_object(b""), Ok(false));
+    }
+
+    #[test]
+    fn versions_are_read() {
+        let xml = "<?xml version=\"1.0\"?>\n<ListVersionsResult><Name>c</Name><Prefix>a</Prefix>\
+            <DeleteMarker><Key>a&amp;</Key><VersionId>2</VersionId><IsLatest>true</IsLatest></DeleteMarker>\
+            <Version><Key>a&amp;</Key><VersionId>null</VersionId><Size>7</Size></Version>\
+            <IsTruncated>true</IsTruncated><NextKeyMarker>a&amp;</NextKeyMarker>\
+            <NextVersionIdMarker>1</NextVersionIdMarker></ListVersionsResult>";
+        let version = |id: &str, is_marker, size| ("a&".into(), Version { id: id.into(), is_marker, size });
+        let page = versions(xml.as_bytes()).expect("versions");
+        assert_eq!(page.versions, [version("2", true, 0), version("null", false, 7)]);
+        assert_eq!((page.truncated, page.next), (true, Some(("a&".into(), "1".into()))));
+        for text in [
+            "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+            "<ListVersionsResult><Version><Key>a</Key></Version></ListVersionsResult>",
+            "<ListVersionsResult>",
+            "",
+        ] {
+            assert!(versions(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn copies_have_entity_tags() {
+        for (text, etag) in [
+            ("<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>", Some("\"e\"")),
+            ("<CopyPartResult><LastModified>x</LastModified><ETag>e</ETag></CopyPartResult>", Some("e")),
+            ("<CopyObjectResult><ETag/></CopyObjectResult>", None),
+            ("<html><ETag>e</ETag></html>", None),
+            ("", None),
+        ] {
+            assert_eq!(entity_tag_of_copy(text.as_bytes()), Ok(etag.map(str::to_owned)), "{text}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! The suite writes below its own folder, `conformance-…/`, and removes the folder at the end.
 
+mod copies;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +26,8 @@ pub struct Traits {
     pub folders_are_missing: bool,
     /// Whether a flat listing is sorted if a folder and an object have names that begin alike.
     pub sorts_across_folders: bool,
+    /// Whether the server copies only an origin with the wanted entity tag.
+    pub honours_origin: bool,
 }
 
 impl Default for Traits {
@@ -35,6 +39,7 @@ impl Default for Traits {
             etags: true,
             folders_are_missing: true,
             sorts_across_folders: true,
+            honours_origin: true,
         }
     }
 }
@@ -50,6 +55,8 @@ pub async fn run(bucket: Arc<dyn Bucket>, traits: Traits) -> Result<(), String> 
     suite.check("conditions", suite.conditions()).await?;
     suite.check("multipart", suite.multipart()).await?;
     suite.check("abort", suite.abort()).await?;
+    suite.check("copies", suite.copies()).await?;
+    suite.check("versions", suite.versions()).await?;
     suite.check("paging", suite.paging()).await?;
     suite.check("one level", suite.one_level()).await?;
     suite.check("cleaning up", suite.clean_up()).await
