@@ -96,8 +96,13 @@ fn print_json(catalog: &Catalog, decision: &Decision, pins: &[Generation], id: P
 fn print(catalog: &Catalog, decision: &Decision, pins: &[Generation], id: PathId) {
     let verdict = decision.verdict(id);
     let name = catalog.basename(id);
-    let need = decision.need(id).map_or("at an unknown time".into(), |(ago, how)| {
-        format!("{} ago ({})", span_text(ago), use_word(how))
+    let need = decision.need(id).map_or("was needed at an unknown time".into(), |(ago, how)| {
+        let how = match how {
+            Use::Pushed => "pushed",
+            Use::Asked => "asked for by a push",
+            Use::Downloaded => "downloaded",
+        };
+        format!("was last {how} {} ago", span_text(ago))
     });
     let text = match verdict {
         Some(Verdict::Stays(keeper)) => {
@@ -105,18 +110,18 @@ fn print(catalog: &Catalog, decision: &Decision, pins: &[Generation], id: PathId
                 Keeper::Pin(place) => pins.get(place).map_or_else(String::new, |generation| {
                     format!("generation {} of the pin `{}` keeps it", generation.id, generation.name)
                 }),
-                Keeper::Young => format!("it was last needed {need}, too lately for any rule"),
-                Keeper::Within => format!("it was last needed {need}, within `--keep-within`"),
-                Keeper::Fits => format!("it was last needed {need}, and fits into `--max-size`"),
-                Keeper::NoRule => "no pin and no rule says what may go".into(),
+                Keeper::Young => format!("it {need}, too lately for any rule"),
+                Keeper::Within => format!("it {need}, within `keep-within`"),
+                Keeper::Fits => format!("it {need}, and fits into `max-size`"),
+                Keeper::NoRule => format!("no pin and no rule says what may go; it {need}"),
             };
             format!("`{name}` stays: {reason}")
         }
         Some(Verdict::Old(since)) => {
-            format!("`{name}` may go, for {} already: it was last needed {need}", span_text(since))
+            format!("`{name}` may go, for {} already: it {need}", span_text(since))
         }
         Some(Verdict::TooLarge) => {
-            format!("`{name}` may go: it was last needed {need}, and does not fit into `--max-size`")
+            format!("`{name}` may go: it {need}, and does not fit into `max-size`")
         }
         None => format!("`{name}` was removed meanwhile"),
     };
