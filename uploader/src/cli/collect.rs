@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::context::Context;
 use super::output::{self, Collections};
+use super::rules::RuleArgs;
 use super::whole_bucket::{read_store_dir, records};
-use super::why::RuleArgs;
 use crate::base::error::{Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::{parse_span, span_text};
@@ -51,7 +51,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 async fn inputs(args: &Args, context: &Context, bucket: &dyn crate::bucket::Bucket) -> Result<Inputs> {
     let trusted = context.client_keys(&[])?;
     let store_dir = read_store_dir(bucket).await?;
-    let mut rules = args.rules.rules();
+    let mut rules = args.rules.rules(&context.config);
     rules.grace = args.grace.unwrap_or(rules.grace);
     Ok(Inputs {
         inventory: inventory::Options { store_dir, trusted },
