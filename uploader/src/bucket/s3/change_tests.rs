@@ -207,8 +207,8 @@ async fn a_large_copy_goes_in_parts_and_leaves_none_behind() {
     let [started, part, complete] = [started, part, complete].map(|text| reply("200 OK", "", text));
     let answers = vec![started.clone(), part.clone(), part, complete];
     let (_dir, server, bucket) = scripted(answers).await;
-    let from = origin(&bucket, (1 << 30) + 1);
-    assert_eq!(bucket.copy(&from, "b", ContentType::Nar).await.expect("copy"), Copied::Done);
+    let from = |bucket: &S3Bucket| origin(bucket, (1 << 30) + 1);
+    assert_eq!(bucket.copy(&from(&bucket), "b", ContentType::Nar).await.expect("copy"), Copied::Done);
     let mut parts: Vec<String> = server.seen()[1..3].iter().map(|head| head.to_lowercase()).collect();
     parts.sort();
     assert!(parts[0].contains("x-amz-copy-source-range: bytes=0-1073741823"), "{parts:?}");
@@ -220,7 +220,7 @@ async fn a_large_copy_goes_in_parts_and_leaves_none_behind() {
         (done(), Err(Retry::Unknown)),
     ] {
         let (_dir, server, bucket) = scripted(vec![started.clone(), answer]).await;
-        let copy = bucket.copy(&from, "b", ContentType::Nar).await;
+        let copy = bucket.copy(&from(&bucket), "b", ContentType::Nar).await;
         assert_eq!(copy.map_err(|error| error.retry()), ended);
         let last = server.seen().last().cloned().unwrap_or_default();
         assert!(last.starts_with("DELETE /cache/pre%20fix%2B/b?uploadId=u "), "{last}");
