@@ -204,6 +204,17 @@ impl LarderHome {
         Ok(command)
     }
 
+    /// Runs `larder ARGS…` of the build with fail points to its end, with all times of the protocol of collections divided by
+    /// `divisor`.
+    pub fn try_quick(&self, args: &[&str], divisor: u32) -> Result<Output> {
+        run(self.faulty_command(args, "")?.env("LARDER_TIME_DIVISOR", divisor.to_string()), self.timeout)
+    }
+
+    /// The same, with success.
+    pub fn quick(&self, args: &[&str], divisor: u32) -> Result<Output> {
+        self.try_quick(args, divisor)?.ok()
+    }
+
     /// Lets the commands run with a clock that is wrong by so many days. The clock that tells how much time passes stays
     /// right, and so do the times of files. `library` is [`Requirement::FakeTime`](crate::need::Requirement::FakeTime).
     pub fn shift_clock(&mut self, library: &Path, days: i32) {

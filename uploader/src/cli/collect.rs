@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Delete a NAR when no narinfo has named it for this long. Clients remember narinfos for 30 days
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     nar_grace: Option<Duration>,
+    /// What was needed within this time stays in any case. Tests collect sooner than after a day
+    #[arg(long, value_name = "TIME", value_parser = parse_span, hide = true)]
+    grace: Option<Duration>,
     /// Collect although other programs than larder have written within the last day. None of them may run
     #[arg(long)]
     foreign_writers: bool,
@@ -48,9 +51,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 async fn inputs(args: &Args, context: &Context, bucket: &dyn crate::bucket::Bucket) -> Result<Inputs> {
     let trusted = context.client_keys(&[])?;
     let store_dir = read_store_dir(bucket).await?;
+    let mut rules = args.rules.rules();
+    rules.grace = args.grace.unwrap_or(rules.grace);
     Ok(Inputs {
         inventory: inventory::Options { store_dir, trusted },
-        rules: args.rules.rules(),
+        rules,
         uses: args.rules.uses()?,
         nar_grace: args.nar_grace.unwrap_or(NAR_GRACE),
         foreign_writers: args.foreign_writers,

@@ -102,8 +102,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     if !args.dry_run {
         pusher.begin_sweep(None);
     }
-    let roots = wanted.roots.clone();
-    let since = Moment::now();
+    let (roots, since) = (wanted.roots.clone(), Moment::now());
     let request = Request {
         roots: wanted.roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,

@@ -140,8 +140,8 @@ async fn remove(
 fn caution(args: &Args) {
     if !args.json {
         output::say(
-            "What is left to do: a server that keeps versions of objects still has the old versions; proxies and content delivery \
-             networks before the bucket may still answer with what they have stored; each client that has taken the paths has them \
+            "What is beyond larder's reach: proxies and content delivery networks before the bucket may still answer with what \
+             they have stored; backups and replicas of the bucket have their own copies; each client that has taken the paths has them \
              in its store, and remembers for up to 30 days that the cache has them",
         );
     }

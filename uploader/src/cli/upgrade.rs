@@ -8,7 +8,6 @@ use super::whole_bucket::read_store_dir;
 use crate::base::error::Result;
 use crate::base::exit::Exit;
 use crate::init::{Upgrade, upgrade_marker};
-use crate::protocol::leases::Life;
 use crate::session::CollectorSession;
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +51,7 @@ async fn wait(session: &CollectorSession) -> Result<()> {
     let mut before = usize::MAX;
     loop {
         let leases = session.leases().await?;
-        let old = leases.iter().filter(|seen| !seen.knows_collections && seen.life == Life::Living).count();
+        let old = leases.iter().filter(|seen| !seen.knows_collections && seen.is_alive()).count();
         if old == 0 {
             output::say("no writer of an older format is alive");
             return Ok(());

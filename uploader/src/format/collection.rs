@@ -218,6 +218,9 @@ fn digest(hash: &str) -> Result<[u8; 20], String> {
     decoded.ok_or_else(|| format!("`{}` is no hash part of a store path", hash.escape_debug()))
 }
 
+/// The hash part of a path, and its narinfo.
+pub type SavedNarinfo = ([u8; 20], Vec<u8>);
+
 /// The narinfos that a collection takes, as they stand in the bucket: each after a line with its hash part and its length.
 #[derive(Debug, Default)]
 pub struct Saved(Vec<u8>);
@@ -241,7 +244,7 @@ impl Saved {
     }
 
     /// Reads a piece. The error says what is wrong.
-    pub fn decode(mut bytes: &[u8]) -> Result<Vec<([u8; 20], Vec<u8>)>, String> {
+    pub fn decode(mut bytes: &[u8]) -> Result<Vec<SavedNarinfo>, String> {
         let mut narinfos = Vec::new();
         while !bytes.is_empty() {
             let broken = || "it is cut off or damaged".to_owned();

@@ -15,6 +15,7 @@ pub mod named_nar;
 pub mod named_paths;
 pub mod nar_scanner;
 pub mod narinfo;
+pub mod need;
 pub mod object_keys;
 pub mod object_kind;
 pub mod orphans;

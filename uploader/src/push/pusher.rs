@@ -9,7 +9,7 @@ use super::claims::Claims;
 use super::decide::{Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
 use super::notes::Notes;
-use super::outcome::{Outcome, Report};
+use super::outcome::{Outcome, OutcomeKind, Report};
 use super::progress::Progress;
 use super::publish::Publisher;
 use super::send::compress::Settings;
@@ -170,13 +170,17 @@ impl Pusher {
     /// # Errors
     /// When the push cannot begin, or cannot find out what to do. An error that concerns one path is its outcome in the
     /// report.
-    pub async fn push(&self, request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
+    pub async fn push(&self, mut request: Request, progress: Arc<dyn Progress>) -> Result<Report> {
+        request.removed = self.session.removed();
         let request = Arc::new(request);
         for _ in 0..ATTEMPTS {
             let (report, since) = self.try_push(&request, &progress).await?;
             // What a collection could take that has ended meanwhile may be gone: the bucket is asked again.
-            let there = report.outcomes.iter().filter(|(_, outcome)| outcome.is_available());
-            if request.dry_run || !{ there }.any(|(path, _)| self.session.forgot(path.digest(), since)) {
+            // Such a path may also have failed, because it could not be recorded as needed.
+            let is_there =
+                |outcome: &Outcome| outcome.is_available() || matches!(outcome, Outcome::Failed(_));
+            let mut there = report.outcomes.iter().filter(|(_, outcome)| is_there(outcome));
+            if request.dry_run || !there.any(|(path, _)| self.session.forgot(path.digest(), since)) {
                 return Ok(report);
             }
             progress.remark("a collection has ended meanwhile; looking again at what it could take");
@@ -215,13 +219,37 @@ impl Pusher {
             }
         }
         let (presence, nars) = self.survey(asked, scan, request).await?;
-        let plan = plan(request, closure, verdicts, presence);
+        let mut plan = plan(request, closure, verdicts, presence);
+        if !request.dry_run {
+            // The events say "present", so the record comes before them.
+            self.record(request, &mut plan.settled, since).await;
+        }
         progress.planned(&plan);
         self.notes.make(&plan, &by_closure, &self.store.location, &**progress).await;
         if request.dry_run {
             return Ok((planned(plan), since));
         }
-        Ok((self.execute(plan, &nars, progress).await?, since))
+        let mut report = self.execute(plan, &nars, progress).await?;
+        for path in self.record(request, &mut report, since).await {
+            progress.finished(&path, &report.outcomes[&path]);
+        }
+        Ok((report, since))
+    }
+
+    /// Records that the roots in the report are needed. A root that the bucket has, but that cannot be recorded, has failed:
+    /// a collection may take it. Returns the failed ones.
+    async fn record(&self, request: &Request, report: &mut Report, since: Moment) -> Vec<Arc<StorePath>> {
+        let roots = request.roots.iter().map(|root| &root.path);
+        let outcomes = roots.filter_map(|path| Some((path, report.outcomes.get(path)?.kind())));
+        let of_kinds = |kinds: [OutcomeKind; 2]| -> Vec<Arc<StorePath>> {
+            let outcomes = outcomes.clone().filter(|(_, kind)| kinds.contains(kind));
+            outcomes.map(|(path, _)| path.clone()).collect()
+        };
+        let found = of_kinds([OutcomeKind::Present, OutcomeKind::Differs]);
+        let written = of_kinds([OutcomeKind::Pushed, OutcomeKind::Signed]);
+        let Err(error) = self.session.record_needs(&found, &written, since).await else { return Vec::new() };
+        report.outcomes.extend(found.iter().map(|path| (path.clone(), Outcome::Failed(error.clone()))));
+        found
     }
 
     /// Reads the closure of the roots, and judges its paths.

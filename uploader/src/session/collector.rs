@@ -54,6 +54,13 @@ pub struct Seen {
     pub knows_collections: bool,
 }
 
+impl Seen {
+    /// Whether the process may still change the bucket.
+    pub fn is_alive(&self) -> bool {
+        self.life == Life::Living
+    }
+}
+
 impl CollectorSession {
     /// Puts a lease with the role of a collector.
     ///

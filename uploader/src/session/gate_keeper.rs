@@ -178,9 +178,9 @@ impl GateKeeper {
         lock(&self.state).gate.nar_counts(&Arc::from(key))
     }
 
-    /// Whether nobody may publish the path.
-    pub(super) fn is_removed(&self, path: &HashPart) -> bool {
-        lock(&self.state).removed.contains(path)
+    /// The paths that nobody may publish.
+    pub(super) fn removed(&self) -> Paths {
+        lock(&self.state).removed.clone()
     }
 
     /// Whether a collection that could take the path has ended since then.

@@ -8,6 +8,7 @@ mod gate_keeper;
 mod lease;
 mod look;
 mod names;
+mod needs;
 mod rescue;
 mod reservation;
 mod sweep;

@@ -1,9 +1,11 @@
 //! A writer's session with a bucket. It composes admission, lease, facts, reservations and sweep.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder_hook::fault::point;
+use nix_derivation::StorePath;
 use nix_narinfo::TrustedPublicKey;
 use tokio::task::JoinHandle;
 
@@ -12,6 +14,7 @@ use super::facts::Facts;
 use super::gate_keeper::{Change, GateKeeper, Passage};
 use super::lease::Lease;
 use super::names::HashPart;
+use super::needs::{Needs, Record};
 use super::reservation::Reservations;
 use super::sweep;
 use super::vouchers::Vouchers;
@@ -42,6 +45,7 @@ pub struct Session {
     keeper: Arc<GateKeeper>,
     lease: Lease,
     facts: Arc<Facts>,
+    needs: Needs,
     reservations: Reservations,
     vouchers: Vouchers,
     sweep: Mutex<Option<JoinHandle<()>>>,
@@ -77,6 +81,7 @@ impl Session {
             keeper,
             lease,
             facts,
+            needs: Needs::default(),
             reservations,
             vouchers,
             sweep,
@@ -176,6 +181,28 @@ impl Session {
         Ok(id)
     }
 
+    /// Records that pushes need these roots. `found` are those that stand in the bucket, and `written` those that this session
+    /// has written there. `since` is the moment since when the caller knows both. A push calls this before it reports the
+    /// roots.
+    ///
+    /// # Errors
+    /// As for [`Session::put_narinfo`].
+    pub async fn record_needs(
+        &self,
+        found: &[Arc<StorePath>],
+        written: &[Arc<StorePath>],
+        since: Moment,
+    ) -> Result<()> {
+        self.needs.note(written.iter().map(|path| path.digest()), since);
+        for Record { key, body, paths } in self.needs.due(&self.id, found.iter().map(|path| &**path)) {
+            let at = Moment::now();
+            self.put_record(&key, body, paths.clone(), since).await?;
+            self.needs.note(&paths, at);
+            point("session: recorded");
+        }
+        Ok(())
+    }
+
     /// The bucket for one change.
     fn fenced(&self, change: Change) -> Arc<dyn Bucket> {
         self.bucket.clone().fenced(Arc::new(Passage { keeper: self.keeper.clone(), change }))
@@ -223,9 +250,9 @@ impl Session {
         self.keeper.nar_counts(key)
     }
 
-    /// Whether a person has removed the path for good, so that nobody publishes it again.
-    pub fn is_removed(&self, path: &HashPart) -> bool {
-        self.keeper.is_removed(path)
+    /// The paths that a person has removed for good, so that nobody publishes them again.
+    pub fn removed(&self) -> BTreeSet<HashPart> {
+        self.keeper.removed().iter().copied().collect()
     }
 
     /// Begins to remove what dead writers have left in the bucket. `former` is the id of a session that is known to be

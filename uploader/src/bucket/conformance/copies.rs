@@ -44,8 +44,7 @@ impl Suite {
         let from = self.origin("co/large").await?;
         self.copied(&from, "co/to", Copied::Done).await?;
         let (key, mut got) = (self.key("co/to"), Vec::new());
-        while let Some(part) =
-            self.bucket.get_part(&key, got.len() as u64, 4 << 20).await.map_err(shown)?
+        while let Some(part) = self.bucket.get_part(&key, got.len() as u64, 4 << 20).await.map_err(shown)?
             && !part.is_empty()
         {
             got.extend(part);

@@ -198,7 +198,9 @@ impl Bucket for DirectoryBucket {
         let Place::File { root, key } = from.place.clone() else { return Ok(Copied::Impossible) };
         let (name, from, fence) = (to.to_owned(), from.clone(), self.fence.clone());
         self.run("copy an object to", to, move |files| {
-            let Some((mut origin, meta)) = open_file(&Tree::new(root), &key)? else { return Ok(Ok(Copied::Gone)) };
+            let Some((mut origin, meta)) = open_file(&Tree::new(root), &key)? else {
+                return Ok(Ok(Copied::Gone));
+            };
             if from.etag.is_some_and(|wanted| wanted != etag(&meta)) {
                 return Ok(Ok(Copied::Gone));
             }

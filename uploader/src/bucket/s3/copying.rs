@@ -103,9 +103,9 @@ async fn in_parts(
         .zip((0..from.size).step_by(usize::try_from(size).unwrap_or(usize::MAX)))
         .map(|(number, start)| part(connection, &upload, from, source, (number, start, size)))
         .collect();
-    let all = stream::iter(parts).buffer_unordered(PARTS).try_fold(Copied::Done, async |all, one| {
-        Ok(if all == Copied::Done { one } else { all })
-    });
+    let all = stream::iter(parts)
+        .buffer_unordered(PARTS)
+        .try_fold(Copied::Done, async |all, one| Ok(if all == Copied::Done { one } else { all }));
     match all.await {
         Ok(Copied::Done) => Box::new(upload).complete().await.map(|()| Copied::Done),
         other => {
@@ -126,9 +126,8 @@ async fn part(
 ) -> Result<Copied> {
     let what = || upload.what_part(number);
     let end = (start + size).min(from.size);
-    let request = upload
-        .part_request(number)
-        .header("x-amz-copy-source-range", format!("bytes={start}-{}", end - 1));
+    let request =
+        upload.part_request(number).header("x-amz-copy-source-range", format!("bytes={start}-{}", end - 1));
     let reply = connection.send(of(request, from, source), what).await?;
     let outcome = outcome(&reply, what)?;
     if outcome == Copied::Done {

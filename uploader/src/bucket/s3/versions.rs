@@ -44,10 +44,7 @@ pub(super) async fn list(connection: &Connection, key: &str) -> Result<Vec<Versi
         }
         let next = page.next.map(|(key, id)| (decoded(key), id));
         if next.is_none() || next == from {
-            return Err(without(
-                what(),
-                "the listing is incomplete and does not say where it continues",
-            ));
+            return Err(without(what(), "the listing is incomplete and does not say where it continues"));
         }
         from = next;
     }

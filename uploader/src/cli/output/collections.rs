@@ -9,7 +9,6 @@ use super::quantity::{count, size};
 use super::terminal::{data, say};
 use crate::base::lock::lock;
 use crate::base::span::span_text;
-use crate::protocol::gate::Stage;
 use crate::upkeep::collect::{Ended, Marking, News};
 use crate::upkeep::inventory::PathId;
 use crate::upkeep::rules::{Keeper, Verdict};
@@ -83,13 +82,10 @@ impl Collections {
             News::WaitsForCollectors(number) => format!("waiting for {}", count(number, "other collector")),
             News::TakesOver { is_final: true } => "going on with a collection that was not ended".into(),
             News::TakesOver { is_final: false } => "giving up a collection that was not ended".into(),
-            News::WaitsForWriters { stage, writers } => format!(
+            News::WaitsForWriters { is_closing, writers } => format!(
                 "waiting until {} of {}",
                 if writers == 1 { "1 writer knows".into() } else { format!("{writers} writers know") },
-                match stage {
-                    Stage::Condemned => "what may go",
-                    _ => "what is closed",
-                }
+                if is_closing { "what is closed" } else { "what may go" }
             ),
             News::LooksAgain => "looking again".into(),
             News::Deleted { done, all } => format!("deleted {done} of {}", count(all, "object")),

@@ -34,4 +34,6 @@ pub struct Request {
     pub extra_keys: Vec<TrustedPublicKey>,
     /// The parked paths. They are not pushed.
     pub parked: BTreeSet<StorePath>,
+    /// The hash parts of the paths that somebody has removed from the bucket for good. The pusher fills them in.
+    pub removed: BTreeSet<[u8; 20]>,
 }

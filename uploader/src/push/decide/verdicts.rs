@@ -70,6 +70,13 @@ pub fn judge(store_dir: &StoreDir, request: &Request, closure: &Closure, rules: 
         }
         verdicts
     });
+    if !request.removed.is_empty() {
+        for (verdict, (info, _)) in verdicts.iter_mut().zip(&nodes) {
+            if request.removed.contains(info.path.digest()) {
+                *verdict = Verdict::Excluded("`larder remove --purge` has removed it for good".into());
+            }
+        }
+    }
     let excluded = |verdict: &Verdict| matches!(verdict, Verdict::Excluded(_));
     let origins =
         (0..).zip(&verdicts).filter(|(_, verdict)| excluded(verdict)).map(|(node, _)| node).collect();

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use larder_hook::fault::point;
 
-use super::collector::{Collector, News};
 use super::garbage::Garbage;
 use super::last_look::{Condemned, Final, look};
 use super::lists::{clear, publish, put};
 use super::marking::Marking;
 use super::saving::{json, save};
+use super::worker::{Collector, News};
 use crate::base::error::{Error, Result};
 use crate::bucket::Bucket;
 use crate::format::collection::{List, Part, Summary};
@@ -189,7 +189,10 @@ impl<'a> Act<'a> {
         }
         let living = leases.iter().filter(|seen| seen.role == Role::Writer && seen.life == Life::Living);
         let late = living.filter(|seen| seen.acknowledged.get(id).copied() < Some(stage));
-        (self.collector.news)(News::WaitsForWriters { stage, writers: late.count() });
+        (self.collector.news)(News::WaitsForWriters {
+            is_closing: stage > Stage::Condemned,
+            writers: late.count(),
+        });
         self.collector.pause().await
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::acting::{Act, Ended};
-use super::collector::{Collector, News};
 use super::lists::clear;
+use super::worker::{Collector, News};
 use crate::base::error::{Area, Error, Result};
 use crate::protocol::collection::Collection;
 use crate::protocol::gate::Stage;

@@ -1,58 +1,13 @@
-//! A collector with its session.
-
-use std::time::Duration;
+//! What a collector does with what it has found.
 
 use super::acting::{Act, Ended};
 use super::garbage::Garbage;
-use super::marking::{Inputs, Marking};
+use super::marking::Marking;
+use super::removal::purge;
 use super::undo::expire;
+use super::worker::Collector;
 use crate::base::error::Result;
-use crate::protocol::gate::Stage;
-use crate::session::CollectorSession;
 use crate::upkeep::inventory::Records;
-
-/// The number of times that a collector looks within the time between two renewals of leases.
-const LOOKS: u32 = 30;
-
-/// What a collector tells about its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
-    /// It waits for other collectors: their number.
-    WaitsForCollectors(usize),
-    /// It ends a collection that an earlier collector has left.
-    TakesOver {
-        /// Whether it goes on deleting. Otherwise it gives the collection up.
-        is_final: bool,
-    },
-    /// It waits until all writers know of a stage.
-    WaitsForWriters {
-        /// The stage.
-        stage: Stage,
-        /// The number of writers that do not know of it yet.
-        writers: usize,
-    },
-    /// It looks for the last time.
-    LooksAgain,
-    /// It has deleted so many of all objects.
-    Deleted {
-        /// The objects that are deleted.
-        done: usize,
-        /// All objects that go.
-        all: usize,
-    },
-    /// It waits until a late request cannot be carried out any more.
-    WaitsOut(Duration),
-}
-
-/// A collector.
-pub struct Collector<'a> {
-    /// Its session.
-    pub session: &'a CollectorSession,
-    /// By what it decides.
-    pub inputs: &'a Inputs,
-    /// Is told what happens.
-    pub news: &'a (dyn Fn(News) + Send + Sync),
-}
 
 impl Collector<'_> {
     /// Takes what `marking` has found. [`Collector::begin`] comes before the marking.
@@ -62,6 +17,7 @@ impl Collector<'_> {
     pub async fn collect(&self, marking: &Marking, by: &str, records: &mut dyn Records) -> Result<Ended> {
         let bucket = self.session.fenced();
         marking.record_orphans(&*bucket).await?;
+        marking.compact_needs(&*bucket).await?;
         expire(&*bucket, self.inputs.nar_grace).await?;
         Act::new(self, marking, &marking.garbage, by, records).run().await
     }
@@ -78,15 +34,10 @@ impl Collector<'_> {
         for_good: bool,
         records: &mut dyn Records,
     ) -> Result<Ended> {
-        Act::new(self, marking, garbage, by, records).removal(for_good).run().await
-    }
-
-    /// Waits a little. Fails when the session is over.
-    pub(super) async fn pause(&self) -> Result<()> {
-        if !self.session.holds() {
-            return Err(self.session.over());
+        let ended = Act::new(self, marking, garbage, by, records).removal(for_good).run().await?;
+        if for_good && ended.error.is_none() {
+            purge(&self.session.deleting(), &marking.catalog, garbage).await?;
         }
-        tokio::time::sleep(self.session.limits().renewal / LOOKS).await;
-        Ok(())
+        Ok(ended)
     }
 }

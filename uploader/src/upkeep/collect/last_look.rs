@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::garbage::orphans;
-use super::marking::{Inputs, cannot, judge};
+use super::marking::{Inputs, Judged, cannot, judge};
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::Bucket;
 use crate::format::collection::{Part, decode_paths};
@@ -96,7 +96,7 @@ async fn recorded(
     now: &Catalog,
     condemned: &Taken<BucketNames>,
 ) -> Result<Paths> {
-    let (_, decision) = judge(bucket, inputs, now).await?;
+    let Judged { decision, .. } = judge(bucket, inputs, now).await?;
     let stays = |path: &HashPart| now.find(path).is_some_and(|id| !decision.may_go(id));
     Ok(condemned.paths.items().filter(stays).collect())
 }

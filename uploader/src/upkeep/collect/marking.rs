@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use larder_hook::fault::point;
 
 use super::garbage::{Garbage, orphans};
 use super::orphans::Records as Orphans;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Condition, ContentType};
+use crate::format::need::{Compaction, StandingNeed, compact, new_compacted};
 use crate::format::object_keys::{self, CACHE_INFO, FORMAT, parse_nar};
 use crate::format::pin::{Generation, PINS, effective};
 use crate::session::HashPart;
-use crate::survey::read_pins;
+use crate::survey::{read_needs, read_pins};
 use crate::upkeep::inventory::{self, Catalog, Progress, Records, take};
-use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Uses, Verdict, decide};
+use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Use, Uses, Verdict, decide};
 
 /// The number of absent references about which the bucket is asked, to see that its listing is complete.
 const ASKED: usize = 200;
@@ -49,6 +51,14 @@ pub struct Marking {
     /// What may go.
     pub garbage: Garbage,
     orphans: Orphans,
+    needs: Vec<StandingNeed>,
+}
+
+/// What keeps paths, and what becomes of them.
+pub(super) struct Judged {
+    pub(super) pins: Vec<Generation>,
+    pub(super) decision: Decision,
+    pub(super) needs: Vec<StandingNeed>,
 }
 
 /// Reads the bucket, and finds what may go.
@@ -64,7 +74,7 @@ pub async fn mark(
 ) -> Result<Marking> {
     let catalog = take(bucket, &inputs.inventory, records, progress).await?;
     let orphans = Orphans::read(bucket).await?;
-    let (pins, decision) = judge(bucket, inputs, &catalog).await?;
+    let Judged { pins, decision, needs } = judge(bucket, inputs, &catalog).await?;
     check_foreign(bucket, inputs, &catalog)?;
     let going = decision.going();
     let has_rule = !catalog.ids().any(|id| decision.verdict(id) == Some(Verdict::Stays(Keeper::NoRule)));
@@ -75,17 +85,19 @@ pub async fn mark(
     }
     let old = orphans.old(&self::orphans(&catalog), inputs.nar_grace);
     let garbage = Garbage::of(&catalog, &going, old);
-    Ok(Marking { catalog, pins, decision, garbage, orphans })
+    Ok(Marking { catalog, pins, decision, garbage, orphans, needs })
 }
 
 /// Reads what keeps paths, and decides. Also checks that the inventory is complete, as far as that can be seen.
-pub(super) async fn judge(
-    bucket: &dyn Bucket,
-    inputs: &Inputs,
-    catalog: &Catalog,
-) -> Result<(Vec<Generation>, Decision)> {
+pub(super) async fn judge(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalog) -> Result<Judged> {
     let (pins, _) = effective(read_pins(bucket, PINS).await?);
-    let decision = decide(catalog, &pins, &inputs.rules, &inputs.uses);
+    let mut needs = Vec::new();
+    read_needs(bucket, &mut |need| needs.push(need)).await?;
+    let mut uses = inputs.uses.clone();
+    for (path, ago) in needs.iter().flat_map(StandingNeed::paths) {
+        uses.add(*path.digest(), ago, Use::Asked);
+    }
+    let decision = decide(catalog, &pins, &inputs.rules, &uses);
     if let Some(id) = decision.unreadable.first() {
         return Err(cannot(bucket)
             .because(format!(
@@ -95,7 +107,7 @@ pub(super) async fn judge(
             .hint("`larder verify` shows such narinfos, and `larder repair` mends them"));
     }
     check_listing(bucket, catalog, &decision).await?;
-    Ok((pins, decision))
+    Ok(Judged { pins, decision, needs })
 }
 
 /// A listing that lacks objects makes others look unneeded.
@@ -162,5 +174,20 @@ impl Marking {
         let catalog = &self.catalog;
         let exists = |key: &str| catalog.nars().find(key).is_some() || catalog.others().find(key).is_some();
         self.orphans.update(bucket, &orphans(catalog), exists).await
+    }
+
+    /// Puts the records of what pushes asked for together.
+    ///
+    /// # Errors
+    /// When the bucket fails. No path looks as if it was needed earlier than it was then.
+    pub(super) async fn compact_needs(&self, bucket: &dyn Bucket) -> Result<()> {
+        let Compaction { written, deleted } =
+            compact(&self.needs, &|digest| self.catalog.find(digest).is_some());
+        for need in written {
+            let body = need.to_json().into();
+            bucket.put(&new_compacted(), body, ContentType::Json, Condition::IfAbsent).await?;
+            point("collect: compacted");
+        }
+        bucket.delete_many(&deleted).await
     }
 }

@@ -14,11 +14,12 @@ mod orphans;
 mod removal;
 mod saving;
 mod undo;
+mod worker;
 
 pub use acting::Ended;
-pub use collector::{Collector, News};
 pub use garbage::Garbage;
 pub use marking::{Inputs, Marking, mark};
 pub use orphans::NAR_GRACE;
 pub use removal::{bury, lift, removal};
 pub use undo::{Past, Undone, past, undo};
+pub use worker::{Collector, News};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::format::need::StandingNeed;
 use crate::upkeep::inventory::{Catalog, PathId};
 
 /// How a path was needed.
@@ -29,6 +30,11 @@ impl Uses {
         let need = (seconds(ago), how);
         let latest = self.by_digest.entry(digest).or_insert(need);
         *latest = need.min(*latest);
+    }
+
+    /// A push asked for the paths of this need.
+    pub fn add_need(&mut self, need: &StandingNeed) {
+        need.paths().for_each(|(path, ago)| self.add(*path.digest(), ago, Use::Asked));
     }
 
     /// The NAR with this key was needed this long ago, and with it each path that names it.
