@@ -10,7 +10,8 @@ use super::world::BUCKET;
 fn conforms(address: &str, credentials: Option<(&str, &str)>, traits: Traits) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("credentials");
-    let mut options = Options::default();
+    // A large object of the suite is copied in parts.
+    let mut options = Options { copied_at_once: 5 << 20, ..Options::default() };
     if let Some((access_key, secret_key)) = credentials {
         std::fs::write(
             &file,
@@ -26,6 +27,10 @@ fn conforms(address: &str, credentials: Option<(&str, &str)>, traits: Traits) ->
 }
 
 fn server_conforms(kind: Kind) -> Result<()> {
+    server_with(kind, false)
+}
+
+fn server_with(kind: Kind, keeps_versions: bool) -> Result<()> {
     if !kind.is_here() {
         return Ok(());
     }
@@ -33,7 +38,14 @@ fn server_conforms(kind: Kind) -> Result<()> {
     let address =
         format!("s3://{BUCKET}/some prefix?endpoint={}&region={}", server.endpoint(), server.region())
             .replace(' ', "%20");
+    if keeps_versions {
+        let enabled = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+        let reply =
+            server.client().send("PUT", &format!("/{BUCKET}"), &[("versioning", "")], &[], enabled)?;
+        anyhow::ensure!(reply.status() == 200, "{reply:?}");
+    }
     let traits = Traits {
+        keeps_versions,
         honours_if_absent: server.honours_if_absent(),
         honours_if_match: matches!(kind, Kind::MinIo | Kind::S3sFs),
         folders_are_missing: kind != Kind::S3sFs,
@@ -51,6 +63,16 @@ fn a_directory_conforms() -> Result<()> {
 #[test]
 fn minio_conforms() -> Result<()> {
     server_conforms(Kind::MinIo)
+}
+
+#[test]
+fn minio_with_versions_conforms() -> Result<()> {
+    server_with(Kind::MinIo, true)
+}
+
+#[test]
+fn seaweedfs_with_versions_conforms() -> Result<()> {
+    server_with(Kind::SeaweedFs, true)
 }
 
 #[test]

@@ -60,6 +60,25 @@ pub enum AddressingStyle {
 const STYLES: [(&str, AddressingStyle); 3] =
     [("auto", AddressingStyle::Auto), ("path", AddressingStyle::Path), ("virtual", AddressingStyle::Virtual)];
 
+impl Address {
+    /// The address of the objects below another prefix of the same bucket, or below a folder of the directory. `prefix` may
+    /// end with a slash.
+    ///
+    /// # Errors
+    /// A permanent error of the configuration if no key can begin with the prefix.
+    pub fn with_prefix(&self, prefix: &str) -> Result<Self> {
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        if let Some(wrong) = key_syntax::fault(prefix) {
+            let what = format!("cannot use the prefix `{}`", prefix.escape_debug());
+            return Err(Error::permanent(Area::Config, what).because(wrong));
+        }
+        Ok(match self {
+            Self::S3(address) => Self::S3(S3Address { prefix: prefix.to_owned(), ..address.clone() }),
+            Self::Directory(root) => Self::Directory(root.join(prefix)),
+        })
+    }
+}
+
 impl S3Address {
     /// Whether the name of the bucket is in the path.
     pub fn path_style(&self) -> bool {

@@ -166,3 +166,18 @@ fn arbitrary_text_is_refused_or_read_back() {
         }
     }
 }
+
+#[test]
+fn another_prefix_is_in_the_same_bucket() {
+    for (address, other) in [
+        ("s3://c/main?endpoint=localhost:9&scheme=http", "s3://c/pr/1?endpoint=localhost:9&scheme=http"),
+        ("s3://c?region=eu-west-1", "s3://c/pr/1?region=eu-west-1"),
+        ("file:///srv/cache", "file:///srv/cache/pr/1"),
+    ] {
+        let address: Address = address.parse().expect(address);
+        assert_eq!(address.with_prefix("pr/1/").expect("prefix").to_string(), other);
+        for wrong in ["", "/", "/pr", "pr//", "../pr"] {
+            assert!(address.with_prefix(wrong).is_err(), "{wrong}");
+        }
+    }
+}

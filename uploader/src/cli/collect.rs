@@ -78,11 +78,15 @@ async fn collect(args: &Args, context: &Context) -> Result<Exit> {
     }
     let keys = context.keys()?;
     let store_dir = inputs.inventory.store_dir.as_str();
-    let session = CollectorSession::open(bucket.clone(), store_dir, &keys).await?;
+    let waits = |others| shown.waits(others);
+    let session = tokio::select! {
+        claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits) => claimed?,
+        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+    };
     let work = async {
         let news = |news| shown.news(news);
         let collector = Collector { session: &session, inputs: &inputs, news: &news };
-        collector.begin().await?;
+        collector.take_over().await?;
         let marking = take_marking(&*bucket, &inputs, &mut *records).await?;
         shown.plan(&marking);
         let ended = collector.collect(&marking, &by(), &mut *records).await?;

@@ -28,10 +28,12 @@ pub struct Traits {
     pub sorts_across_folders: bool,
     /// Whether the server copies only an origin with the wanted entity tag.
     pub honours_origin: bool,
+    /// Whether the bucket keeps versions.
+    pub keeps_versions: bool,
 }
 
 impl Default for Traits {
-    /// A server with all properties.
+    /// A server with all properties, and a bucket that keeps no versions.
     fn default() -> Self {
         Self {
             honours_if_absent: true,
@@ -40,6 +42,7 @@ impl Default for Traits {
             folders_are_missing: true,
             sorts_across_folders: true,
             honours_origin: true,
+            keeps_versions: false,
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::http::scripted::{Scripted, fault, reply};
 #[path = "sender_tests.rs"]
 mod sending;
 
+#[path = "change_tests.rs"]
+mod changes;
+
 const KEYS: &str = "id\nsecret\n";
 
 async fn at(port: u16, dir: &Path, attempts: u32) -> S3Bucket {

@@ -91,7 +91,11 @@ pub(in super::super) fn listing(body: &[u8]) -> Result<Listing, String> {
 /// Reads the answer to `DeleteObjects`: the full keys that could not be deleted, with the reasons. Fails if it is no such answer.
 pub(in super::super) fn undeleted(body: &[u8]) -> Result<Vec<(String, Fault)>, String> {
     let (mut left, mut key, mut fault, mut whole) = (Vec::new(), String::new(), Fault::default(), false);
-    walk(body, |path, text| match path {
+    let body = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+    let mut reader = Reader::from_str(body.trim_start());
+    // Where nothing is left, the whole answer may be `<DeleteResult/>`.
+    reader.config_mut().expand_empty_elements = true;
+    walk_reader(reader, |path, text| match path {
         "DeleteResult/Error/Key" => text.clone_into(&mut key),
         "DeleteResult/Error/Code" => fault.code = text.trim().to_owned(),
         "DeleteResult/Error/Message" => fault.message = text.trim().to_owned(),
@@ -190,11 +194,14 @@ pub(in super::super) fn names_an_object(body: &[u8]) -> Result<bool, String> {
     Ok(names)
 }
 
-/// Calls `end` at the end of each element. The arguments are the names of the elements that lead to it, joined by `/`,
-/// and the text since the last tag.
-fn walk(body: &[u8], mut end: impl FnMut(&str, &str)) -> Result<(), String> {
+/// Calls `end` at the end of each element that has an end of its own. The arguments are the names of the elements that lead
+/// to it, joined by `/`, and the text since the last tag.
+fn walk(body: &[u8], end: impl FnMut(&str, &str)) -> Result<(), String> {
     let body = std::str::from_utf8(body).map_err(|error| error.to_string())?;
-    let mut reader = Reader::from_str(body.trim_start());
+    walk_reader(Reader::from_str(body.trim_start()), end)
+}
+
+fn walk_reader(mut reader: Reader<&[u8]>, mut end: impl FnMut(&str, &str)) -> Result<(), String> {
     let (mut path, mut text) = (String::new(), String::new());
     let mut starts = Vec::new();
     loop {
