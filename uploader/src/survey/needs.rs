@@ -129,7 +129,7 @@ mod tests {
             bucket.make_older(&key, need::COMPACTED_AGE);
             standing.push(StandingNeed { key, age: Some(need::COMPACTED_AGE), need });
         }
-        let mut compaction = Some(need::compact(&standing, &|_| true));
+        let mut compaction = Some(need::compact(&standing, need::COMPACTED_AGE, &|_| true));
         let mut seen = HashSet::new();
         let mut consume = |need: StandingNeed| {
             seen.extend(need.need.paths());
