@@ -7,11 +7,12 @@ use larder_tests::http::{self, request};
 use larder_tests::larder::{LarderHome, faulty_binary};
 use larder_tests::need::{Requirement, need};
 use larder_tests::nix::{KeyPair, NixHome, hash_part, narinfo_key, samples, versions};
-use larder_tests::process::Child;
+use larder_tests::process::{Child, at_once};
 use larder_tests::proxy::Proxy;
 use larder_tests::servers::{Directory, Kind, S3Server};
 use larder_tests::strict::{Narinfo, key_of};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,20 +20,45 @@ use std::time::{Duration, Instant};
 
 use super::common::{Cases, Extent, attempt};
 
-/// A lease holds for 3 seconds, and a late request is carried out within 3.75 seconds.
-const DIVISOR: &str = "400";
+/// A lease holds for 2 seconds, and a late request is carried out within 2.5 seconds.
+const DIVISOR: &str = "600";
 /// What was pushed, or asked for, within this time stays.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(6);
 /// The longest life of a process that is not killed.
 const LONG: Duration = Duration::from_secs(60);
 /// The number of tops, and of the libraries below them.
-const TOPS: u32 = 18;
-const LIBRARIES: u32 = 30;
+const TOPS: u32 = 60;
+const LIBRARIES: u32 = 80;
+
+/// Steps at which writers are killed.
+const WRITING: [&str; 7] = [
+    "request: before",
+    "request: passed its fence",
+    "request: answered",
+    "directory: passed its fence",
+    "publish: before",
+    "session: begun",
+    "session: rescued",
+];
+/// Steps at which collectors are killed.
+const COLLECTING: [&str; 10] = [
+    "collect: condemned",
+    "collect: closing",
+    "collect: saved",
+    "collect: final",
+    "collect: before a deletion",
+    "collect: after a deletion",
+    "collect: done",
+    "collect: compacted",
+    "request: passed its fence",
+    "directory: passed its fence",
+];
 
 /// What has happened.
 #[derive(Debug, Default)]
 struct Counts {
-    kills: AtomicUsize,
+    /// The kills by steps; under no name those at a moment.
+    kills: Mutex<BTreeMap<String, usize>>,
     pushes: AtomicUsize,
     collections: AtomicUsize,
     deleted: AtomicUsize,
@@ -41,11 +67,17 @@ struct Counts {
 }
 
 impl Counts {
+    fn killed(&self, at: &str) {
+        let step = at.rsplit_once(':').map_or("", |(step, _)| step).to_owned();
+        *self.kills.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).entry(step).or_default() += 1;
+    }
+
     fn text(&self) -> String {
+        let kills = self.kills.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let get = |count: &AtomicUsize| count.load(Ordering::SeqCst);
         format!(
-            "{} kills, {} pushes, {} collections that deleted {} narinfos, {} verifications and signings, {} checks by clients",
-            get(&self.kills),
+            "{} kills {kills:?}, {} pushes, {} collections that deleted {} narinfos, {} verifications and signings, {} checks by clients",
+            kills.values().sum::<usize>(),
             get(&self.pushes),
             get(&self.collections),
             get(&self.deleted),
@@ -126,36 +158,38 @@ impl House {
             Place::Server(server, proxy) => larder.use_server_at(&**server, &proxy.endpoint(), BUCKET)?,
         }
         larder.set_timeout(LONG);
+        let cache = larder.dir().join("cache").display().to_string();
+        larder.set_env("XDG_CACHE_HOME", &cache);
         Ok(larder)
     }
 
-    /// Runs a command of larder, and kills it at a random step by chance. Returns its output if it succeeds.
+    /// Runs a command of larder, and perhaps kills it: at a step, or at a time. Returns its output if it succeeds.
     fn live(
         &self,
         larder: &LarderHome,
         args: &[&str],
         chance: &mut Chance,
-        kills: bool,
+        points: &[&str],
     ) -> Result<Option<String>> {
-        let fault = match kills && chance.below(3) > 0 {
-            true => format!("*:{}", 1 + chance.below(150)),
-            false => String::new(),
-        };
+        let (mut fault, mut until) = (String::new(), Instant::now() + LONG);
+        match chance.below(4) {
+            0 => fault = format!("{}:{}", points[chance.below(points.len())], 1 + chance.below(2)),
+            1 => until = Instant::now() + Duration::from_millis(chance.below(12_000) as u64),
+            _ => {}
+        }
         let log: PathBuf = larder.dir().join("command.log");
         let mut command = larder.faulty_command(args, &fault)?;
         command.env("LARDER_TIME_DIVISOR", DIVISOR);
         let mut child = Child::spawn(&command, &log)?;
-        let until = Instant::now() + LONG;
         loop {
             if let Some(status) = child.try_wait()? {
-                use std::os::unix::process::ExitStatusExt;
                 if status.signal().is_some() {
-                    self.counts.kills.fetch_add(1, Ordering::SeqCst);
+                    self.counts.killed(&fault);
                 }
                 return Ok(status.success().then(|| child.log()));
             }
             if self.is_over.load(Ordering::SeqCst) && chance.below(50) == 0 || Instant::now() > until {
-                self.counts.kills.fetch_add(1, Ordering::SeqCst);
+                self.counts.killed("");
                 child.kill();
                 return Ok(None);
             }
@@ -173,7 +207,7 @@ impl House {
         while self.goes_on() {
             let top = &self.tops[chance.below(self.tops.len())];
             let begun = Instant::now();
-            if self.live(&larder, &["push", top], &mut chance, true)?.is_some() {
+            if self.live(&larder, &["push", top], &mut chance, &WRITING)?.is_some() {
                 self.counts.pushes.fetch_add(1, Ordering::SeqCst);
                 let mut promised = self.promised.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 let until = promised.entry(top.clone()).or_insert(begun);
@@ -190,12 +224,13 @@ impl House {
         let args =
             ["collect", "--yes", "--json", "--grace", &grace, "--keep-within", &grace, "--nar-grace", "0s"];
         while self.goes_on() {
-            if let Some(log) = self.live(&larder, &args, &mut chance, true)? {
+            if let Some(log) = self.live(&larder, &args, &mut chance, &COLLECTING)? {
                 let lines =
                     log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
                 for line in lines.filter(|line| line["type"] == "summary") {
-                    self.counts.collections.fetch_add(1, Ordering::SeqCst);
                     let paths = line["paths"].as_u64().unwrap_or_default();
+                    let is_empty = paths == 0 && line["objects"] == 0;
+                    self.counts.collections.fetch_add(usize::from(!is_empty), Ordering::SeqCst);
                     self.counts.deleted.fetch_add(usize::try_from(paths)?, Ordering::SeqCst);
                 }
             }
@@ -211,8 +246,13 @@ impl House {
             for (larder, args) in
                 [(&both, &["sign"][..]), (&one, &["verify"]), (&one, &["sign", "--drop", "house-2"])]
             {
-                self.live(larder, args, &mut chance, true)?;
+                self.live(larder, args, &mut chance, &WRITING)?;
                 self.counts.others.fetch_add(1, Ordering::SeqCst);
+            }
+            // New signatures make narinfos young.
+            let until = Instant::now() + Duration::from_millis(9000 + chance.below(9000) as u64);
+            while self.goes_on() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(50));
             }
         }
         Ok(())
@@ -341,7 +381,7 @@ impl House {
             let rule = Mutex::new(Chance::new(chance.draw()));
             proxy.set_fault(move |_| {
                 let mut chance = rule.lock().ok()?;
-                (chance.below(60) == 0).then(|| fault::ALL[chance.below(fault::ALL.len())].1)
+                (chance.below(500) == 0).then(|| fault::ALL[chance.below(fault::ALL.len())].1)
             });
         }
         let mut seed = || Chance::new(chance.draw());
@@ -421,20 +461,23 @@ fn a_house_in_use_loses_nothing_and_keeps_no_garbage() -> Result<()> {
     let _ = faulty_binary("larder")?;
     let places = [None, Some(Kind::MinIo), Some(Kind::SeaweedFs), Some(Kind::Garage)];
     let here: Vec<_> = places.into_iter().filter(|kind| kind.is_none_or(Kind::is_here)).collect();
-    let mut cases = Cases::new("house", here.len(), here.len() * 4, None);
-    let time = Duration::from_secs(if Extent::of_run() == Extent::Full { 600 } else { 30 });
-    let mut texts = Vec::new();
+    let mut cases = Cases::new("house", here.len(), here.len(), Some(here.len()));
+    let time = Duration::from_secs(if Extent::of_run() == Extent::Full { 3600 } else { 60 });
+    let mut all = Vec::new();
     while let Some((case, chance)) = cases.next() {
+        all.push((case, chance, cases.replay(case)));
+    }
+    // Most of the time, all of them wait.
+    let texts = at_once(all, |(case, chance, replay)| {
         let kind = here[case % here.len()];
-        let replay = cases.replay(case);
         let name = kind.map_or("directory".to_owned(), |kind| format!("{kind:?}"));
         let mut text = String::new();
         attempt(&replay, &format!("case {case} in {name}"), || {
             text = one(kind, case, chance, time)?;
             Ok(())
         })?;
-        texts.push(format!("{name}: {text}"));
-    }
+        Ok(format!("{name}: {text}"))
+    })?;
     cases.report(&texts.join("; "));
     Ok(())
 }

@@ -30,7 +30,7 @@ const CONCURRENT: usize = 16;
 const MOST: usize = 1_000_000;
 
 /// The number of looks at the leases within the time between two renewals.
-const LOOKS: u32 = 30;
+const LOOKS: u32 = 10;
 /// How long a collector waits for others, in the times after which a lease is dead.
 const PATIENCE: u32 = 3;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use larder_hook::fault::point;
 
 use super::files::{TEMPORARY, Tree, describe, etag, finish};
 use super::listing;
@@ -74,7 +75,9 @@ fn behind<T>(
         Ok(passed) => passed,
         Err(error) => return Ok(Err(error)),
     };
+    point("directory: passed its fence");
     let changed = change();
+    point("directory: changed");
     fence.answered(passed);
     changed.map(Ok)
 }

@@ -7,7 +7,7 @@ use crate::base::error::Result;
 use crate::session::CollectorSession;
 
 /// The number of times that a collector looks within the time between two renewals of leases.
-const LOOKS: u32 = 30;
+const LOOKS: u32 = 10;
 
 /// What a collector tells about its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
