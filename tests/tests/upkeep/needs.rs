@@ -66,6 +66,11 @@ fn a_push_that_finds_its_closure_present_renews_it() -> Result<()> {
     let said = world.larder.run(&["why", &lib])?.stdout;
     ensure!(said.contains("was last asked for by a push 20 days ago"), "{said}");
     ensure!(why(&world, &lib, &["--keep-within", "10d"])?["mayGo"] == true);
+    for (rules, going) in [(&[][..], 0), (&["--keep-within", "10d"], 3)] {
+        let plan = world.larder.run(&[&["collect", "--json"], rules].concat())?.stdout;
+        let paths = plan.lines().filter(|line| line.contains(r#""type":"path""#)).count();
+        ensure!(paths == going, "{rules:?}: {plan}");
+    }
 
     // A need that nobody understands ends each decision.
     world.target.put(&written[0], b"{\"needed\":[],\"later\":1}")?;

@@ -103,14 +103,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         pusher.begin_sweep(None);
     }
     let (roots, since) = (wanted.roots.clone(), Moment::now());
-    let request = Request {
-        roots: wanted.roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
-        no_closure: args.no_closure,
-        pins: !args.all && !args.no_closure,
-        dry_run: args.dry_run,
-        read_all: args.check,
-        ..Request::default()
-    };
+    let request = request(&args, wanted.roots);
     let renderers = Renderers { human: Arc::new(Human::new(address, args.json)), json };
     let report = tokio::select! {
         report = pusher.push(request, renderers.progress()) => Some(report),
@@ -145,6 +138,19 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         output::say(&format!("{} skipped, see the warnings above", output::count(wanted.bad.len(), "name")));
     }
     Ok(if report.is_complete() && wanted.bad.is_empty() { Exit::Ok } else { Exit::Partial })
+}
+
+/// What the arguments ask for.
+fn request(args: &Args, roots: Vec<Arc<StorePath>>) -> Request {
+    Request {
+        roots: roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
+        no_closure: args.no_closure,
+        // `--all` also names what was pushed long ago.
+        pins: !args.all && !args.no_closure,
+        dry_run: args.dry_run,
+        read_all: args.check,
+        ..Request::default()
+    }
 }
 
 /// Refuses flags that belong to a pin without a pin.

@@ -156,14 +156,18 @@ pub struct Compaction {
     pub deleted: Vec<String>,
 }
 
-/// Puts all needs older than [`COMPACTED_AGE`] together, each path with its latest time. The times are counted from the
+/// Puts all needs of at least this age, [`COMPACTED_AGE`] but for tests, together, each path with its latest time. The times are counted from the
 /// listing that told the ages; the new objects are written later, so that no path looks older than it is. If a compaction
 /// ends between any two of its steps, each path is in an old object or in a new one, or in both. `keep` says which paths
 /// still matter, by their hash parts: a need for a path that the bucket does not have is of no use.
 ///
 /// Nothing is done for a single compacted need.
-pub fn compact(standing: &[StandingNeed], keep: &dyn Fn(&[u8; 20]) -> bool) -> Compaction {
-    let is_old = |need: &&StandingNeed| need.age.is_some_and(|age| age >= COMPACTED_AGE);
+pub fn compact(
+    standing: &[StandingNeed],
+    least_age: Duration,
+    keep: &dyn Fn(&[u8; 20]) -> bool,
+) -> Compaction {
+    let is_old = |need: &&StandingNeed| need.age.is_some_and(|age| age >= least_age);
     let old: Vec<_> = standing.iter().filter(is_old).collect();
     let is_compacted =
         |need: &&StandingNeed| matches!(NeedKey::parse(&need.key), Some(NeedKey::Compacted(_)));

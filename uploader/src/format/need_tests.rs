@@ -98,7 +98,7 @@ fn many_paths_are_split_and_each_object_is_small() {
 #[test]
 fn each_path_keeps_its_latest_time() {
     let needs = [standing(48, &[(0, &[1, 2])]), standing(30, &[(0, &[2]), (DAY, &[1, 3])])];
-    let Compaction { written, deleted } = compact(&needs, &|_| true);
+    let Compaction { written, deleted } = compact(&needs, COMPACTED_AGE, &|_| true);
     assert_eq!(deleted, [needs[0].key.clone(), needs[1].key.clone()]);
     let hours = |hours: u64| hours * 3600 - ROUNDING;
     let groups: Vec<_> =
@@ -110,27 +110,27 @@ fn each_path_keeps_its_latest_time() {
 fn what_is_young_or_of_unknown_age_stays_as_it_is() {
     let unknown = StandingNeed { age: None, ..standing(0, &[(0, &[1])]) };
     let needs = [standing(23, &[(0, &[1])]), unknown, compacted(Need::default())];
-    assert_eq!(compact(&needs, &|_| true), Compaction::default());
+    assert_eq!(compact(&needs, COMPACTED_AGE, &|_| true), Compaction::default());
 }
 
 #[test]
 fn a_single_compacted_need_is_not_written_again() {
     let day = Some(Duration::from_secs(DAY));
     let one = StandingNeed { age: day, ..compacted(standing(0, &[(5, &[1])]).need) };
-    assert_eq!(compact(std::slice::from_ref(&one), &|_| true), Compaction::default());
-    assert_eq!(compact(&[one, standing(24, &[(0, &[1])])], &|_| true).written.len(), 1);
+    assert_eq!(compact(std::slice::from_ref(&one), COMPACTED_AGE, &|_| true), Compaction::default());
+    assert_eq!(compact(&[one, standing(24, &[(0, &[1])])], COMPACTED_AGE, &|_| true).written.len(), 1);
 }
 
 #[test]
 fn paths_that_do_not_matter_any_more_are_left_out() {
     let gone = *StorePath::from_basename(name(1).as_bytes()).unwrap().digest();
     let needs = [standing(24, &[(0, &[1, 2])])];
-    let Compaction { written, .. } = compact(&needs, &|digest| *digest != gone);
+    let Compaction { written, .. } = compact(&needs, COMPACTED_AGE, &|digest| *digest != gone);
     assert_eq!(
         written,
         [Need { needed: vec![Group { seconds_before: DAY - ROUNDING, paths: vec![name(2)] }] }]
     );
-    let Compaction { written, deleted } = compact(&needs, &|_| false);
+    let Compaction { written, deleted } = compact(&needs, COMPACTED_AGE, &|_| false);
     assert_eq!((written.len(), deleted.len()), (0, 1));
 }
 
@@ -150,7 +150,7 @@ proptest! {
             })
             .collect();
         let before = latest(&needs);
-        let Compaction { written, deleted } = compact(&needs, &|_| true);
+        let Compaction { written, deleted } = compact(&needs, COMPACTED_AGE, &|_| true);
         let whole = written.len() + deleted.len();
         needs.extend(written.iter().take(steps).cloned().map(compacted));
         let gone = &deleted[..steps.saturating_sub(written.len()).min(deleted.len())];
@@ -161,7 +161,7 @@ proptest! {
             prop_assert!(after[path] <= *ago && after[path] + ROUNDING >= *ago, "{}: {} {}", steps, ago, after[path]);
         }
         if steps >= whole {
-            let again = compact(&needs, &|_| true);
+            let again = compact(&needs, COMPACTED_AGE, &|_| true);
             prop_assert_eq!(again, Compaction::default());
         }
     }

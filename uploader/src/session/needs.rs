@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use larder_hook::fault::time_divisor;
 use nix_derivation::StorePath;
 
 use super::names::HashPart;
@@ -43,7 +44,7 @@ pub(super) struct Record {
 impl Needs {
     /// The records of those roots that nothing tells of. `session` is the id of the session.
     pub(super) fn due<'a>(&self, session: &str, roots: impl Iterator<Item = &'a StorePath>) -> Vec<Record> {
-        self.due_after(REPEAT, session, roots)
+        self.due_after(REPEAT / time_divisor(), session, roots)
     }
 
     fn due_after<'a>(

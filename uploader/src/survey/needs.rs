@@ -73,6 +73,8 @@ async fn read(bucket: &dyn Bucket, object: ObjectMeta) -> Result<Option<Standing
 mod tests {
     use std::time::Duration;
 
+    use futures::FutureExt;
+
     use super::*;
     use crate::bucket::memory::MemoryBucket;
     use crate::bucket::{Condition, ContentType};
@@ -113,5 +115,32 @@ mod tests {
             assert!(error.to_string().contains(key), "{error}");
             bucket.delete(key).await.unwrap();
         }
+    }
+
+    /// All objects are replaced by one as soon as the first of them is read.
+    #[tokio::test]
+    async fn no_path_is_missed_while_a_compaction_runs() {
+        let bucket = MemoryBucket::default();
+        let name = |number: usize| format!("{number:02}{}", &PATH[2..]);
+        let mut standing = Vec::new();
+        for number in 0..2 * CONCURRENT {
+            let (need, key) = (Need::of([name(number)]).remove(0), need::key(&object_keys::new_writer(), 0));
+            put(&bucket, &key, &need.to_json()).await;
+            bucket.make_older(&key, need::COMPACTED_AGE);
+            standing.push(StandingNeed { key, age: Some(need::COMPACTED_AGE), need });
+        }
+        let mut compaction = Some(need::compact(&standing, need::COMPACTED_AGE, &|_| true));
+        let mut seen = HashSet::new();
+        let mut consume = |need: StandingNeed| {
+            seen.extend(need.need.paths());
+            let Some(need::Compaction { written, deleted }) = compaction.take() else { return };
+            let replace = async {
+                put(&bucket, &need::new_compacted(), &written[0].to_json()).await;
+                bucket.delete_many(&deleted).await.unwrap();
+            };
+            replace.now_or_never().expect("a bucket in memory does not wait");
+        };
+        read_needs(&bucket, &mut consume).await.unwrap();
+        assert_eq!(seen.len(), standing.len());
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use larder_hook::fault::point;
+use larder_hook::fault::{point, time_divisor};
 
 use super::garbage::{Garbage, orphans};
 use super::orphans::Records as Orphans;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Condition, ContentType};
-use crate::format::need::{Compaction, StandingNeed, compact, new_compacted};
+use crate::format::need::{COMPACTED_AGE, Compaction, StandingNeed, compact, new_compacted};
 use crate::format::object_keys::{self, CACHE_INFO, FORMAT, parse_nar};
 use crate::format::pin::{Generation, PINS, effective};
 use crate::session::HashPart;
@@ -180,7 +180,9 @@ impl Marking {
     /// When the bucket fails. No path looks as if it was needed earlier than it was then.
     pub(super) async fn compact_needs(&self, bucket: &dyn Bucket) -> Result<()> {
         let Compaction { written, deleted } =
-            compact(&self.needs, &|digest| self.catalog.find(digest).is_some());
+            compact(&self.needs, COMPACTED_AGE / time_divisor(), &|digest| {
+                self.catalog.find(digest).is_some()
+            });
         for need in written {
             let body = need.to_json().into();
             bucket.put(&new_compacted(), body, ContentType::Json, Condition::IfAbsent).await?;
