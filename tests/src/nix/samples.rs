@@ -144,6 +144,22 @@ in link (@COUNT@ - 1)
     .replace("@COUNT@", &count.to_string())
 }
 
+/// This number of tops. Each refers to three of so many libraries, which refer to others, so that the closures overlap.
+pub fn overlapping(tag: &str, tops: u32, libraries: u32) -> String {
+    with_head(
+        tag,
+        r#"
+  lib = i: mk "lib-${toString i}"
+    "echo ${toString i} $tag ${if i == 0 then "" else "${lib (i / 2)} ${lib (i / 3)}"} > $out" { };
+  top = i: mk "top-${toString i}"
+    "echo ${toString i} $tag ${lib (@LIBS@ - 1 - i)} ${lib (i + 3)} ${lib (i / 2 + 7)} > $out" { };
+in builtins.genList top @TOPS@
+"#,
+    )
+    .replace("@TOPS@", &tops.to_string())
+    .replace("@LIBS@", &libraries.to_string())
+}
+
 /// A floating content-addressed derivation (needs `experimental-features = ca-derivations`) and one that refers to it.
 pub fn content_addressed(tag: &str) -> String {
     with_head(

@@ -6,6 +6,7 @@ mod common;
 mod compare;
 mod daemon;
 mod hostile;
+mod house;
 mod kill;
 mod matrix;
 mod polite;

@@ -3,6 +3,7 @@
 mod collect;
 mod contents;
 mod keys;
+mod needs;
 mod pins;
 mod repair;
 mod verify;

@@ -15,10 +15,10 @@ use crate::format::cache_info::CacheInfo;
 use crate::format::marker::Reservation;
 use crate::format::object_keys::{self, Compression};
 use crate::init::{write_cache_info, write_marker};
-use crate::push::Options;
 use crate::push::decide::{Rules, patterns};
 use crate::push::progress::Silent;
 use crate::push::send::compress::{Level, Settings};
+use crate::push::{Options, PinRules};
 use crate::store::{DaemonAddress, StoreDir};
 
 const STORE: &str = "/nix/store";
@@ -67,8 +67,15 @@ async fn pusher(bucket: &Arc<dyn Bucket>, dir: &Path) -> Pusher {
         max_nar_size: None,
     };
     let compression = Settings { compression: Compression::Zstd, level: Level::Adaptive, threads: 1 };
-    let options =
-        Options { compression, jobs: 1, listings: false, rules, adopt: Vec::new(), trust_bucket: false };
+    let options = Options {
+        compression,
+        jobs: 1,
+        listings: false,
+        rules,
+        adopt: Vec::new(),
+        trust_bucket: false,
+        pins: PinRules::default(),
+    };
     Pusher::open(bucket.clone(), store(dir), Vec::new(), options).await.unwrap()
 }
 

@@ -192,7 +192,7 @@ impl Keeper {
     pub(super) fn request(&mut self, batch: &mut Batch) -> Result<Request> {
         let mut ids = batch.ids.clone();
         self.resolve_outputs(&mut ids)?;
-        let mut request = Request::default();
+        let mut request = Request { pins: true, ..Request::default() };
         let (at, mut keys, mut doubted) = (now(), BTreeSet::new(), BTreeSet::new());
         let mut add = |path: Option<StorePath>, origin| {
             let built_here = origin != Origin::Retry;

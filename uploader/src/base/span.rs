@@ -15,6 +15,15 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     number.checked_mul(*seconds).map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// A length of time in whole seconds, as [`parse_span`] reads it: `90d`.
+pub fn span_code(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let is_whole = |unit: u64| seconds > 0 && seconds.is_multiple_of(unit);
+    // Nobody counts months in weeks.
+    let (name, unit) = UNITS[1..].iter().find(|(_, unit)| is_whole(*unit)).unwrap_or(&("s", 1));
+    format!("{}{name}", seconds / unit)
+}
+
 /// A length of time for people, in its largest unit: `3 days`.
 pub fn span_text(span: Duration) -> String {
     let words = [("day", 24 * 3600), ("hour", 3600), ("minute", 60), ("second", 1)];
@@ -38,7 +47,12 @@ mod tests {
         ] {
             let span = parse_span(text).unwrap();
             assert_eq!((span.as_secs(), &*span_text(span)), (seconds, shown), "{text}");
+            assert_eq!(parse_span(&span_code(span)), Ok(span));
         }
+        assert_eq!(
+            ["90d", "14 d", "1w", "36h", "0d", "61s"].map(|text| span_code(parse_span(text).unwrap())),
+            ["90d", "14d", "7d", "36h", "0s", "61s"]
+        );
         for text in ["", "90", "d", "-1d", "1.5d", "1y", "99999999999999999999d", "9999999999999999w", "1d2h"]
         {
             assert!(parse_span(text).is_err(), "{text}");

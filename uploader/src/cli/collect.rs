@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::context::Context;
 use super::output::{self, Collections};
+use super::rules::RuleArgs;
 use super::whole_bucket::{read_store_dir, records};
-use super::why::RuleArgs;
 use crate::base::error::{Error, Result};
 use crate::base::exit::Exit;
 use crate::base::span::{parse_span, span_text};
@@ -51,7 +51,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 async fn inputs(args: &Args, context: &Context, bucket: &dyn crate::bucket::Bucket) -> Result<Inputs> {
     let trusted = context.client_keys(&[])?;
     let store_dir = read_store_dir(bucket).await?;
-    let mut rules = args.rules.rules();
+    let mut rules = args.rules.rules(&context.config);
     rules.grace = args.grace.unwrap_or(rules.grace);
     Ok(Inputs {
         inventory: inventory::Options { store_dir, trusted },
@@ -78,11 +78,15 @@ async fn collect(args: &Args, context: &Context) -> Result<Exit> {
     }
     let keys = context.keys()?;
     let store_dir = inputs.inventory.store_dir.as_str();
-    let session = CollectorSession::open(bucket.clone(), store_dir, &keys).await?;
+    let waits = |others| shown.waits(others);
+    let session = tokio::select! {
+        claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits) => claimed?,
+        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+    };
     let work = async {
         let news = |news| shown.news(news);
         let collector = Collector { session: &session, inputs: &inputs, news: &news };
-        collector.begin().await?;
+        collector.take_over().await?;
         let marking = take_marking(&*bucket, &inputs, &mut *records).await?;
         shown.plan(&marking);
         let ended = collector.collect(&marking, &by(), &mut *records).await?;

@@ -51,6 +51,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     found.note(address);
     found.note(context.options(false));
     found.note(public_url(&context.config));
+    context.pin_warnings().into_iter().flatten().for_each(|warning| output::warn(&warning));
     if !values_only {
         found.note(context.store());
         let keys = found.note(context.keys()).unwrap_or_default();

@@ -21,7 +21,7 @@ use crate::format::signature::SecretKey;
 use crate::http::PublicReader;
 use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
-use crate::push::{Options, Pusher};
+use crate::push::{Options, PinRules, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
 
 /// The configuration of a call. Its methods open what the configuration names.
@@ -196,7 +196,22 @@ impl Context {
             },
             adopt: Vec::new(),
             trust_bucket: config.get(config_keys::TRUST_BUCKET),
+            pins: self.pin_rules()?,
         })
+    }
+
+    /// Which pushed roots are pinned.
+    fn pin_rules(&self) -> Result<PinRules> {
+        let keep_last = self.config.get(config_keys::PIN_KEEP_LAST).and_then(|most| u32::try_from(most).ok());
+        PinRules::new(&self.config.get(config_keys::PIN_PATTERNS), keep_last, &host_name())
+    }
+
+    /// Warnings about pins that never get a path.
+    ///
+    /// # Errors
+    /// A pattern is wrong.
+    pub(super) fn pin_warnings(&self) -> Result<Vec<String>> {
+        Ok(self.pin_rules()?.never_pushed(&patterns(&self.config.get(config_keys::EXCLUDE))?))
     }
 
     /// The most that queued jobs keep from garbage collection, in bytes of NARs.
@@ -225,4 +240,9 @@ impl Context {
             Box::pin(Pusher::open(bucket.clone(), store.clone(), keys.clone(), options.clone()))
         }))
     }
+}
+
+/// The name of this machine.
+pub(super) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

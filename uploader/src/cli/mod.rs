@@ -21,6 +21,7 @@ mod relay;
 mod remove;
 mod repair;
 mod retry;
+mod rules;
 mod setup;
 mod sign;
 mod signals;

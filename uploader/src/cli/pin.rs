@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, host_name};
 use super::output;
 use super::whole_bucket::{digest, read_store_dir};
 use crate::base::clock::Moment;
@@ -33,7 +33,7 @@ pub(super) struct Lifetime {
 impl Lifetime {
     /// A generation with these paths, by their base names.
     pub(super) fn pin(&self, paths: Vec<String>) -> Pin {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = host_name();
         Pin { paths, keep_last: self.keep_last, seconds: self.until.map(|until| until.as_secs()), by: host }
     }
 

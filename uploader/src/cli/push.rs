@@ -106,6 +106,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let request = Request {
         roots: wanted.roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
         no_closure: args.no_closure,
+        pins: !args.all && !args.no_closure,
         dry_run: args.dry_run,
         read_all: args.check,
         ..Request::default()

@@ -85,11 +85,15 @@ async fn remove(
     let shown = Collections::new(args.json);
     let mut records = records(&bucket.address(), &inputs.inventory);
     let store_dir = inputs.inventory.store_dir.as_str();
-    let session = CollectorSession::open(bucket.clone(), store_dir, &context.keys()?).await?;
+    let (keys, waits) = (context.keys()?, |others| shown.waits(others));
+    let session = tokio::select! {
+        claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits) => claimed?,
+        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+    };
     let work = async {
         let news = |news| shown.news(news);
         let collector = Collector { session: &session, inputs, news: &news };
-        collector.begin().await?;
+        collector.take_over().await?;
         for attempt in 1..=ATTEMPTS {
             let marking = take_marking(&*bucket, inputs, &mut *records).await?;
             let garbage = goes(&marking, digests, args)?;

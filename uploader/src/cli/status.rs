@@ -26,6 +26,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         print_queue(&status);
         print_parked(&status);
         print_summary(&status.summary, status.at);
+        context.pin_warnings()?.iter().for_each(|warning| output::warn(warning));
     }
     Ok(Exit::Ok)
 }

@@ -4,6 +4,7 @@
 //! of `larder config check`, the suggestions for unknown keys, and the table in `docs/configuration.md`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::typed_key::KeyDefault::{Found, Unset, Value};
 use super::typed_key::{ConfigKey, Row, Size, Typed};
@@ -82,6 +83,14 @@ config_keys! {
         "seconds that `larder agent --exit-when-idle` waits for more work";
     MAX_PINNED: Option<Size>, "max-pinned", Unset,
         "the most that queued builds keep from garbage collection, as a sum of NAR sizes; above it, the agent lets the paths of the oldest builds go, and the builds stay queued";
+    KEEP_WITHIN: Option<Duration>, "keep-within", Unset,
+        "a collection keeps what was pushed, asked for by a push or downloaded within this time, with all that it refers to";
+    MAX_SIZE: Option<Size>, "max-size", Unset,
+        "the most bytes of narinfos and NARs that a collection leaves; what was needed least lately goes first";
+    PIN_PATTERNS: Vec<String>, "pin-patterns", Unset,
+        "pins for what this machine pushes, as `PIN=PATTERN`: `system/{host}=nixos-system-*` adds each pushed path of such a name to the pin, where `{host}` is the name of this machine";
+    PIN_KEEP_LAST: Option<u64>, "pin-keep-last", Found("all"),
+        "how many of the last generations of each pin of `pin-patterns` stay";
     STATE_DIR: Option<PathBuf>, "state-dir", Found("`/var/lib/larder` for root"),
         "the directory of the queue", hook;
     STORE_DIR: Option<String>, "store-dir", Found("`/nix/store`"),

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use larder_hook::settings;
 
-use super::config_keys::{self, COMPRESSION, COMPRESSION_LEVEL, JOBS, PRIORITY, ROWS, STATE_DIR};
+use super::config_keys::{
+    self, COMPRESSION, COMPRESSION_LEVEL, JOBS, PIN_KEEP_LAST, PRIORITY, ROWS, STATE_DIR,
+};
 use super::effective::{Config, Source};
 use super::typed_key::{Flag, Row};
 use super::value::Value;
@@ -88,6 +90,10 @@ impl Config {
         {
             return Err(wrong(STATE_DIR.row(), format!("`state-dir = \"{}\"` is relative", dir.display()))
                 .hint("give an absolute path, such as `/var/lib/larder`"));
+        }
+        if self.get(PIN_KEEP_LAST).is_some_and(|most| most == 0 || u32::try_from(most).is_err()) {
+            return Err(wrong(PIN_KEEP_LAST.row(), "`pin-keep-last` is no number of generations".into())
+                .hint("give a number from 1 on, or remove it to keep all generations"));
         }
         if self.get(JOBS) == Some(0) {
             return Err(wrong(JOBS.row(), "`jobs = 0` would upload nothing".into())

@@ -1,6 +1,6 @@
 use larder_hook::settings::Settings;
 
-use super::config_keys::{EXCLUDE, JOBS, MAX_NAR_SIZE, ROWS};
+use super::config_keys::{EXCLUDE, JOBS, KEEP_WITHIN, MAX_NAR_SIZE, MAX_SIZE, ROWS};
 use super::*;
 use crate::base::error::{Area, Result};
 
@@ -29,6 +29,20 @@ fn flag_wins_over_environment_over_file() {
     assert_eq!(source("bucket"), "LARDER_BUCKET");
     assert_eq!(source("jobs"), "--set jobs");
     assert_eq!(source("compression"), "default");
+}
+
+#[test]
+fn lengths_of_time_have_units() {
+    let config = load("keep-within = '90d'\nmax-size = '500 GiB'\npin-keep-last = 5\n", &[], &[]).unwrap();
+    assert_eq!(config.get(KEEP_WITHIN), Some(std::time::Duration::from_secs(90 * 86_400)));
+    assert_eq!(config.get(MAX_SIZE), Some(Size(500 << 30)));
+    let shown = config.effective().find(|(row, ..)| row.name == "keep-within").unwrap().1.unwrap();
+    assert_eq!(shown.to_string(), "\"90d\"");
+    let config = load("", &[("LARDER_KEEP_WITHIN", "36h")], &[]).unwrap();
+    assert_eq!(config.get(KEEP_WITHIN), Some(std::time::Duration::from_secs(36 * 3600)));
+    for file in ["keep-within = 90", "keep-within = '90'", "keep-within = '-1d'", "pin-keep-last = 0"] {
+        assert!(load(file, &[], &[]).unwrap_err().hint_text().is_some(), "{file}");
+    }
 }
 
 #[test]

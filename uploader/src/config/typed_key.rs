@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::value::{Kind, Value, parse_size};
 use crate::base::error::{Area, Error};
@@ -200,5 +201,16 @@ impl Typed for Option<Size> {
 
     fn from_value(value: Option<Value>) -> Self {
         Option::<u64>::from_value(value).map(Size)
+    }
+}
+
+impl Typed for Option<Duration> {
+    const KIND: Kind = Kind::Span;
+
+    fn from_value(value: Option<Value>) -> Self {
+        match value {
+            Some(Value::Span(span)) => Some(span),
+            _ => None,
+        }
     }
 }

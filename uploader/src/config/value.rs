@@ -1,5 +1,9 @@
 //! The values of configuration keys, read from TOML or from text.
 
+use std::time::Duration;
+
+use crate::base::span::{parse_span, span_code};
+
 /// The kind of value that a configuration key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -15,6 +19,8 @@ pub enum Kind {
     Number,
     /// A size in bytes. It may have a unit: `10 GiB`.
     Size,
+    /// A length of time with its unit: `90d`.
+    Span,
 }
 
 impl Kind {
@@ -27,6 +33,7 @@ impl Kind {
             Self::Switch => "switch",
             Self::Number => "number",
             Self::Size => "size",
+            Self::Span => "time",
         }
     }
 
@@ -39,6 +46,7 @@ impl Kind {
             Self::Switch => ("`true` or `false`", "true"),
             Self::Number => ("a whole number", "4"),
             Self::Size => ("a size", "\"10 GiB\""),
+            Self::Span => ("a length of time", "\"90d\""),
         }
     }
 }
@@ -54,6 +62,8 @@ pub enum Value {
     Switch(bool),
     /// A number, or a size in bytes.
     Number(u64),
+    /// A length of time.
+    Span(Duration),
 }
 
 impl Value {
@@ -65,7 +75,7 @@ impl Value {
             (Kind::Number | Kind::Size, toml::Value::Integer(number)) => {
                 u64::try_from(number).ok().map(Self::Number)
             }
-            (Kind::Size, toml::Value::String(text)) => Self::from_text(kind, &text),
+            (Kind::Size | Kind::Span, toml::Value::String(text)) => Self::from_text(kind, &text),
             (Kind::List, toml::Value::Array(items)) => {
                 let texts = items.into_iter().map(|item| item.as_str().map(str::to_owned));
                 texts.collect::<Option<_>>().map(Self::List)
@@ -87,6 +97,7 @@ impl Value {
             },
             Kind::Number => text.parse().ok().map(Self::Number),
             Kind::Size => parse_size(text).map(Self::Number),
+            Kind::Span => parse_span(text).ok().map(Self::Span),
         }
     }
 }
@@ -99,6 +110,7 @@ impl std::fmt::Display for Value {
             Self::List(list) => write!(f, "{list:?}"),
             Self::Switch(switch) => write!(f, "{switch}"),
             Self::Number(number) => write!(f, "{number}"),
+            Self::Span(span) => write!(f, "\"{}\"", span_code(*span)),
         }
     }
 }

@@ -7,6 +7,7 @@ mod execution;
 mod model_tests;
 mod notes;
 pub mod outcome;
+mod pins;
 pub mod progress;
 pub mod publish;
 mod pusher;
@@ -15,5 +16,6 @@ mod store_access;
 
 pub use decide::{Request, Root};
 pub use outcome::{Outcome, OutcomeKind, Report};
+pub use pins::PinRules;
 pub use progress::Progress;
 pub use pusher::{Options, Pusher};

@@ -119,6 +119,11 @@ impl OutcomeKind {
         matches!(self, Self::Pushed | Self::Signed | Self::Present | Self::Differs | Self::Upstream)
     }
 
+    /// Whether a client can substitute the path from this bucket.
+    pub fn is_in_bucket(self) -> bool {
+        self.is_available() && self != Self::Upstream
+    }
+
     /// Whether the path still needs somebody's attention, so that the push counts as incomplete.
     pub fn is_unfinished(self) -> bool {
         matches!(self, Self::Unusable | Self::Refused | Self::Gone | Self::Blocked | Self::Failed)

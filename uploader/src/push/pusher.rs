@@ -10,6 +10,7 @@ use super::decide::{Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
 use super::notes::Notes;
 use super::outcome::{Outcome, OutcomeKind, Report};
+use super::pins::{PinRules, Pins};
 use super::progress::Progress;
 use super::publish::Publisher;
 use super::send::compress::Settings;
@@ -44,6 +45,8 @@ pub struct Options {
     pub adopt: Vec<String>,
     /// Whether NARs that others have put into the bucket are shared without a look at their contents.
     pub trust_bucket: bool,
+    /// Which pushed roots are pinned, if the request wants that.
+    pub pins: PinRules,
 }
 
 /// Pushes paths into a bucket. A pusher serves any number of pushes, also at the same time.
@@ -58,6 +61,7 @@ pub struct Pusher {
     requests: RequestLimit,
     claims: Claims,
     notes: Notes,
+    pins: Pins,
     listings: bool,
     adopt: Vec<String>,
     verifier: Arc<Verifier>,
@@ -74,7 +78,7 @@ impl Pusher {
         keys: Vec<SecretKey>,
         options: Options,
     ) -> Result<Self> {
-        let Options { compression, jobs, listings, mut rules, adopt, trust_bucket } = options;
+        let Options { compression, jobs, listings, mut rules, adopt, trust_bucket, pins } = options;
         rules.trusted_keys.extend(keys.iter().map(SecretKey::public));
         let session = Session::open(bucket, store.store_dir.as_str(), &keys, &rules.trusted_keys).await?;
         let verifier = Arc::new(Verifier::new(trust_bucket));
@@ -88,6 +92,7 @@ impl Pusher {
             requests: RequestLimit::default(),
             claims: Claims::default(),
             notes: Notes::default(),
+            pins: Pins::new(pins),
             listings,
             adopt,
             verifier,
@@ -181,7 +186,7 @@ impl Pusher {
                 |outcome: &Outcome| outcome.is_available() || matches!(outcome, Outcome::Failed(_));
             let mut there = report.outcomes.iter().filter(|(_, outcome)| is_there(outcome));
             if request.dry_run || !there.any(|(path, _)| self.session.forgot(path.digest(), since)) {
-                return Ok(report);
+                return Ok(self.pin_roots(&request, report, since, &*progress).await);
             }
             progress.remark("a collection has ended meanwhile; looking again at what it could take");
         }
@@ -250,6 +255,35 @@ impl Pusher {
         let Err(error) = self.session.record_needs(&found, &written, since).await else { return Vec::new() };
         report.outcomes.extend(found.iter().map(|path| (path.clone(), Outcome::Failed(error.clone()))));
         found
+    }
+
+    /// Adds the roots that the bucket has to the pins of the configuration. Those that cannot be pinned have failed.
+    async fn pin_roots(
+        &self,
+        request: &Request,
+        mut report: Report,
+        since: Moment,
+        progress: &dyn Progress,
+    ) -> Report {
+        if request.dry_run || !request.pins {
+            return report;
+        }
+        let is_there = |path: &&Arc<StorePath>| {
+            report.outcomes.get(*path).is_some_and(|outcome| outcome.kind().is_in_bucket())
+        };
+        let there: Vec<_> = request.roots.iter().map(|root| &root.path).filter(is_there).cloned().collect();
+        let wanted = self.pins.wanted(there);
+        match self.pins.pin(&self.session, &wanted, since).await {
+            Ok(pinned) => pinned.iter().for_each(|text| progress.remark(text)),
+            Err(error) => {
+                for path in wanted {
+                    let outcome = Outcome::Failed(error.clone());
+                    progress.finished(&path, &outcome);
+                    report.outcomes.insert(path, outcome);
+                }
+            }
+        }
+        report
     }
 
     /// Reads the closure of the roots, and judges its paths.

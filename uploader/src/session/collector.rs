@@ -13,6 +13,7 @@ use super::lease::Lease;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
+use crate::base::span::span_text;
 use crate::bucket::{Bucket, Depth, Fence};
 use crate::format::marker::{self, Lease as Contents};
 use crate::format::object_keys;
@@ -28,6 +29,11 @@ const CONCURRENT: usize = 16;
 /// The most leases of a bucket. A server that never ends is refused.
 const MOST: usize = 1_000_000;
 
+/// The number of looks at the leases within the time between two renewals.
+const LOOKS: u32 = 30;
+/// How long a collector waits for others, in the times after which a lease is dead.
+const PATIENCE: u32 = 3;
+
 /// A running session of a collector.
 #[derive(Debug)]
 pub struct CollectorSession {
@@ -36,8 +42,11 @@ pub struct CollectorSession {
     keeper: Arc<GateKeeper>,
     lease: Lease,
     deletions: Arc<Deletions>,
-    watches: Mutex<BTreeMap<String, Watch<Vec<u8>>>>,
+    watches: Watches,
 }
+
+/// What the process has seen of the leases of others, by their ids.
+type Watches = Mutex<BTreeMap<String, Watch<Vec<u8>>>>;
 
 /// A lease of another process, as it was read.
 #[derive(Clone, Debug)]
@@ -74,13 +83,66 @@ impl CollectorSession {
                 .because("it has format 1, whose writers know no collections")
                 .hint("update larder on all machines that push, and run `larder upgrade`"));
         }
+        Self::begin(bucket, keys, Mutex::default()).await
+    }
+
+    async fn begin(bucket: Arc<dyn Bucket>, keys: &[SecretKey], watches: Watches) -> Result<Self> {
         let id = object_keys::new_writer();
         let keeper = Arc::new(GateKeeper::new(bucket.address()));
         let role = (&*id, marker::Role::Collector);
         let lease =
             Lease::take(bucket.clone(), role, keys, keeper.clone(), Arc::new(Facts::default())).await?;
         let deletions = Arc::new(Deletions { keeper: keeper.clone(), last: Mutex::default() });
-        Ok(Self { bucket, id, keeper, lease, deletions, watches: Mutex::default() })
+        Ok(Self { bucket, id, keeper, lease, deletions, watches })
+    }
+
+    /// Opens a session, and waits until it is the only one that may act. Others end, or count as dead after
+    /// [`Limits::dead`]. If another one goes first, this one begins again under another id. `waits` is told how many others
+    /// there are.
+    ///
+    /// # Errors
+    /// As for [`CollectorSession::open`], and when others are at work for too long.
+    pub async fn claim(
+        bucket: Arc<dyn Bucket>,
+        store_dir: &str,
+        keys: &[SecretKey],
+        waits: &(dyn Fn(usize) + Send + Sync),
+    ) -> Result<Self> {
+        let begun = Moment::now();
+        let mut session = Self::open(bucket, store_dir, keys).await?;
+        loop {
+            let leases = session.leases().await?;
+            let others = leases.iter().filter(|seen| seen.role == Role::Collector);
+            let claimed = claim(&session.id, others.clone().map(|seen| (&seen.id, seen.life)), Rules::ALL);
+            if claimed == Claim::Act {
+                session.bury(&leases).await?;
+                return Ok(session);
+            }
+            waits(others.filter(|seen| seen.is_alive()).count());
+            let limits = *session.limits();
+            if begun.elapsed() > limits.dead() * PATIENCE {
+                session.close().await;
+                return Err(Error::transient(
+                    Area::Bucket,
+                    "cannot collect, because other collectors are at work",
+                )
+                .because(format!("they have not ended within {}", span_text(limits.dead() * PATIENCE)))
+                .hint("one collector is enough for a bucket"));
+            }
+            if claimed == Claim::GiveWay {
+                session = session.again(keys).await?;
+            }
+            tokio::time::sleep(limits.renewal / LOOKS).await;
+        }
+    }
+
+    /// Ends the session, waits a little, and begins another one, which remembers what this one has seen of others.
+    async fn again(self, keys: &[SecretKey]) -> Result<Self> {
+        let (bucket, watches) = (self.bucket.clone(), Mutex::new(std::mem::take(&mut *lock(&self.watches))));
+        let pause = self.limits().renewal;
+        self.close().await;
+        tokio::time::sleep(pause).await;
+        Self::begin(bucket, keys, watches).await
     }
 
     /// The id of this process.
@@ -183,12 +245,6 @@ impl CollectorSession {
         let said = contents.map(|contents| contents.acknowledged).unwrap_or_default();
         let acknowledged = said.into_iter().map(|(id, stage)| (id, acknowledged(stage))).collect();
         Seen { id: id.to_owned(), role, life, acknowledged, knows_collections }
-    }
-
-    /// Whether this collector may act.
-    pub fn claim(&self, leases: &[Seen]) -> Claim {
-        let others = leases.iter().filter(|seen| seen.role == Role::Collector);
-        claim(&self.id, others.map(|seen| (&seen.id, seen.life)), Rules::ALL)
     }
 
     /// Removes the leases of processes that are dead.

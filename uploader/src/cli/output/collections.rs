@@ -79,7 +79,6 @@ impl Collections {
     /// Tells how it goes on.
     pub(in crate::cli) fn news(&self, news: News) {
         let text = match news {
-            News::WaitsForCollectors(number) => format!("waiting for {}", count(number, "other collector")),
             News::TakesOver { is_final: true } => "going on with a collection that was not ended".into(),
             News::TakesOver { is_final: false } => "giving up a collection that was not ended".into(),
             News::WaitsForWriters { is_closing, writers } => format!(
@@ -94,6 +93,16 @@ impl Collections {
                 span_text(left)
             ),
         };
+        self.tell(text);
+    }
+
+    /// Tells that other collectors are at work, or were killed not long ago.
+    pub(in crate::cli) fn waits(&self, others: usize) {
+        let others = count(others, "other collector");
+        self.tell(format!("waiting for {others}; one that was killed counts as dead after 50 minutes"));
+    }
+
+    fn tell(&self, text: String) {
         let mut last = lock(&self.last);
         if *last == text {
             return;

@@ -23,6 +23,8 @@ pub struct Request {
     pub roots: Vec<Root>,
     /// Push only the roots, not their closures. The references of the roots must be available already.
     pub no_closure: bool,
+    /// Add the roots to the pins that the configuration wants.
+    pub pins: bool,
     /// Make the plan, and change nothing in the bucket.
     pub dry_run: bool,
     /// Read each narinfo in the bucket, even when a listing shows the expected size.

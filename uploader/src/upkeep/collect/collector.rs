@@ -7,10 +7,11 @@ use super::removal::purge;
 use super::undo::expire;
 use super::worker::Collector;
 use crate::base::error::Result;
+use crate::format::object_keys;
 use crate::upkeep::inventory::Records;
 
 impl Collector<'_> {
-    /// Takes what `marking` has found. [`Collector::begin`] comes before the marking.
+    /// Takes what `marking` has found. [`Collector::take_over`] comes before the marking.
     ///
     /// # Errors
     /// When the session is over. Other errors give the collection up: they are in the result.
@@ -19,6 +20,10 @@ impl Collector<'_> {
         marking.record_orphans(&*bucket).await?;
         marking.compact_needs(&*bucket).await?;
         expire(&*bucket, self.inputs.nar_grace).await?;
+        if marking.garbage.is_empty() {
+            let id = object_keys::new_writer();
+            return Ok(Ended { id, paths: 0, objects: 0, spared: 0, error: None });
+        }
         Act::new(self, marking, &marking.garbage, by, records).run().await
     }
 

@@ -15,7 +15,7 @@ use crate::format::pin::{Generation, PINS, effective};
 use crate::session::HashPart;
 use crate::survey::{read_needs, read_pins};
 use crate::upkeep::inventory::{self, Catalog, Progress, Records, take};
-use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Use, Uses, Verdict, decide};
+use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Uses, Verdict, decide};
 
 /// The number of absent references about which the bucket is asked, to see that its listing is complete.
 const ASKED: usize = 200;
@@ -94,9 +94,7 @@ pub(super) async fn judge(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalo
     let mut needs = Vec::new();
     read_needs(bucket, &mut |need| needs.push(need)).await?;
     let mut uses = inputs.uses.clone();
-    for (path, ago) in needs.iter().flat_map(StandingNeed::paths) {
-        uses.add(*path.digest(), ago, Use::Asked);
-    }
+    needs.iter().for_each(|need| uses.add_need(need));
     let decision = decide(catalog, &pins, &inputs.rules, &uses);
     if let Some(id) = decision.unreadable.first() {
         return Err(cannot(bucket)

@@ -4,7 +4,6 @@
 //! session whose lease has the role of a collector.
 
 mod acting;
-mod claiming;
 mod collector;
 mod garbage;
 mod last_look;
@@ -13,6 +12,7 @@ mod marking;
 mod orphans;
 mod removal;
 mod saving;
+mod succession;
 mod undo;
 mod worker;
 

@@ -12,8 +12,6 @@ const LOOKS: u32 = 30;
 /// What a collector tells about its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It waits for other collectors: their number.
-    WaitsForCollectors(usize),
     /// It ends a collection that an earlier collector has left.
     TakesOver {
         /// Whether it goes on deleting. Otherwise it gives the collection up.

@@ -14,7 +14,7 @@ use crate::format::summary::FaultKind;
 use crate::push::decide::Rules;
 use crate::push::progress::Silent;
 use crate::push::send::compress::{Level, Settings};
-use crate::push::{Options, Pusher};
+use crate::push::{Options, PinRules, Pusher};
 use crate::store::{DaemonAddress, StoreLocation};
 use crate::upkeep::house::{House, id, nar, narinfo, path};
 use crate::upkeep::inventory::Catalog;
@@ -62,6 +62,7 @@ fn options(adopt: &[String]) -> Options {
         },
         adopt: adopt.to_vec(),
         trust_bucket: false,
+        pins: PinRules::default(),
     }
 }
 

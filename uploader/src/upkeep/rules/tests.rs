@@ -4,6 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::need::{Group, Need, StandingNeed, new_compacted};
 use crate::format::pin::{Generation, Pin, PinName};
 use crate::upkeep::house::{self, House, id, names};
 use crate::upkeep::inventory::{Catalog, PathId};
@@ -66,6 +67,20 @@ async fn what_was_needed_lately_stays_with_what_it_refers_to() {
     let (nar, _) = catalog.nar_object(catalog.nar(id(&catalog, "d")).unwrap());
     uses.add_nar(nar, DAY, Use::Downloaded);
     assert!(decide(&catalog, &[], &within(21), &uses).going().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_push_asked_for_counts_from_the_time_of_the_record() {
+    let catalog = catalog(&[("a", &[], 99), ("b", &["a"], 99)]).await;
+    let name = house::path("b").to_basename().to_string();
+    let group = Group { seconds_before: 2 * DAY.as_secs(), paths: vec![name] };
+    let need = StandingNeed { key: new_compacted(), age: Some(DAY * 3), need: Need { needed: vec![group] } };
+    let mut uses = Uses::default();
+    uses.add_need(&need);
+    let decision = decide(&catalog, &[], &within(6), &uses);
+    assert!(going(&catalog, &decision).is_empty());
+    assert_eq!(decision.need(id(&catalog, "a")), Some((DAY * 5, Use::Asked)));
+    assert_eq!(going(&catalog, &decide(&catalog, &[], &within(5), &uses)).len(), 2);
 }
 
 #[tokio::test]
