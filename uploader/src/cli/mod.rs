@@ -26,6 +26,7 @@ mod setup;
 mod sign;
 mod signals;
 mod status;
+mod transfer;
 mod upgrade;
 mod verify;
 mod whole_bucket;
@@ -85,6 +86,10 @@ enum Command {
     Remove(remove::Args),
     /// Bring the bucket to the newest format
     Upgrade(upgrade::Args),
+    /// Copy paths from another cache, without a local store
+    Copy(transfer::CopyArgs),
+    /// Make staged builds of another prefix trusted: copy them within the server, and sign them
+    Promote(transfer::PromoteArgs),
     /// Sign what a trusted key has signed, and drop the signatures of a retired key
     Sign(sign::Args),
     /// Show the queue: builds, retries, parked paths, and paths kept from garbage collection
@@ -152,6 +157,8 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Collect(args) => block_on(async move { collect::run(args, &context).await }),
         Command::Remove(args) => block_on(async move { remove::run(args, &context).await }),
         Command::Upgrade(args) => block_on(async move { upgrade::run(args, &context).await }),
+        Command::Copy(args) => block_on(async move { transfer::copy(args, &context).await }),
+        Command::Promote(args) => block_on(async move { transfer::promote(args, &context).await }),
         Command::Sign(args) => block_on(async move { sign::run(args, &context).await }),
         Command::Agent(args) => block_on(async move { agent::run(args, &context).await }),
         Command::Flush(args) => block_on(async move { flush::run(args, &context).await }),

@@ -123,21 +123,24 @@ async fn remove(
         _ = tokio::signal::ctrl_c() => None,
     };
     session.close().await;
-    match done.transpose()? {
-        None => {
-            output::say("interrupted; the next collection ends what has begun. Remove again to be certain");
-            Ok(Exit::Interrupted)
-        }
-        Some(true) => {
-            if args.purge {
-                caution(args);
-            }
-            Ok(Exit::Ok)
-        }
-        Some(false) => Err(Error::transient(Area::Bucket, "cannot remove the paths")
+    done.transpose()?.map_or_else(interrupted, |done| ended(args, done))
+}
+
+fn interrupted() -> Result<Exit> {
+    output::say("interrupted; the next collection ends what has begun. Remove again to be certain");
+    Ok(Exit::Interrupted)
+}
+
+fn ended(args: &Args, is_done: bool) -> Result<Exit> {
+    if !is_done {
+        return Err(Error::transient(Area::Bucket, "cannot remove the paths")
             .because("writers published what refers to them at each attempt")
-            .hint("remove again")),
+            .hint("remove again"));
     }
+    if args.purge {
+        caution(args);
+    }
+    Ok(Exit::Ok)
 }
 
 /// What is beyond larder's reach.

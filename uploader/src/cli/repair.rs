@@ -9,13 +9,14 @@ use serde_json::json;
 
 use super::context::Context;
 use super::output::{self, Repairs};
+use super::transfer::{Remarks, no_store, open_source};
 use super::verify::{self, Verified};
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::bucket::Bucket;
 use crate::format::signature::SecretKey;
-use crate::push::{Progress, Pusher};
-use crate::store::{Daemon, DaemonAddress, StoreLocation};
+use crate::push::Pusher;
+use crate::store::{Daemon, StoreLocation};
 use crate::upkeep::repair::{
     Examiner, Mended, Mending, Plan, Repairer, Source, TakeBack, decide, patients, take_back,
 };
@@ -93,14 +94,7 @@ impl Workshop {
         let reader = Arc::new(context.reader()?);
         let mut sources = Vec::new();
         for address in &args.from {
-            let source = match address.starts_with("http://") || address.starts_with("https://") {
-                true => {
-                    Source::Cache { url: address.trim_end_matches('/').to_owned(), reader: reader.clone() }
-                }
-                false => Source::Bucket(context.bucket_at(address).await?),
-            };
-            source.check(store_dir).await?;
-            sources.push(source);
+            sources.push(open_source(context, &reader, address, store_dir).await?);
         }
         let rules = context.options(false)?.rules;
         let mut believed = [rules.trusted_keys, rules.upstream_keys].concat();
@@ -141,26 +135,6 @@ async fn store(context: &Context, store_dir: &StoreDir) -> Option<Arc<StoreLocat
         Err(error) => Err(error),
     };
     connected.map_err(|error| output::warn(&format!("the local store is not used: {error}"))).ok()
-}
-
-/// Stands for the local store on a machine without one.
-fn no_store(store_dir: &StoreDir) -> Arc<StoreLocation> {
-    Arc::new(StoreLocation {
-        store_dir: store_dir.clone(),
-        real_dir: store_dir.as_str().into(),
-        state_dir: "/nonexistent".into(),
-        log_dir: "/nonexistent".into(),
-        daemon: DaemonAddress::Socket("/nonexistent/socket".into()),
-    })
-}
-
-/// Passes on the messages of a repair for people.
-struct Remarks;
-
-impl Progress for Remarks {
-    fn remark(&self, text: &str) {
-        output::say(text);
-    }
 }
 
 /// Mends. Returns what became of the paths, and whether the command was interrupted.

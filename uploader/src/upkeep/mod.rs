@@ -9,4 +9,5 @@ pub(crate) mod large;
 pub mod repair;
 pub mod rules;
 pub mod sign;
+pub mod transfer;
 pub mod verify;
