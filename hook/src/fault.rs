@@ -2,7 +2,8 @@
 //! of this module compile to nothing.
 //!
 //! `LARDER_FAULT=NAME:N` kills the process with SIGKILL when it passes the fail point NAME for the `N`th time.
-//! `LARDER_FAULT=*:N` kills the process at the `N`th fail point of any name. With `LARDER_FAULT_LOG=FILE`, the process
+//! `LARDER_FAULT=*:N` kills the process at the `N`th fail point of any name. `LARDER_FAULT="stop NAME:N"` stops it with SIGSTOP
+//! instead. With `LARDER_FAULT_LOG=FILE`, the process
 //! appends the name of each fail point that it passes to that file.
 
 /// Whether fail points are compiled in.
@@ -26,9 +27,13 @@ pub fn point(name: &'static str) {
         let _ = file.write_all(format!("{name}\n").as_bytes());
     }
     let Ok(wanted) = std::env::var("LARDER_FAULT") else { return };
+    let (wanted, signal) = match wanted.strip_prefix("stop ") {
+        Some(wanted) => (wanted, rustix::process::Signal::STOP),
+        None => (&*wanted, rustix::process::Signal::KILL),
+    };
     let Some((which, count)) = wanted.rsplit_once(':') else { return };
     if (which == "*" || which == name) && count.parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
     }
 }
 

@@ -5,6 +5,7 @@
 mod common;
 mod compare;
 mod daemon;
+mod frozen;
 mod hostile;
 mod house;
 mod kill;

@@ -1,17 +1,42 @@
 //! The conformance suite, for each kind of bucket.
 
+use std::sync::Arc;
+
 use anyhow::{Result, anyhow};
 use larder::bucket::conformance::{Traits, run};
-use larder::bucket::{Options, open};
+use larder::bucket::{Fence, Options, open};
 use larder_tests::servers::{Directory, Kind, by_flag};
 
 use super::world::BUCKET;
 
+/// Permits everything.
+#[derive(Debug)]
+struct Open;
+
+impl Fence for Open {
+    fn pass(&self) -> larder::base::error::Result<u64> {
+        Ok(0)
+    }
+
+    fn answered(&self, _: u64) {}
+}
+
 fn conforms(address: &str, credentials: Option<(&str, &str)>, traits: Traits) -> Result<()> {
+    conforms_with(address, credentials, traits, false)
+}
+
+/// Runs the suite. With `expiring`, the changes have a fence, and signatures with an expiry of their own.
+fn conforms_with(
+    address: &str,
+    credentials: Option<(&str, &str)>,
+    traits: Traits,
+    expiring: bool,
+) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("credentials");
     // A large object of the suite is copied in parts.
-    let mut options = Options { copied_at_once: 5 << 20, ..Options::default() };
+    let mut options =
+        Options { copied_at_once: 5 << 20, expiring_signatures: Some(expiring), ..Options::default() };
     if let Some((access_key, secret_key)) = credentials {
         std::fs::write(
             &file,
@@ -22,15 +47,17 @@ fn conforms(address: &str, credentials: Option<(&str, &str)>, traits: Traits) ->
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let bucket = open(address, &options).await?;
+        let bucket = if expiring { bucket.fenced(Arc::new(Open)) } else { bucket };
         run(bucket, traits).await.map_err(|error| anyhow!("{address}: {error}"))
     })
 }
 
 fn server_conforms(kind: Kind) -> Result<()> {
-    server_with(kind, false)
+    server_with(kind, false, false)?;
+    server_with(kind, false, true)
 }
 
-fn server_with(kind: Kind, keeps_versions: bool) -> Result<()> {
+fn server_with(kind: Kind, keeps_versions: bool, expiring: bool) -> Result<()> {
     if !kind.is_here() {
         return Ok(());
     }
@@ -52,7 +79,8 @@ fn server_with(kind: Kind, keeps_versions: bool) -> Result<()> {
         sorts_across_folders: kind != Kind::SeaweedFs,
         ..Traits::default()
     };
-    conforms(&address, Some((&server.access_key(), &server.secret_key())), traits)
+    let credentials = (&*server.access_key(), &*server.secret_key());
+    conforms_with(&address, Some(credentials), traits, expiring)
 }
 
 #[test]
@@ -67,12 +95,12 @@ fn minio_conforms() -> Result<()> {
 
 #[test]
 fn minio_with_versions_conforms() -> Result<()> {
-    server_with(Kind::MinIo, true)
+    server_with(Kind::MinIo, true, false)
 }
 
 #[test]
 fn seaweedfs_with_versions_conforms() -> Result<()> {
-    server_with(Kind::SeaweedFs, true)
+    server_with(Kind::SeaweedFs, true, false)
 }
 
 #[test]

@@ -103,6 +103,72 @@ async fn an_attempt_without_an_answer_stays_open() {
     assert_eq!(fence.counts(), (1, vec![]));
 }
 
+/// A bucket with a fence on a server of which nothing is known.
+async fn unknown(answers: Vec<String>) -> (tempfile::TempDir, Scripted, Arc<dyn Bucket>) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let server = Scripted::start(answers).await;
+    let bucket = Arc::new(at_with(server.port, dir.path(), Options::default()).await);
+    (dir, server, bucket.fenced(Arc::new(Counting::default())))
+}
+
+fn is_in_query(head: &str) -> bool {
+    let (query, header) = (head.contains("&x-amz-expires=900&"), head.contains("\nauthorization: "));
+    assert_ne!(query, header, "{head}");
+    query
+}
+
+#[tokio::test]
+async fn changes_expire_where_the_server_takes_old_signatures() {
+    let skewed = || fault("403 Forbidden", "RequestTimeTooSkewed");
+    let denied = || fault("403 Forbidden", "AccessDenied");
+    for (answers, in_query) in [
+        (vec![skewed()], false),
+        (vec![done()], true),
+        (vec![denied(), denied()], true),
+        (vec![denied(), done()], false),
+    ] {
+        let questions = answers.len();
+        let (_dir, server, bucket) = unknown([answers, vec![done()]].concat()).await;
+        bucket.put("a", body("x"), ContentType::Json, Condition::IfAbsent).await.expect("put");
+        bucket.delete("b").await.expect("delete");
+        bucket.get("a").await.expect("get");
+        let seen: Vec<String> = server.seen().iter().map(|head| head.to_lowercase()).collect();
+        assert_eq!(seen.len(), questions + 3, "{seen:?}");
+        assert!(seen[0].starts_with("get /cache/?list-type=2&max-keys=1 "), "{seen:?}");
+        assert!(seen[questions].contains("if-none-match"), "{seen:?}");
+        assert_eq!(seen[questions].contains("content-md5: ndtkysamgdt1yfzofvxnpg=="), in_query, "{seen:?}");
+        let found: Vec<bool> = seen[questions..].iter().map(|head| is_in_query(head)).collect();
+        assert_eq!(found, [in_query, in_query, false], "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_say_is_asked_again() {
+    let busy = fault("503 Service Unavailable", "SlowDown");
+    let skewed = fault("403 Forbidden", "RequestTimeTooSkewed");
+    let (_dir, server, bucket) = unknown(vec![busy, done(), skewed, done()]).await;
+    bucket.delete("a").await.expect("delete");
+    bucket.delete("a").await.expect("delete");
+    let seen: Vec<String> = server.seen().iter().map(|head| head.to_lowercase()).collect();
+    let found: Vec<bool> = seen.iter().map(|head| is_in_query(head)).collect();
+    assert_eq!(found, [false, true, false, false], "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_signatures_that_expire() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).expect("root");
+    let options = Options { expiring_signatures: Some(true), copied_at_once: 5 << 20, ..Options::default() };
+    let bucket = at_with(serve(&root).await, dir.path(), options).await;
+    let fence = Arc::new(Counting::default());
+    let bucket = Arc::new(bucket).fenced(fence.clone());
+    let traits = Traits { folders_are_missing: false, ..Traits::default() };
+    conformance::run(bucket, traits).await.expect("conformance");
+    let (passed, answered) = fence.counts();
+    assert!(passed > 1000 && answered.len() as u64 == passed);
+}
+
 fn keys(number: usize) -> Vec<String> {
     (0..number).map(|number| format!("a{number}")).collect()
 }

@@ -7,6 +7,7 @@ use http::Method;
 use url::Url;
 
 use super::error::failure;
+use super::expiry::OldSignatures;
 use super::reply::Reply;
 use super::request::Request;
 use super::sender::Sender;
@@ -31,11 +32,19 @@ pub struct Options {
     /// The largest object that is copied with one request, in bytes. Larger ones are copied in parts of this size. S3 takes
     /// parts from 5 MiB to 5 GiB.
     pub copied_at_once: u64,
+    /// Whether changes that have a fence are signed with an expiry of their own. `None`: if the server takes old signatures.
+    pub expiring_signatures: Option<bool>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { credentials_file: None, ca_file: None, max_attempts: 4, copied_at_once: 1 << 30 }
+        Self {
+            credentials_file: None,
+            ca_file: None,
+            max_attempts: 4,
+            copied_at_once: 1 << 30,
+            expiring_signatures: None,
+        }
     }
 }
 
@@ -67,12 +76,15 @@ impl Connection {
         let url = Url::parse(server).map_err(|error| {
             Error::permanent(Area::Config, format!("cannot use the endpoint `{server}`")).because(error)
         })?;
+        let on_aws = address.endpoint.is_none();
         let sender = Sender {
             transport: Transport::to(&url, &trust, Timeouts::default()),
             signer: Signer::new(credentials, place.region, place.service),
             bucket: place.url,
             attempts: options.max_attempts.max(1),
             throttle: Throttle::default(),
+            // AWS refuses old signatures.
+            old_signatures: OldSignatures::new(options.expiring_signatures.or(on_aws.then_some(false))),
         };
         let (region, copied_at_once) = (region.to_string(), options.copied_at_once);
         Ok(Self { address, region, copied_at_once, sender: Arc::new(sender), fence: None })

@@ -1,16 +1,13 @@
 //! The deletion of many objects.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt, stream};
 use http::Method;
-use md5::{Digest, Md5};
 
 use super::connection::Connection;
 use super::error::{Access, refusal};
 use super::objects;
 use super::reply::Reply;
-use super::request::Request;
+use super::request::{Request, md5};
 use super::xml::{read, write};
 use crate::base::error::{Area, Error, Result};
 
@@ -35,7 +32,7 @@ async fn delete_batch(connection: &Connection, keys: &[String]) -> Result<()> {
     let full: Vec<_> = keys.iter().map(|key| connection.address.full_key(key)).collect();
     let text = write::deletion(full.iter().map(String::as_str));
     // Every server accepts this checksum, and many refuse the request without one.
-    let checksum = STANDARD.encode(Md5::digest(&text));
+    let checksum = md5(text.as_bytes());
     let request = Request::new(Method::POST, "")
         .query("delete", "")
         .header("content-type", "application/xml")

@@ -160,11 +160,14 @@ fn refused(
     }
 }
 
-/// The code of AWS for a code of Garage, which has one code for everything that it forbids.
+/// A precise code where a server has one code for everything that it forbids, as Garage does, or for a signature in the query
+/// that has expired.
 pub(super) fn precise<'a>(code: &'a str, message: &str) -> &'a str {
     match code {
         "AccessDenied" if message.contains("No such key") => "InvalidAccessKeyId",
         "AccessDenied" if message.contains("Invalid signature") => "SignatureDoesNotMatch",
+        "AccessDenied" if message.contains("has expired") => "RequestExpired",
+        "InvalidRequest" if message.contains("Date is too old") => "RequestExpired",
         code => code,
     }
 }

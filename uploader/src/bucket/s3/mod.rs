@@ -1,6 +1,6 @@
 //! A bucket on an S3-compatible server.
 //!
-//! From the bottom up: `xml`, `request` and `reply` are values; `error`, `retry`, `throttle`, `signer` and `upload_body`
+//! From the bottom up: `xml`, `request` and `reply` are values; `error`, `retry`, `throttle`, `expiry`, `signer` and `upload_body`
 //! each decide one thing about them; `sender` sends a request; `connection` knows the bucket's address; `objects`,
 //! `listing`, `multipart`, `copying`, `deletion`, `versions`, `policy` and `bucket` are the operations; `store` composes them.
 
@@ -10,6 +10,7 @@ mod copying;
 mod credentials;
 mod deletion;
 mod error;
+mod expiry;
 mod listing;
 mod multipart;
 mod objects;

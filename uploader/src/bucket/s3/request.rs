@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use aws_sigv4::http_request::SignableBody;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::Method;
+use md5::Md5;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
@@ -122,6 +125,16 @@ impl<'a> Request<'a> {
 /// A key as it is in URLs and in the header that names the origin of a copy.
 pub(super) fn encoded(key: &str) -> String {
     utf8_percent_encode(key, KEY).to_string()
+}
+
+/// The value of a parameter as it is in URLs.
+pub(super) fn encoded_value(value: &str) -> String {
+    utf8_percent_encode(value, VALUE).to_string()
+}
+
+/// The value of `Content-MD5`: a checksum against accidents, which every server knows.
+pub(super) fn md5(bytes: &[u8]) -> String {
+    STANDARD.encode(Md5::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

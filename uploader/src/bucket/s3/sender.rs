@@ -12,8 +12,9 @@ use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use larder_hook::fault::point;
 use tokio::time::Instant;
 
+use super::expiry::{self, Manner, OldSignatures};
 use super::reply::{Failure, Reply, Signature};
-use super::request::Request;
+use super::request::{Request, md5};
 use super::retry::{Attempts, asked_for, asks_for_less};
 use super::signer::Signer;
 use super::throttle::{GivenUp, Throttle};
@@ -44,6 +45,7 @@ pub(super) struct Sender {
     pub(super) attempts: u32,
     /// Limits concurrent requests when the server asks for fewer.
     pub(super) throttle: Throttle,
+    pub(super) old_signatures: OldSignatures,
 }
 
 impl Sender {
@@ -103,15 +105,70 @@ impl Sender {
         url: &str,
         fence: Option<&dyn Fence>,
     ) -> Result<Reply, Failure> {
+        let manner = match fence {
+            Some(_) if self.takes_old_signatures().await => Manner::Query,
+            _ => Manner::Headers,
+        };
         let signature = self.signer.prepare().await.map_err(Failure::Credentials)?;
+        self.exchange(request, url, fence, (signature, manner)).await
+    }
+
+    /// Whether the server takes old signatures in headers, or does not say.
+    async fn takes_old_signatures(&self) -> bool {
+        let OldSignatures { taken, asking } = &self.old_signatures;
+        if let Some(taken) = taken.get() {
+            return *taken;
+        }
+        let _asking = asking.lock().await;
+        if let Some(taken) = taken.get() {
+            return *taken;
+        }
+        match self.asks_for_age().await {
+            Some(found) => *taken.get_or_init(|| found),
+            None => true,
+        }
+    }
+
+    /// Finds out whether the server takes old signatures. `None` if it does not answer.
+    async fn asks_for_age(&self) -> Option<bool> {
+        let old = self.answer_after(expiry::OLD).await?;
+        let old = old.answer();
+        match expiry::are_taken(old, None) {
+            Some(taken) => Some(taken),
+            None => expiry::are_taken(old, Some(self.answer_after(Duration::ZERO).await?.answer())),
+        }
+    }
+
+    /// The answer to a harmless request that was signed so long ago, if it is one.
+    async fn answer_after(&self, age: Duration) -> Option<Reply> {
+        let request = Request::new(Method::GET, "").query("list-type", "2").query("max-keys", "1");
+        let mut signature = self.signer.prepare().await.ok()?;
+        signature.time = signature.time.checked_sub(age)?;
+        let url = request.url(&self.bucket);
+        let reply = self.exchange(&request, &url, None, (signature, Manner::Headers)).await.ok()?;
+        is_settled(&reply).then_some(reply).filter(|reply| !asks_for_less(reply.status, &reply.fault.code))
+    }
+
+    /// Signs the request, asks the fence, and sends the request.
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        url: &str,
+        fence: Option<&dyn Fence>,
+        (signature, manner): (Signature, Manner),
+    ) -> Result<Reply, Failure> {
         let (body, progress) = match &request.body {
             Some(body) => upload_body::to_send(body.bytes.clone()),
             None => (transport::Body::empty(), None),
         };
         let unsendable = |cause: Cause| Failure::Unsendable(chain(cause.as_ref()));
         let mut message = compose(request, url, body).map_err(unsendable)?;
+        if let (Manner::Query, Some(body)) = (manner, &request.body) {
+            let sum = HeaderValue::from_str(&md5(&body.bytes)).map_err(|error| unsendable(error.into()))?;
+            message.headers_mut().insert("content-md5", sum);
+        }
         let payload = request.payload(self.bucket.starts_with("https:"));
-        self.signer.sign(&mut message, payload, &signature).map_err(unsendable)?;
+        self.signer.sign(&mut message, payload, &signature, manner).map_err(unsendable)?;
         let passed = fence.map(Fence::pass).transpose().map_err(Failure::Refused)?;
         point("request: passed its fence");
         let bytes = u64::try_from(request.size()).unwrap_or(u64::MAX);
@@ -127,6 +184,9 @@ impl Sender {
             }
         };
         let outcome = reply(response, request, signature, end).await;
+        if let Ok(reply) = &outcome {
+            self.signer.see_clock(reply);
+        }
         if let (Some(fence), Some(passed), Ok(reply)) = (fence, passed, &outcome)
             && is_settled(reply)
         {

@@ -1,5 +1,6 @@
 //! Signatures of requests, with the credentials and the clock that they need.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,15 +10,17 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-    UriPathNormalizationMode, sign,
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation,
+    SigningSettings, UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
 use http::header::{HeaderName, HeaderValue};
 
 use super::error::precise;
+use super::expiry::Manner;
 use super::reply::{Reply, Signature};
+use super::request::encoded_value;
 use super::xml::read::Fault;
 use crate::base::clock::Moment;
 use crate::base::error::Cause;
@@ -31,6 +34,9 @@ const EARLY: Duration = Duration::from_secs(10);
 const LOADING: Duration = Duration::from_secs(10);
 /// The smallest difference between two clocks that explains a refused signature.
 const SKEW: Duration = Duration::from_secs(4 * 60);
+
+/// How long a signature with an expiry of its own is valid: as long as servers usually take one without.
+const VALID: Duration = Duration::from_secs(15 * 60);
 
 /// Signs requests with the credentials of one provider. Asks the provider as rarely as possible.
 pub(super) struct Signer {
@@ -96,17 +102,19 @@ impl Signer {
         (valid && fit(credentials)).then(|| credentials.clone())
     }
 
-    /// Adds the signature to a request whose other headers are complete. Fails if the request cannot be signed.
+    /// Adds the signature to a request whose other headers are complete. A signature in the query leaves the body out. Fails if
+    /// the request cannot be signed.
     pub(super) fn sign<B>(
         &self,
         request: &mut http::Request<B>,
         payload: SignableBody<'_>,
         signature: &Signature,
+        manner: Manner,
     ) -> Result<(), Cause> {
-        let mut settings = SigningSettings::default();
-        settings.percent_encoding_mode = PercentEncodingMode::Single;
-        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let (settings, payload) = match manner {
+            Manner::Headers => (in_headers(), payload),
+            Manner::Query => (in_query(), SignableBody::UnsignedPayload),
+        };
         let identity = Identity::from(signature.credentials.clone());
         let params = v4::SigningParams::builder()
             .identity(&identity)
@@ -121,7 +129,11 @@ impl Signer {
         let signable =
             SignableRequest::new(request.method().as_str(), request.uri().to_string(), headers, payload)?;
         let (instructions, _) = sign(signable, &params)?.into_parts();
-        for header in instructions.into_parts().0 {
+        let (headers, query) = instructions.into_parts();
+        if !query.is_empty() {
+            *request.uri_mut() = with_query(request.uri(), &query).parse()?;
+        }
+        for header in headers {
             let mut value = HeaderValue::from_str(header.value())?;
             value.set_sensitive(header.sensitive());
             request.headers_mut().insert(HeaderName::from_static(header.name()), value);
@@ -143,6 +155,16 @@ impl Signer {
         other_time || now.is_ok_and(|now| now != *refused)
     }
 
+    /// Adopts the clock of the server if its answer was neither given about now, nor after the request was signed. A signature
+    /// with a time in the future would be valid for longer.
+    pub(super) fn see_clock(&self, answer: &Reply) {
+        let Some(server) = answer.date() else { return };
+        let early = server + SKEW < answer.signature.time;
+        if early || self.now() + SKEW < server {
+            self.ahead.store(millis_ahead(server, SystemTime::now()), Ordering::Relaxed);
+        }
+    }
+
     /// Adopts the clock of the server if it is far from the time in the refused signature. Returns whether it is. Then
     /// another request may have adopted that clock in the meantime.
     fn set_clock(&self, server: Option<SystemTime>, signed: SystemTime) -> bool {
@@ -153,6 +175,34 @@ impl Signer {
         }
         far
     }
+}
+
+fn in_headers() -> SigningSettings {
+    let mut settings = SigningSettings::default();
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    settings
+}
+
+fn in_query() -> SigningSettings {
+    let mut settings = in_headers();
+    settings.payload_checksum_kind = PayloadChecksumKind::NoHeader;
+    settings.signature_location = SignatureLocation::QueryParams;
+    settings.expires_in = Some(VALID);
+    settings
+}
+
+/// A URI with further parameters.
+fn with_query(uri: &http::Uri, query: &[(&str, Cow<'_, str>)]) -> String {
+    let mut text = uri.to_string();
+    for (name, value) in query {
+        text.push(if text.contains('?') { '&' } else { '?' });
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&encoded_value(value));
+    }
+    text
 }
 
 /// Whether the server does not accept the credentials, or not any more.

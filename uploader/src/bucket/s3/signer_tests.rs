@@ -110,7 +110,7 @@ async fn signs_as_documented() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_369_353_600);
     let signature = Signature { time, ..signer.prepare().await.expect("credentials") };
     let body = SignableBody::Bytes(b"Welcome to Amazon S3.");
-    signer.sign(&mut request, body, &signature).expect("sign");
+    signer.sign(&mut request, body, &signature, Manner::Headers).expect("sign");
     assert_eq!(
         header(&request, "authorization"),
         Some(
@@ -127,7 +127,7 @@ async fn a_session_token_is_sent_and_signed() {
     let (signer, _) = signer(None);
     let mut request = http::Request::get("http://[::1]:9000/b/k").body(()).expect("request");
     let signature = signer.prepare().await.expect("credentials");
-    signer.sign(&mut request, SignableBody::UnsignedPayload, &signature).expect("sign");
+    signer.sign(&mut request, SignableBody::UnsignedPayload, &signature, Manner::Headers).expect("sign");
     let header = |name| header(&request, name).unwrap_or_default();
     assert_eq!(header("x-amz-security-token"), "token");
     assert!(header("authorization").contains("x-amz-security-token"));
@@ -167,5 +167,28 @@ async fn a_clock_that_is_far_off_is_corrected() {
         // A request with the corrected time is not repeated.
         let time = signer.now();
         assert!(!corrected || !signer.heed(&refusal(status, code, &headers, &signed(time))).await);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_is_adopted_only_from_an_answer_that_cannot_be_of_now() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    // The answer to a request that was signed so long ago, with the time of the server and whether that is adopted.
+    let now = SystemTime::now();
+    for (signed, server, adopted) in [
+        (now, now, false),
+        (now, now + minutes(3), false),
+        (now - minutes(30), now, false),
+        // The answer was read late.
+        (now - minutes(30), now - minutes(29), false),
+        (now, now + minutes(6), true),
+        (now, now - minutes(6), true),
+    ] {
+        let (signer, _) = signer(None);
+        let signature = Signature { time: signed, ..signer.prepare().await.expect("credentials") };
+        let date = httpdate::fmt_http_date(server);
+        signer.see_clock(&refusal(200, "", &[("date", &date)], &signature));
+        let other = signer.now().duration_since(now).map_or(true, |ahead| ahead > minutes(1));
+        assert_eq!(other, adopted, "{signed:?} {server:?}");
     }
 }

@@ -17,9 +17,18 @@ mod changes;
 const KEYS: &str = "id\nsecret\n";
 
 async fn at(port: u16, dir: &Path, attempts: u32) -> S3Bucket {
+    at_with(
+        port,
+        dir,
+        Options { max_attempts: attempts, expiring_signatures: Some(false), ..Options::default() },
+    )
+    .await
+}
+
+async fn at_with(port: u16, dir: &Path, options: Options) -> S3Bucket {
     let file = dir.join("keys");
     std::fs::write(&file, KEYS).expect("write");
-    let options = Options { credentials_file: Some(file), max_attempts: attempts, ..Options::default() };
+    let options = Options { credentials_file: Some(file), ..options };
     let address = format!("s3://cache/pre fix+?endpoint=127.0.0.1:{port}&scheme=http");
     match address.parse().expect("address") {
         crate::bucket::Address::S3(address) => S3Bucket::open(address, &options).await.expect("open"),
