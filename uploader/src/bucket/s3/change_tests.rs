@@ -70,8 +70,7 @@ async fn each_attempt_asks_the_fence() {
 async fn what_a_fence_refuses_is_not_sent() {
     let (_dir, server, plain, bucket, fence) = fenced(vec![done()]).await;
     fence.refuses.store(true, Ordering::Relaxed);
-    let error =
-        bucket.put("a", body("x"), ContentType::Json, Condition::None).await.expect_err("a refusal");
+    let error = bucket.put("a", body("x"), ContentType::Json, Condition::None).await.expect_err("a refusal");
     assert_eq!((error.area(), error.retry()), (Area::General, Retry::Transient), "{error}");
     assert!(error.to_string().contains("it is over"), "{error}");
     assert!(bucket.delete("a").await.is_err());
@@ -295,7 +294,8 @@ async fn a_large_copy_goes_in_parts_and_leaves_none_behind() {
 
 #[tokio::test]
 async fn versions_of_one_key_are_found_on_all_pages() {
-    let page = |inner: &str| reply("200 OK", "", &format!("<ListVersionsResult>{inner}</ListVersionsResult>"));
+    let page =
+        |inner: &str| reply("200 OK", "", &format!("<ListVersionsResult>{inner}</ListVersionsResult>"));
     let first = "<DeleteMarker><Key>pre fix+/a</Key><VersionId>3</VersionId></DeleteMarker><Version>\
         <Key>pre fix+/a</Key><VersionId>2</VersionId><Size>9</Size></Version><IsTruncated>true</IsTruncated>\
         <NextKeyMarker>pre fix+/a</NextKeyMarker><NextVersionIdMarker>2+</NextVersionIdMarker>";

@@ -38,7 +38,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { credentials_file: None, ca_file: None, max_attempts: 4, copied_at_once: 1 << 30, expiring_signatures: None }
+        Self {
+            credentials_file: None,
+            ca_file: None,
+            max_attempts: 4,
+            copied_at_once: 1 << 30,
+            expiring_signatures: None,
+        }
     }
 }
 
