@@ -39,13 +39,26 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Response> {
+        self.send_signed_at(SystemTime::now(), method, path, query, headers, body)
+    }
+
+    /// The same with another time of the signature.
+    pub fn send_signed_at(
+        &self,
+        time: SystemTime,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response> {
         let (host, _) = http::split_url(&self.endpoint)?;
         let path = encode_path(path);
         let mut query: Vec<_> =
             query.iter().map(|(k, v)| format!("{}={}", encode_query(k), encode_query(v))).collect();
         query.sort();
         let query = query.join("&");
-        let signed = self.signer().sign(method, host, &path, &query, &hex(&Sha256::digest(body)))?;
+        let signed = self.signer().sign_at(time, method, host, &path, &query, &hex(&Sha256::digest(body)))?;
         let mut all: Vec<_> = signed.iter().map(|(name, value)| (*name, value.as_str())).collect();
         all.extend_from_slice(headers);
         let url = format!("{}{path}{}{query}", self.endpoint, if query.is_empty() { "" } else { "?" });
@@ -153,7 +166,20 @@ impl Signer {
         query: &str,
         hash: &str,
     ) -> Result<[(&'static str, String); 3]> {
-        let date = amz_date(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+        self.sign_at(SystemTime::now(), method, host, path, query, hash)
+    }
+
+    /// The same with another time of the signature.
+    pub fn sign_at(
+        &mut self,
+        time: SystemTime,
+        method: &str,
+        host: &str,
+        path: &str,
+        query: &str,
+        hash: &str,
+    ) -> Result<[(&'static str, String); 3]> {
+        let date = amz_date(time.duration_since(UNIX_EPOCH)?.as_secs());
         let day = &date[..8];
         let key = match &self.today {
             Some((of, key)) if of == day => *key,

@@ -1,10 +1,11 @@
 //! The conformance suite, for each kind of bucket.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use larder::bucket::conformance::{Traits, run};
-use larder::bucket::{Fence, Options, open};
+use larder::bucket::{Condition, ContentType, Copied, Fence, Options, open};
 use larder_tests::servers::{Directory, Kind, by_flag};
 
 use super::world::BUCKET;
@@ -69,7 +70,7 @@ fn server_with(kind: Kind, keeps_versions: bool, expiring: bool) -> Result<()> {
         let enabled = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
         let reply =
             server.client().send("PUT", &format!("/{BUCKET}"), &[("versioning", "")], &[], enabled)?;
-        anyhow::ensure!(reply.status() == 200, "{reply:?}");
+        ensure!(reply.status() == 200, "{reply:?}");
     }
     let traits = Traits {
         keeps_versions,
@@ -81,6 +82,82 @@ fn server_with(kind: Kind, keeps_versions: bool, expiring: bool) -> Result<()> {
     };
     let credentials = (&*server.access_key(), &*server.secret_key());
     conforms_with(&address, Some(credentials), traits, expiring)
+}
+
+/// Copies between prefixes and between buckets of a server.
+fn server_copies(kind: Kind) -> Result<()> {
+    if !kind.is_here() {
+        return Ok(());
+    }
+    let server = kind.start_with_bucket(BUCKET)?;
+    server.client().create_bucket("staging")?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("credentials");
+    std::fs::write(&file, format!("{}\n{}\n", server.access_key(), server.secret_key()))?;
+    let options = Options { credentials_file: Some(file), ..Options::default() };
+    let place = format!("endpoint={}&region={}", server.endpoint(), server.region());
+    let elsewhere = format!("s3://staging?endpoint=http://127.0.0.1:1&region={}", server.region());
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let target = open(&format!("s3://{BUCKET}/main?{place}"), &options).await?;
+        for from in [format!("s3://{BUCKET}/pr%201?{place}"), format!("s3://staging?{place}")] {
+            let source = open(&from, &options).await?;
+            source.put("nar/a b", from.clone().into(), ContentType::Text, Condition::None).await?;
+            let found = source.head("nar/a b").await?.context("no object")?;
+            let origin = source.origin(&found).context("no origin")?;
+            ensure!(target.copy(&origin, "nar/c", ContentType::Nar).await? == Copied::Done);
+            ensure!(target.get("nar/c").await?.context("no copy")?.body == from);
+            let kind = server.client().send("HEAD", &format!("/{BUCKET}/main/nar/c"), &[], &[], b"")?;
+            ensure!(kind.head.header("content-type") == Some(ContentType::Nar.as_str()), "{kind:?}");
+            let other = open(&elsewhere, &options).await?.origin(&found).context("no origin")?;
+            ensure!(target.copy(&other, "nar/d", ContentType::Nar).await? == Copied::Impossible);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn minio_copies_between_buckets() -> Result<()> {
+    server_copies(Kind::MinIo)
+}
+
+#[test]
+fn seaweedfs_copies_between_buckets() -> Result<()> {
+    server_copies(Kind::SeaweedFs)
+}
+
+/// The protocol of collections relies on this. Garage does not keep it: larder finds that out.
+fn server_refuses_old_signatures(kind: Kind) -> Result<()> {
+    if !kind.is_here() {
+        return Ok(());
+    }
+    let (server, key) = (kind.start_with_bucket(BUCKET)?, "stays");
+    let client = server.client();
+    let keys = b"<Delete><Object><Key>stays</Key></Object></Delete>";
+    let (object, bucket) = (format!("/{BUCKET}/{key}"), format!("/{BUCKET}"));
+    for (method, path, query, headers, body) in [
+        ("PUT", &object, &[][..], &[][..], &b"two"[..]),
+        ("DELETE", &object, &[], &[], b""),
+        ("POST", &bucket, &[("delete", "")], &[("content-md5", "ondAAJuaMXvjhyjoO/r30g==")], keys),
+    ] {
+        client.put(BUCKET, key, b"one")?;
+        let old = SystemTime::now() - Duration::from_secs(16 * 60);
+        let reply = client.send_signed_at(old, method, path, query, headers, body)?;
+        ensure!(reply.status() == 403, "{method}: {reply:?}");
+        ensure!(client.get(BUCKET, key)?.as_deref() == Some(b"one"), "{method}");
+        client.send(method, path, query, headers, body)?.ok().context("a new signature")?;
+        ensure!(client.get(BUCKET, key)?.as_deref() != Some(b"one"), "{method}");
+    }
+    Ok(())
+}
+
+#[test]
+fn minio_refuses_old_signatures() -> Result<()> {
+    server_refuses_old_signatures(Kind::MinIo)
+}
+
+#[test]
+fn seaweedfs_refuses_old_signatures() -> Result<()> {
+    server_refuses_old_signatures(Kind::SeaweedFs)
 }
 
 #[test]

@@ -40,7 +40,12 @@ impl Suite {
     /// Checks an object that [`Options::copied_at_once`](crate::bucket::Options::copied_at_once) may let be copied in parts.
     async fn large_copies(&self) -> Outcome {
         let body: Vec<u8> = (0..(13 << 20)).map(|at: u32| (at >> 8) as u8 ^ at as u8).collect();
-        self.write("co/large", Body::from(body.clone())).await?;
+        let upload =
+            self.bucket.start_multipart(&self.key("co/large"), ContentType::Nar).await.map_err(shown)?;
+        for (number, part) in (1..).zip(body.chunks(6 << 20)) {
+            upload.part(number, Body::from(part.to_vec())).await.map_err(shown)?;
+        }
+        upload.complete().await.map_err(shown)?;
         let from = self.origin("co/large").await?;
         self.copied(&from, "co/to", Copied::Done).await?;
         let (key, mut got) = (self.key("co/to"), Vec::new());

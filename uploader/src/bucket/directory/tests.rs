@@ -92,3 +92,68 @@ async fn one_of_many_wins() {
     let ends: Vec<Put> = tasks.join_all().await.into_iter().map(|end| end.expect("put")).collect();
     assert_eq!(ends.iter().filter(|end| **end == Put::Written).count(), 1);
 }
+
+/// A fence that holds each attempt up until it may go on, or refuses it.
+#[derive(Debug)]
+struct Gate {
+    asked: std::sync::mpsc::Sender<()>,
+    answers: std::sync::Mutex<std::sync::mpsc::Receiver<bool>>,
+}
+
+impl Fence for Gate {
+    fn pass(&self) -> Result<u64> {
+        self.asked.send(()).expect("asked");
+        let goes_on = self.answers.lock().expect("lock").recv().expect("an answer");
+        goes_on.then_some(1).ok_or_else(|| Error::transient(Area::General, "it is over"))
+    }
+
+    fn answered(&self, _: u64) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_waits_for_a_change_that_was_permitted() {
+    let (dir, bucket) = bucket();
+    bucket.create().await.expect("create");
+    bucket.put("k", "old".into(), ContentType::Text, Condition::None).await.expect("put");
+    let from = bucket.origin(&bucket.head("k").await.expect("head").expect("k")).expect("an origin");
+    let (asked, asks) = std::sync::mpsc::channel();
+    let (answer, answers) = std::sync::mpsc::channel();
+    let fenced = bucket.clone().fenced(Arc::new(Gate { asked, answers: answers.into() }));
+    // Another process has a lock file of its own.
+    let observer = DirectoryBucket::new(dir.path().join("cache"));
+    for (number, goes_on) in [true, false, true, false, true, false].into_iter().enumerate() {
+        let (fenced, from) = (fenced.clone(), from.clone());
+        let change = tokio::spawn(async move {
+            match number {
+                0 | 1 => fenced.put("a", "new".into(), ContentType::Text, Condition::None).await.map(drop),
+                2 | 3 => fenced.copy(&from, "b", ContentType::Text).await.map(drop),
+                _ => fenced.delete("a").await,
+            }
+        });
+        asks.recv().expect("a question");
+        let wait = std::time::Duration::from_millis(100);
+        assert!(tokio::time::timeout(wait, observer.barrier()).await.is_err(), "{number}");
+        answer.send(goes_on).expect("an answer");
+        assert_eq!(change.await.expect("change").is_ok(), goes_on, "{number}");
+        observer.barrier().await.expect("barrier");
+    }
+    let listed = bucket.list("", None, Depth::Flat).await.expect("list").objects;
+    assert_eq!(listed.iter().map(|object| &*object.key).collect::<Vec<_>>(), ["b", "k"]);
+    let left = fs::read_dir(bucket.files.path(TEMPORARY)).expect("read_dir").count();
+    assert_eq!(left, 1, "only the lock");
+}
+
+#[tokio::test]
+async fn a_copy_does_not_change_with_its_origin() {
+    let (dir, bucket) = bucket();
+    bucket.create().await.expect("create");
+    bucket.put("pr/a", "one".into(), ContentType::Text, Condition::None).await.expect("put");
+    let staged = DirectoryBucket::new(dir.path().join("cache/pr"));
+    let from = staged.origin(&staged.head("a").await.expect("head").expect("a")).expect("an origin");
+    assert_eq!(bucket.copy(&from, "a", ContentType::Text).await.expect("copy"), Copied::Done);
+    fs::write(bucket.files.path("pr/a"), "two").expect("write");
+    assert_eq!(bucket.get("a").await.expect("get").expect("a").body, "one");
+    assert_eq!(bucket.copy(&from, "a", ContentType::Text).await.expect("copy"), Copied::Gone);
+    fs::remove_dir_all(bucket.files.root()).expect("remove");
+    assert!(bucket.copy(&from, "a", ContentType::Text).await.is_err(), "a directory that is not mounted");
+}
