@@ -15,6 +15,9 @@ use std::time::Duration;
 /// An age that no server takes that refuses signatures after 15 minutes, even if the clocks differ as much.
 pub(super) const OLD: Duration = Duration::from_secs(40 * 60);
 
+/// The time limit of a question for it. Without an answer, an expiry is the safer way.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
 /// How an attempt is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {

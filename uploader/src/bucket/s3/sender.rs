@@ -142,6 +142,7 @@ impl Sender {
     /// The answer to a harmless request that was signed so long ago, if it is one.
     async fn answer_after(&self, age: Duration) -> Option<Reply> {
         let request = Request::new(Method::GET, "").query("list-type", "2").query("max-keys", "1");
+        let request = request.patience(expiry::PATIENCE);
         let mut signature = self.signer.prepare().await.ok()?;
         signature.time = signature.time.checked_sub(age)?;
         let url = request.url(&self.bucket);
