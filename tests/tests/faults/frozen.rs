@@ -176,7 +176,8 @@ const EXPIRED: Refusal = Refusal { status: 403, code: "AccessDenied", retry_afte
 
 /// Whether the signature of a request that changes something has expired.
 fn is_late(request: &Record) -> bool {
-    let signed = request.header("x-amz-date").and_then(seconds);
+    let in_query = || request.query.split('&').find_map(|one| one.strip_prefix("X-Amz-Date="));
+    let signed = request.header("x-amz-date").or_else(in_query).and_then(seconds);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let is_change = matches!(&*request.method, "PUT" | "DELETE" | "POST");
     // The time of a signature has no fractions of a second.

@@ -6,5 +6,6 @@ mod keys;
 mod needs;
 mod pins;
 mod repair;
+mod transfer;
 mod verify;
 mod year;

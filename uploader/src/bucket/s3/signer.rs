@@ -155,12 +155,11 @@ impl Signer {
         other_time || now.is_ok_and(|now| now != *refused)
     }
 
-    /// Adopts the clock of the server if its answer was neither given about now, nor after the request was signed. A signature
-    /// with a time in the future would be valid for longer.
+    /// Adopts the clock of the server if it was behind the time in the signature: a signature with a time in the future would be
+    /// valid for longer. One with a time in the past does no harm.
     pub(super) fn see_clock(&self, answer: &Reply) {
         let Some(server) = answer.date() else { return };
-        let early = server + SKEW < answer.signature.time;
-        if early || self.now() + SKEW < server {
+        if server + SKEW < answer.signature.time {
             self.ahead.store(millis_ahead(server, SystemTime::now()), Ordering::Relaxed);
         }
     }

@@ -171,7 +171,7 @@ async fn a_clock_that_is_far_off_is_corrected() {
 }
 
 #[tokio::test]
-async fn a_clock_is_adopted_only_from_an_answer_that_cannot_be_of_now() {
+async fn a_clock_is_adopted_only_where_signatures_would_be_valid_for_longer() {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     // The answer to a request that was signed so long ago, with the time of the server and whether that is adopted.
     let now = SystemTime::now();
@@ -181,7 +181,8 @@ async fn a_clock_is_adopted_only_from_an_answer_that_cannot_be_of_now() {
         (now - minutes(30), now, false),
         // The answer was read late.
         (now - minutes(30), now - minutes(29), false),
-        (now, now + minutes(6), true),
+        // Such a signature expires early, which does no harm.
+        (now, now + minutes(6), false),
         (now, now - minutes(6), true),
     ] {
         let (signer, _) = signer(None);
