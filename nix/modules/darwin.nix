@@ -32,7 +32,9 @@ in
 {
   options.services.larder = removeAttrs shared [
     "catchUp"
+    "collect"
     "recheck"
+    "verify"
   ] // nixHook.options // {
     enable = mkEnableOption "pushing what this machine builds with Nix into a binary cache";
     catchUp.enable = mkOption {

@@ -19,7 +19,11 @@ let
   stateDir = "${config.xdg.stateHome}/larder";
 in
 {
-  options.services.larder = shared // {
+  # The upkeep of a bucket is the work of one machine, not of a user.
+  options.services.larder = removeAttrs shared [
+    "collect"
+    "verify"
+  ] // {
     enable = mkEnableOption "pushing what is built on this machine into a binary cache, as this user";
   };
 

@@ -149,6 +149,22 @@ in
         };
       };
     })
+    (mkIf cfg.verify.enable {
+      systemd.services.larder-verify = service "larder-verify.service" { serviceConfig = secrets; };
+      systemd.timers.larder-verify = systemdUnit "larder-verify.timer" {
+        timerConfig = units."larder-verify.timer".Timer // {
+          OnCalendar = cfg.verify.onCalendar;
+        };
+      };
+    })
+    (mkIf cfg.collect.enable {
+      systemd.services.larder-collect = service "larder-collect.service" { serviceConfig = secrets; };
+      systemd.timers.larder-collect = systemdUnit "larder-collect.timer" {
+        timerConfig = units."larder-collect.timer".Timer // {
+          OnCalendar = cfg.collect.onCalendar;
+        };
+      };
+    })
     (mkIf cfg.recheck.enable {
       systemd.services.larder-recheck = service "larder-recheck.service" { serviceConfig = secrets; };
       systemd.timers.larder-recheck = systemdUnit "larder-recheck.timer" {

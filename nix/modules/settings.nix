@@ -84,6 +84,32 @@ in
     };
   };
 
+  verify = {
+    enable = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether this machine verifies the bucket from time to time: its structure, and a thirtieth of its contents. One machine of a bucket is enough.";
+    };
+    onCalendar = mkOption {
+      type = types.str;
+      default = "daily";
+      description = "When, as `systemd.time(7)` has it.";
+    };
+  };
+
+  collect = {
+    enable = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether this machine removes from the bucket what no pin and no rule (`settings.keep-within`, `settings.max-size`) keeps. One machine of a bucket is enough.";
+    };
+    onCalendar = mkOption {
+      type = types.str;
+      default = "daily";
+      description = "When, as `systemd.time(7)` has it.";
+    };
+  };
+
   recheck = {
     enable = mkOption {
       type = types.bool;

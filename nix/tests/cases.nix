@@ -58,6 +58,15 @@ in
     nix.extraOptions = "post-build-hook = /some/other-hook\n";
     services.larder = pusher;
   };
+  keeper = nixos {
+    services.larder = pusher // {
+      verify.enable = true;
+      collect = {
+        enable = true;
+        onCalendar = "weekly";
+      };
+    };
+  };
   no-hook = nixos {
     nix.settings.post-build-hook = "/some/other-hook";
     services.larder = pusher // {

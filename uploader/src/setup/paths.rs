@@ -23,6 +23,12 @@ pub(super) const AGENT_UNIT: &str = "larder-agent.service";
 pub(super) const CATCH_UP_UNIT: &str = "larder-catch-up.service";
 /// The unit of `larder recheck`.
 pub(super) const RECHECK_UNIT: &str = "larder-recheck.service";
+/// The unit of `larder verify`.
+pub(super) const VERIFY_UNIT: &str = "larder-verify.service";
+/// The unit of `larder collect`.
+pub(super) const COLLECT_UNIT: &str = "larder-collect.service";
+/// The timers that a person enables on one machine.
+pub(super) const OPTIONAL_TIMERS: [&str; 2] = ["larder-verify.timer", "larder-collect.timer"];
 /// The directory of the units.
 pub(super) const UNIT_DIR: &str = "/etc/systemd/system";
 /// The record of the set-up.

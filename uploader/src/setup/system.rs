@@ -6,7 +6,10 @@ use std::process::Command;
 use larder_hook::queue::Layout;
 
 use super::change::Tree;
-use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT, STARTED_UNITS, STATE_DIR, UNIT_DIR, USER};
+use super::paths::{
+    AGENT_UNIT, CATCH_UP_UNIT, COLLECT_UNIT, OPTIONAL_TIMERS, RECHECK_UNIT, STARTED_UNITS, STATE_DIR,
+    UNIT_DIR, USER, VERIFY_UNIT,
+};
 use super::processes::{self, Look, Process};
 use super::users::{has_user, look_up_user};
 use crate::base::error::{Area, Error, Result};
@@ -96,7 +99,8 @@ impl System {
 
     /// Stops all installed units.
     pub(super) fn stop(&mut self) -> Result<()> {
-        let mut units = [&STARTED_UNITS[..], &[AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT]].concat();
+        let services = [AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT, VERIFY_UNIT, COLLECT_UNIT];
+        let mut units = [&STARTED_UNITS[..], &OPTIONAL_TIMERS, &services].concat();
         units.retain(|unit| Path::new(UNIT_DIR).join(unit).exists());
         if units.is_empty() { Ok(()) } else { self.systemctl(&[&["stop"][..], &units].concat()) }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::change::Tree;
-use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT, SOCKET_DIR};
+use super::paths::{AGENT_UNIT, CATCH_UP_UNIT, COLLECT_UNIT, RECHECK_UNIT, SOCKET_DIR, VERIFY_UNIT};
 use crate::base::error::Result;
 use crate::config::Config;
 use crate::config::config_keys::{BUCKET, CREDENTIALS_FILE, SIGNING_KEY_FILES};
@@ -38,9 +38,12 @@ fn lines(key: &str, value: &Value, bin: &str) -> String {
     values.iter().map(|value| format!("{key}={}\n", text(value))).collect()
 }
 
-/// The target that wants a unit.
+/// The target that wants a unit. An optional unit is installed, and a person enables it on the one machine that looks after the
+/// bucket.
 pub(super) fn wanted_by(name: &str) -> Option<String> {
-    units_file()["units"][name]["Install"]["WantedBy"].as_str().map(str::to_owned)
+    let unit = &units_file()["units"][name];
+    let target = unit["Install"]["WantedBy"].as_str().map(str::to_owned);
+    target.filter(|_| unit["optional"] != true)
 }
 
 fn units_file() -> Value {
@@ -53,7 +56,7 @@ fn object(value: &Value) -> Map<String, Value> {
 
 /// The lines for `[Service]` sections that depend on the machine and the configuration, each with the unit's name.
 ///
-/// systemd passes the secrets to the agent and to the recheck, so only root needs to read their files. If only a group may
+/// systemd passes the secrets to the services that need them, so only root needs to read their files. If only a group may
 /// reach Nix's daemon, as on Debian, the services get that group.
 pub(super) fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'static str, String)>> {
     let keys = config.get(SIGNING_KEY_FILES);
@@ -65,7 +68,7 @@ pub(super) fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'stati
         secrets.push(format!("LoadCredential=credentials:{}", file.display()));
         secrets.push("Environment=LARDER_CREDENTIALS_FILE=%d/credentials".into());
     }
-    let with_secrets = [AGENT_UNIT, RECHECK_UNIT];
+    let with_secrets = [AGENT_UNIT, RECHECK_UNIT, VERIFY_UNIT, COLLECT_UNIT];
     let mut lines: Vec<_> = with_secrets
         .into_iter()
         .flat_map(|unit| secrets.iter().map(move |line| (unit, line.clone())))
@@ -73,10 +76,10 @@ pub(super) fn service_lines(tree: &Tree, config: &Config) -> Result<Vec<(&'stati
     let bucket = config.get(BUCKET);
     if let Some(directory) = bucket.as_deref().and_then(|bucket| bucket.strip_prefix("file://")) {
         let directory = directory.split('?').next().unwrap_or_default();
-        lines.push((AGENT_UNIT, format!("ReadWritePaths={directory}")));
+        lines.extend([AGENT_UNIT, COLLECT_UNIT].map(|unit| (unit, format!("ReadWritePaths={directory}"))));
     }
     if let Some(group) = tree.exclusive_group(SOCKET_DIR)? {
-        let services = [AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT];
+        let services = [AGENT_UNIT, CATCH_UP_UNIT, RECHECK_UNIT, VERIFY_UNIT];
         lines.extend(services.map(|unit| (unit, format!("SupplementaryGroups={group}"))));
     }
     Ok(lines)
@@ -89,7 +92,7 @@ mod tests {
     #[test]
     fn units_have_programs_sandbox_and_lines_of_the_machine() {
         let units = render("/opt/bin", &[("larder-agent.service", "LoadCredential=key-0:/k".into())]);
-        assert_eq!(units.len(), 8);
+        assert_eq!(units.len(), 12);
         let agent = &units.iter().find(|(name, _)| name == "larder-agent.service").unwrap().1;
         for line in [
             "ExecStart=/opt/bin/larder agent --exit-when-idle",
@@ -106,6 +109,7 @@ mod tests {
         assert!(units.iter().all(|(_, text)| !text.contains('@') || text.contains("@system-service")));
         assert_eq!(wanted_by("larder-agent.path").as_deref(), Some("multi-user.target"));
         assert_eq!(wanted_by("larder-catch-up.service"), None);
+        assert_eq!(wanted_by("larder-collect.timer"), None, "a person enables it on one machine");
         assert_eq!(wanted_by("larder-recheck.timer").as_deref(), Some("timers.target"));
     }
 }
