@@ -462,7 +462,11 @@ fn a_house_in_use_loses_nothing_and_keeps_no_garbage() -> Result<()> {
     let places = [None, Some(Kind::MinIo), Some(Kind::SeaweedFs), Some(Kind::Garage)];
     let here: Vec<_> = places.into_iter().filter(|kind| kind.is_none_or(Kind::is_here)).collect();
     let mut cases = Cases::new("house", here.len(), here.len(), Some(here.len()));
-    let time = Duration::from_secs(if Extent::of_run() == Extent::Full { 3600 } else { 60 });
+    let time = match Extent::of_run() {
+        Extent::Full => Duration::from_secs(3600),
+        Extent::Time(time) => time,
+        Extent::Sample => Duration::from_secs(60),
+    };
     let mut all = Vec::new();
     while let Some((case, chance)) = cases.next() {
         all.push((case, chance, cases.replay(case)));

@@ -284,6 +284,6 @@ fn systemd_accepts_the_units_and_rates_them_confined() -> Result<()> {
             files.push(file);
         }
     }
-    assert_eq!(files.len(), 8);
+    assert_eq!(files.len(), 12);
     super::units::verify_and_judge(&files)
 }
