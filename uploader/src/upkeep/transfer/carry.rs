@@ -83,7 +83,7 @@ impl Carrier<'_> {
             let (place, outcome) = match event {
                 Event::Carried(place, Ok(sent)) => {
                     carried -= 1;
-                    uploaded[place] = Some(sent);
+                    uploaded[place] = Some(sent).filter(|_| !is_settled[place]);
                     if order.uploaded(place) {
                         running.push(self.publish(decided, place, uploaded[place].take()));
                     }
@@ -96,11 +96,18 @@ impl Carrier<'_> {
                 Event::Published(place, Ok(outcome)) => (place, outcome),
                 Event::Published(place, Err(error)) => (place, Outcome::Failed(error)),
             };
+            // A path that was blocked while its NAR was carried has its outcome.
+            if std::mem::replace(&mut is_settled[place], true) {
+                continue;
+            }
             let info = &decided.todo[place].0.info;
-            is_settled[place] = true;
             report(info, &outcome);
             if outcome.is_available() {
-                self.pusher.session().facts().record(info.path.clone(), Moment::now(), Proof::Complete);
+                let proof = match outcome {
+                    Outcome::Differs { .. } => Proof::Foreign,
+                    _ => Proof::Complete,
+                };
+                self.pusher.session().facts().record(info.path.clone(), Moment::now(), proof);
                 for next in order.published(place) {
                     running.push(self.publish(decided, next, uploaded[next].take()));
                 }
