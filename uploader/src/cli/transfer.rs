@@ -183,8 +183,7 @@ async fn carry_all(
         })
         .await;
     bar.remove();
-    let exit = totals.end(&decided, wanted);
-    totals.error.map_or(Ok(exit), Err)
+    Ok(totals.end(&decided, wanted))
 }
 
 #[derive(Debug, Default)]
@@ -192,7 +191,6 @@ struct Totals {
     carried: usize,
     sent: u64,
     left: usize,
-    error: Option<Error>,
 }
 
 impl Totals {
@@ -203,12 +201,7 @@ impl Totals {
         match outcome {
             Outcome::Differs { .. } => self.left += 1,
             outcome if outcome.is_available() => self.carried += 1,
-            outcome => {
-                self.left += 1;
-                if let Outcome::Failed(error) = outcome {
-                    self.error.get_or_insert_with(|| error.clone());
-                }
-            }
+            _ => self.left += 1,
         }
         let is_bad = matches!(outcome.kind(), OutcomeKind::Differs) || !outcome.is_available();
         if json || is_bad {

@@ -7,7 +7,8 @@ use globset::GlobSet;
 use nix_derivation::StoreDir;
 
 use super::*;
-use crate::format::collection::TOMBSTONES;
+use crate::bucket::Depth;
+use crate::format::collection::{COLLECTIONS, List, Part, TOMBSTONES, piece};
 use crate::format::object_keys::Compression;
 use crate::format::repointing::Claim;
 use crate::format::signature::SecretKey;
@@ -147,7 +148,10 @@ async fn what_the_other_cache_lacks_may_be_upstreams() {
     let server = Scripted::start(vec![reply("404 Not Found", "", ""), reply("200 OK", "", &narinfo)]).await;
     ground.upstream_urls = vec![format!("http://127.0.0.1:{}", server.port)];
     let done = ground.copy(&["top"], Carry::Within).await;
-    assert!(done.words.is_empty() && done.left.iter().any(|why| why.contains("upstream lack it")), "{done:?}");
+    assert!(
+        done.words.is_empty() && done.left.iter().any(|why| why.contains("upstream lack it")),
+        "{done:?}"
+    );
     assert!(!ground.has("top").await);
     let done = ground.copy(&["top"], Carry::Within).await;
     assert_eq!(done.words["top"], ["pushed"]);
@@ -211,6 +215,23 @@ async fn what_was_removed_for_good_does_not_come_back() {
     let done = ground.copy(&["leak"], Carry::Through).await;
     assert!(done.words.is_empty() && done.left[0].contains("--purge"), "{done:?}");
     assert!(!ground.has("leak").await);
+}
+
+#[tokio::test]
+async fn what_a_copy_relies_on_is_kept_from_a_collection() {
+    let ground = Ground::new().await;
+    ground.theirs.publish("top", &["base"]).await;
+    ground.ours.publish("base", &[]).await;
+    let list = List { levels: vec![vec![*path("base").digest()]], ..List::default() };
+    let (header, pieces) = list.encode(false);
+    let key = Part::Condemned.key("0123456789abcdef");
+    ground.ours.put(&piece(&key, 0), pieces[0].clone()).await;
+    ground.ours.put(&key, header).await;
+    let done = ground.copy(&["top"], Carry::Through).await;
+    assert_eq!(done.words["top"], ["pushed"]);
+    let page = ground.ours.shared().list(COLLECTIONS, None, Depth::Flat).await.unwrap();
+    let mut keys = page.objects.iter().map(|object| &object.key);
+    assert!(keys.any(|key| matches!(Part::parse(key), Some((_, Part::Rescue(_))))), "{page:?}");
 }
 
 #[tokio::test]
