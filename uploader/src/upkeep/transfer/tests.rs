@@ -9,7 +9,7 @@ use nix_derivation::StoreDir;
 use super::*;
 use crate::bucket::Depth;
 use crate::format::collection::{COLLECTIONS, List, Part, TOMBSTONES, piece};
-use crate::format::object_keys::Compression;
+use crate::format::object_keys::{self, Compression};
 use crate::format::repointing::Claim;
 use crate::format::signature::SecretKey;
 use crate::http::PublicReader;
@@ -224,7 +224,7 @@ async fn what_a_copy_relies_on_is_kept_from_a_collection() {
     ground.ours.publish("base", &[]).await;
     let list = List { levels: vec![vec![*path("base").digest()]], ..List::default() };
     let (header, pieces) = list.encode(false);
-    let key = Part::Condemned.key("0123456789abcdef");
+    let key = Part::Condemned.key(&object_keys::new_writer());
     ground.ours.put(&piece(&key, 0), pieces[0].clone()).await;
     ground.ours.put(&key, header).await;
     let done = ground.copy(&["top"], Carry::Through).await;
