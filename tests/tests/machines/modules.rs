@@ -102,7 +102,11 @@ const HOLDS: &[(&str, &str, &str)] = &[
     ("directory", "/systemd/services/larder-agent/serviceConfig/Environment/1", "null"),
     ("pushes", "/systemd/timers/larder-collect", "null"),
     ("keeper", "/systemd/timers/larder-collect/timerConfig/OnCalendar", "weekly"),
-    ("keeper", "/systemd/services/larder-collect/serviceConfig/ExecStart", "/package/bin/larder collect --yes"),
+    (
+        "keeper",
+        "/systemd/services/larder-collect/serviceConfig/ExecStart",
+        "/package/bin/larder collect --yes",
+    ),
     ("keeper", "/systemd/services/larder-verify/serviceConfig/CacheDirectory", "larder"),
     ("no-hook", "/nix/settings/post-build-hook", "/some/other-hook"),
     ("no-hook", "/systemd/services/larder-catch-up", "null"),

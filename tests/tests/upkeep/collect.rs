@@ -240,3 +240,24 @@ fn a_bucket_of_format_1_is_collected_after_an_upgrade() -> Result<()> {
     ensure!(!lease.exists(), "the lease of a dead writer is removed");
     house.verify()
 }
+
+#[test]
+fn what_cannot_be_mended_is_taken_back_with_what_refers_to_it() -> Result<()> {
+    let house = House::new()?;
+    house.pin_new()?;
+    let generation = house.new.first().context("a generation")?;
+    let path = generation.closure.first().context("a path")?.info.path.clone();
+    let hash = path.to_basename().to_string()[..32].to_owned();
+    let file = house.directory.path().join(format!("{hash}.narinfo"));
+    let narinfo = fs::read_to_string(&file)?;
+    let nar = narinfo.lines().find_map(|line| line.strip_prefix("URL: ")).context("a URL")?;
+    fs::remove_file(house.directory.path().join(nar))?;
+    let quick = |args: &[&str]| house.larder.try_quick(&[&["repair", "--yes"], args].concat(), DIVISOR);
+    let left = quick(&[])?;
+    ensure!(left.code() == 3 && left.stderr.contains("--take-back") && file.exists(), "{left:?}");
+    let taken = quick(&["--take-back"])?;
+    ensure!(taken.code() == 3 && !file.exists(), "{taken:?}");
+    let system = generation.system.to_basename().to_string()[..32].to_owned();
+    ensure!(!house.narinfos()?.contains(&system), "what refers to it goes, too");
+    house.verify()
+}

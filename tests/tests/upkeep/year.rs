@@ -5,8 +5,10 @@ use anyhow::{Context, Result, ensure};
 use larder::bucket::{Options, open};
 use larder::format::signature::SecretKey;
 use larder_tests::larder::LarderHome;
+use larder_tests::need::{Requirement, need};
 use larder_tests::year::{Generation, Year, let_pass, publish};
-use std::collections::HashSet;
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,4 +103,79 @@ fn a_year_of_three_machines_without_collection_grows_and_stays_whole() -> Result
         house.assert_bootable(generation)?;
     }
     Ok(())
+}
+
+/// The generations of each machine that a pin keeps, and the time for which everything stays.
+const KEPT: usize = 8;
+const WITHIN: &str = "30d";
+
+/// The bucket at the end of a month, with and without collections.
+#[derive(Debug)]
+struct Month {
+    day: u32,
+    with: (u64, usize),
+    without: (u64, usize),
+}
+
+/// `LARDER_WRITE_YEAR=1` writes the table of the plot.
+#[test]
+fn a_year_of_three_machines_with_collections_stays_small_and_bootable() -> Result<()> {
+    if need(Requirement::FaultyBuild).is_none() {
+        return Ok(());
+    }
+    let (mut house, mut year) = (House::new()?, Year::new(14));
+    let mut kept: BTreeMap<usize, Vec<Generation>> = BTreeMap::new();
+    let mut ever: HashMap<String, u64> = HashMap::new();
+    let mut months: Vec<Month> = Vec::new();
+    while year.day() < DAYS {
+        for generation in year.next_day() {
+            // What a collection has taken is published again if it is needed again.
+            let directory = house.directory.path().to_owned();
+            house.known.retain(|path| directory.join(format!("{}.narinfo", hash(path))).exists());
+            house.publish(&generation)?;
+            ever.extend(generation.closure.iter().map(|built| (hash(&built.info.path), built.info.nar_size)));
+            let pin = format!("system/machine-{}", generation.machine);
+            let system = generation.system.to_absolute_path();
+            house.larder.run(&["pin", &pin, &system, "--keep-last", &KEPT.to_string()])?;
+            let of_machine = kept.entry(generation.machine).or_default();
+            of_machine.push(generation);
+            if of_machine.len() > KEPT {
+                of_machine.remove(0);
+            }
+        }
+        if year.day().is_multiple_of(STEP) {
+            let_pass(house.directory.path(), DAY * STEP)?;
+        }
+        if year.day().is_multiple_of(MONTH) {
+            house.larder.quick(&["collect", "--yes", "--keep-within", WITHIN], 600)?;
+            let systems: Vec<_> =
+                kept.values().flatten().map(|generation| generation.system.to_absolute_path()).collect();
+            let args: Vec<_> = ["verify"].into_iter().chain(systems.iter().map(String::as_str)).collect();
+            house.larder.run(&args).context("a generation within the rules cannot be booted")?;
+            let without = (ever.values().sum(), ever.len());
+            months.push(Month { day: year.day(), with: house.size()?, without });
+        }
+    }
+    house.larder.run(&["verify", "--data"])?;
+    let last = months.last().context("a month")?;
+    ensure!(last.with.1 * 2 < last.without.1, "less than half of all paths are left: {last:?}");
+    let before = months.iter().rev().nth(3).context("four months")?;
+    ensure!(last.with.1 * 2 < before.with.1 * 3, "the bucket stops growing: {before:?} {last:?}");
+    if std::env::var_os("LARDER_WRITE_YEAR").is_some() {
+        let row = |month: &Month| {
+            json!({
+                "day": month.day, "withBytes": month.with.0, "withPaths": month.with.1,
+                "withoutBytes": month.without.0, "withoutPaths": month.without.1,
+            })
+        };
+        let table = json!({ "format": 1, "rows": months.iter().map(row).collect::<Vec<_>>() });
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance/year.json");
+        fs::write(file, serde_json::to_string_pretty(&table)? + "\n")?;
+    }
+    Ok(())
+}
+
+/// The hash part of a path.
+fn hash(path: &larder::store::StorePath) -> String {
+    path.to_basename().to_string()[..32].to_owned()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -44,6 +45,60 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// What becomes of pins that keep what goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pins {
+    /// Nothing is removed.
+    Refuse,
+    /// They go, too.
+    Remove,
+    /// They stay: the paths may be pushed again.
+    Leave,
+}
+
+/// How paths are removed.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    purge: bool,
+    pins: Pins,
+    json: bool,
+}
+
+impl Manner {
+    fn of(args: &Args) -> Self {
+        let pins = if args.unpin { Pins::Remove } else { Pins::Refuse };
+        Self { purge: args.purge, pins, json: args.json }
+    }
+}
+
+/// Takes paths out of the cache that clients cannot take anyway, and all that refers to them. Pins stay.
+///
+/// # Errors
+/// As for a removal.
+pub(super) async fn take_out(
+    context: &Context,
+    bucket: Arc<dyn Bucket>,
+    options: &inventory::Options,
+    digests: &[HashPart],
+    json: bool,
+) -> Result<Exit> {
+    let manner = Manner { purge: false, pins: Pins::Leave, json };
+    remove(manner, context, bucket, &inputs(options.clone()), digests).await?;
+    // The paths are not in the cache any more.
+    Ok(Exit::Partial)
+}
+
+fn inputs(inventory: inventory::Options) -> Inputs {
+    Inputs {
+        inventory,
+        rules: Rules::default(),
+        uses: Uses::default(),
+        nar_grace: NAR_GRACE,
+        foreign_writers: true,
+        without_rules: true,
+    }
+}
+
 /// Removes paths, and all that refers to them.
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     let bucket = context.bucket().await?;
@@ -53,36 +108,30 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         return lift_all(&*bucket, &args, &digests).await;
     }
     let trusted = context.client_keys(&[])?;
-    let inputs = Inputs {
-        inventory: inventory::Options { store_dir, trusted },
-        rules: Rules::default(),
-        uses: Uses::default(),
-        nar_grace: NAR_GRACE,
-        foreign_writers: true,
-        without_rules: true,
-    };
+    let inputs = inputs(inventory::Options { store_dir, trusted });
+    let manner = Manner::of(&args);
     if !args.yes {
         let mut records = records(&bucket.address(), &inputs.inventory);
         let marking = take_marking(&*bucket, &inputs, &mut *records).await?;
-        let garbage = goes(&marking, &digests, &args)?;
-        check_pins(&*bucket, &marking, &garbage, &args).await?;
-        show(&args, &marking, &garbage);
+        let garbage = goes(&marking, &digests, manner)?;
+        check_pins(&*bucket, &marking, &garbage, manner).await?;
+        show(manner, &marking, &garbage);
         if !args.json {
             output::say("`--yes` removes");
         }
         return Ok(Exit::Ok);
     }
-    remove(&args, context, bucket, &inputs, &digests).await
+    remove(manner, context, bucket, &inputs, &digests).await
 }
 
 async fn remove(
-    args: &Args,
+    manner: Manner,
     context: &Context,
-    bucket: std::sync::Arc<dyn Bucket>,
+    bucket: Arc<dyn Bucket>,
     inputs: &Inputs,
     digests: &[HashPart],
 ) -> Result<Exit> {
-    let shown = Collections::new(args.json);
+    let shown = Collections::new(manner.json);
     let mut records = records(&bucket.address(), &inputs.inventory);
     let store_dir = inputs.inventory.store_dir.as_str();
     let (keys, waits) = (context.keys()?, |others| shown.waits(others));
@@ -96,17 +145,17 @@ async fn remove(
         collector.take_over().await?;
         for attempt in 1..=ATTEMPTS {
             let marking = take_marking(&*bucket, inputs, &mut *records).await?;
-            let garbage = goes(&marking, digests, args)?;
+            let garbage = goes(&marking, digests, manner)?;
             if garbage.paths.is_empty() && attempt > 1 {
                 return Ok(true);
             }
-            let pinned = check_pins(&*bucket, &marking, &garbage, args).await?;
-            show(args, &marking, &garbage);
-            if args.purge {
+            let pinned = check_pins(&*bucket, &marking, &garbage, manner).await?;
+            show(manner, &marking, &garbage);
+            if manner.purge {
                 bury(&*session.fenced(), digests, &by()).await?;
             }
             session.fenced().delete_many(&pinned).await?;
-            let ended = collector.remove(&marking, &garbage, &by(), args.purge, &mut *records).await?;
+            let ended = collector.remove(&marking, &garbage, &by(), manner.purge, &mut *records).await?;
             shown.ended(&ended, false);
             if let Some(error) = ended.error {
                 return Err(error);
@@ -123,7 +172,7 @@ async fn remove(
         _ = tokio::signal::ctrl_c() => None,
     };
     session.close().await;
-    done.transpose()?.map_or_else(interrupted, |done| ended(args, done))
+    done.transpose()?.map_or_else(interrupted, |done| ended(manner, done))
 }
 
 fn interrupted() -> Result<Exit> {
@@ -131,21 +180,21 @@ fn interrupted() -> Result<Exit> {
     Ok(Exit::Interrupted)
 }
 
-fn ended(args: &Args, is_done: bool) -> Result<Exit> {
+fn ended(manner: Manner, is_done: bool) -> Result<Exit> {
     if !is_done {
         return Err(Error::transient(Area::Bucket, "cannot remove the paths")
             .because("writers published what refers to them at each attempt")
             .hint("remove again"));
     }
-    if args.purge {
-        caution(args);
+    if manner.purge {
+        caution(manner);
     }
     Ok(Exit::Ok)
 }
 
 /// What is beyond larder's reach.
-fn caution(args: &Args) {
-    if !args.json {
+fn caution(manner: Manner) {
+    if !manner.json {
         output::say(
             "What is beyond larder's reach: proxies and content delivery networks before the bucket may still answer with what \
              they have stored; backups and replicas of the bucket have their own copies; each client that has taken the paths has them \
@@ -155,15 +204,15 @@ fn caution(args: &Args) {
 }
 
 /// What goes with the paths. Paths that the bucket does not have get their tombstones all the same.
-fn goes(marking: &Marking, digests: &[HashPart], args: &Args) -> Result<Garbage> {
+fn goes(marking: &Marking, digests: &[HashPart], manner: Manner) -> Result<Garbage> {
     let found: Vec<PathId> = digests.iter().filter_map(|digest| marking.catalog.find(digest)).collect();
-    if found.is_empty() && !args.purge {
+    if found.is_empty() && !manner.purge {
         return Err(Error::permanent(Area::Bucket, "cannot remove the paths")
             .because("the bucket has none of them")
             .hint("`--purge` keeps writers from publishing them"));
     }
     let mut garbage = removal(&marking.catalog, &found);
-    if !args.purge {
+    if !manner.purge {
         garbage.objects.clear();
     }
     Ok(garbage)
@@ -174,7 +223,7 @@ async fn check_pins(
     bucket: &dyn Bucket,
     marking: &Marking,
     garbage: &Garbage,
-    args: &Args,
+    manner: Manner,
 ) -> Result<Vec<String>> {
     let catalog = &marking.catalog;
     let going = PathSet::of(catalog.size(), garbage.paths.iter().copied());
@@ -187,7 +236,10 @@ async fn check_pins(
     // Those that do not count any more may count again when a later one is removed.
     let (counting, ended) = effective(read_pins(bucket, PINS).await?);
     let keeping: Vec<_> = counting.iter().chain(&ended).filter(|generation| keeps(generation)).collect();
-    if args.unpin || keeping.is_empty() {
+    if manner.pins == Pins::Leave {
+        return Ok(Vec::new());
+    }
+    if manner.pins == Pins::Remove || keeping.is_empty() {
         return Ok(keeping.iter().map(|generation| generation.name.key(&generation.id)).collect());
     }
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
@@ -198,15 +250,15 @@ async fn check_pins(
         .hint("`--unpin` also removes these generations of the pins"))
 }
 
-fn show(args: &Args, marking: &Marking, garbage: &Garbage) {
+fn show(manner: Manner, marking: &Marking, garbage: &Garbage) {
     for id in &garbage.paths {
         let path = marking.catalog.basename(*id);
-        match args.json {
+        match manner.json {
             true => output::data(&json!({ "type": "path", "path": path }).to_string()),
             false => output::data(&path),
         }
     }
-    if !args.json {
+    if !manner.json {
         output::say(&format!(
             "{} and {} go: {}",
             output::count(garbage.paths.len(), "path"),

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::output::{self, Repairs};
+use super::remove::take_out;
 use super::transfer::{Remarks, no_store, open_source};
 use super::verify::{self, Verified};
 use crate::base::error::{Area, Error, Result};
@@ -37,6 +38,10 @@ pub(super) struct Args {
     /// Mend. By default, larder only shows what it would do
     #[arg(long, short = 'y')]
     yes: bool,
+    /// With --yes: take out of the cache what cannot be mended, and what refers to it, so that clients build instead of failing.
+    /// `larder collect --undo` brings it back
+    #[arg(long, requires = "yes")]
+    take_back: bool,
     /// Only show what would be done
     #[arg(long, short = 'n', conflicts_with = "yes")]
     dry_run: bool,
@@ -80,7 +85,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         output::say("interrupted; what was mended stays, and the same command continues from there");
         return Ok(Exit::Interrupted);
     }
-    let exit = end(&args, &repairs, &verified, &mended, &workshop.adopt, others.len());
+    let (exit, taken) = end(&args, &repairs, &verified, &mended, &workshop.adopt, others.len());
+    if args.take_back && !taken.go.is_empty() {
+        let digests: Vec<_> = taken.go.iter().map(|id| *verified.catalog.digest(*id)).collect();
+        return take_out(context, bucket, &verified.options, &digests, args.verify.json).await;
+    }
     verified.unknown.map_or(Ok(exit), Err)
 }
 
@@ -215,7 +224,7 @@ fn end(
     mended: &[Mended],
     adopt: &[String],
     others: usize,
-) -> Exit {
+) -> (Exit, TakeBack) {
     let left = mended.iter().filter(|(_, mending)| matches!(mending, Mending::Left(_)));
     let left: HashSet<_> = left.map(|(plan, _)| plan.examined.patient.digest).collect();
     let taken = taken(args, verified, &left, adopt);
@@ -225,14 +234,15 @@ fn end(
         let mut text = format!("mended {}", output::count(mended.len() - left.len(), "path"));
         if !left.is_empty() {
             text += &format!(
-                "; {} cannot be mended, and {} with what refers to them should be taken back",
+                "; {} cannot be mended, and {} with what refers to them {} taken back",
                 left.len(),
-                output::count(taken.go.len(), "path")
+                output::count(taken.go.len(), "path"),
+                if args.take_back { "are being" } else { "should be (`--take-back`)" }
             );
         }
         output::say(&text);
     }
-    whole(left.is_empty() && others == 0)
+    (whole(left.is_empty() && others == 0), taken)
 }
 
 /// What should be taken back. If only some paths were looked at, nobody knows what else refers to them.

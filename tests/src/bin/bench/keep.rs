@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use crate::context::Context;
 use crate::cost::{Cost, interleave, measure};
-use crate::raw_upkeep::Work;
+use crate::raw;
+use crate::raw_upkeep::{VICTIMS, Work};
 use crate::row::Target::AtMost;
 use crate::row::{Row, Side};
 
@@ -67,6 +68,32 @@ pub(crate) fn run_sign(context: &Context) -> Result<Vec<Row>> {
     Ok(vec![row(format!("sign, {paths} paths, MinIO"), costs, "raw client, GET and PUT of each", 1.3)])
 }
 
+/// Measures the decision of a collection, with the records of an earlier one; and the deletion of objects.
+pub(crate) fn run_collect(context: &Context) -> Result<Vec<Row>> {
+    let mut keep = Keep::prepare(context)?;
+    let paths = keep.paths;
+    let decide = ["collect", "--keep-within", "1d"];
+    keep.measure_warm(&decide)?;
+    let mut costs = interleave(context.rounds(3), 2, |_, which| match which {
+        0 => keep.measure_warm(&decide),
+        _ => keep.raw(Work::List),
+    })?;
+    let (list, ours) = (Side::new("raw client, listings alone", costs.remove(1)), costs.remove(0));
+    let ours = Side::new("larder", ours);
+    let (time, ratio) = (ours.median_wall(), ours.median_wall() / list.median_wall());
+    let decided = Row::new(format!("collect decides over {paths} paths, again, MinIO"), ours)
+        .against(list)
+        .figure("time", ratio, "x", None)
+        .figure("seconds", time, "s", Some(AtMost(10.0)))
+        .peak(Some(AtMost(200.0)));
+    let costs = interleave(context.rounds(3), 2, |_, which| {
+        keep.add_victims(paths)?;
+        keep.raw(if which == 0 { Work::DeleteByLarder } else { Work::Delete })
+    })?;
+    let deleted = row(format!("{paths} objects deleted, MinIO"), costs, "raw client, the same batches", 1.5);
+    Ok(vec![decided, deleted])
+}
+
 fn row(case: String, mut costs: Vec<Vec<Cost>>, other: &str, most: f64) -> Row {
     let theirs = Side::new(other, costs.remove(1));
     let ours = Side::new("larder", costs.remove(0));
@@ -110,6 +137,14 @@ impl Keep {
         context.say(&format!("filling a bucket with {paths} paths"));
         keep.add(paths)?;
         Ok(keep)
+    }
+
+    /// Puts objects that are to be deleted.
+    fn add_victims(&mut self, count: usize) -> Result<()> {
+        let list = tempfile::NamedTempFile::new()?;
+        let lines: String = (0..count).map(|number| format!("{VICTIMS}{number} 1\n")).collect();
+        std::fs::write(list.path(), lines)?;
+        measure(&mut raw::put(&*self.server, BUCKET, list.path())?).map(drop)
     }
 
     /// The files of a key.

@@ -122,6 +122,11 @@ const CASES: &[Case] = &[
         keep::run_sign,
         "new signatures for a bucket of 100,000 paths, against GET and PUT of each",
     ),
+    by_name(
+        "keep-collect",
+        keep::run_collect,
+        "the decision of a collection over 100,000 paths, and the deletion of as many objects",
+    ),
     by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];
 

@@ -81,6 +81,12 @@ pub(crate) fn with_bucket(server: &dyn S3Server, bucket: &str) -> Result<Command
     Ok(command)
 }
 
+/// The address of the bucket that the environment names. larder takes the credentials from the environment, too.
+pub(crate) fn address_from_environment() -> Result<String> {
+    let value = |name: &str| std::env::var(name).with_context(|| format!("no {name}"));
+    Ok(format!("s3://{}?endpoint={}&region={}", value(BUCKET)?, value(ENDPOINT)?, value(REGION)?))
+}
+
 /// Runs the raw client or the compressor. `words` are the arguments after [`COMMAND`].
 pub(crate) fn main(words: &[String]) -> Result<()> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();

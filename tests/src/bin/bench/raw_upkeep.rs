@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use larder::bucket::{Options, open};
 use larder_tests::s3::hex;
 use larder_tests::servers::S3Server;
 use sha2::{Digest, Sha256};
@@ -22,16 +23,27 @@ pub(crate) enum Work {
     Read,
     /// Lists all keys, reads each narinfo, and writes it again.
     Rewrite,
+    /// Deletes the victims, a thousand with each request.
+    Delete,
+    /// The same by larder's code.
+    DeleteByLarder,
 }
 
+/// The prefix of the keys of the objects that are deleted.
+pub(crate) const VICTIMS: &str = "victims/";
+/// The number of requests for deletions at the same time, as in larder.
+const BATCHES: usize = 4;
+
 impl Work {
-    const ALL: [Self; 3] = [Self::List, Self::Read, Self::Rewrite];
+    const ALL: [Self; 5] = [Self::List, Self::Read, Self::Rewrite, Self::Delete, Self::DeleteByLarder];
 
     fn name(self) -> &'static str {
         match self {
             Self::List => "list",
             Self::Read => "read",
             Self::Rewrite => "rewrite",
+            Self::Delete => "delete",
+            Self::DeleteByLarder => "delete-by-larder",
         }
     }
 
@@ -49,10 +61,11 @@ impl Work {
         };
         let mut keys = Vec::new();
         BucketConnection::from_environment()?.list_all(|key| {
-            if key.ends_with(".narinfo") {
+            if key.ends_with(".narinfo") || key.starts_with(VICTIMS) {
                 keys.push(key.to_owned());
             }
         })?;
+        keys.retain(|key| key.starts_with(VICTIMS) == matches!(work, Self::Delete | Self::DeleteByLarder));
         match work {
             Self::List => Ok(()),
             Self::Read => in_parallel(CONNECTIONS, &keys, |bucket, key| bucket.get(key).map(drop)),
@@ -60,8 +73,21 @@ impl Work {
                 let body = bucket.get(key)?;
                 bucket.put(key, &body)
             }),
+            Self::Delete => {
+                let batches: Vec<_> = keys.chunks(1000).collect();
+                in_parallel(BATCHES, &batches, |bucket, keys| bucket.delete_all(keys))
+            }
+            Self::DeleteByLarder => delete_by_larder(&keys),
         }
     }
+}
+
+fn delete_by_larder(keys: &[String]) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let bucket = open(&raw::address_from_environment()?, &Options::default()).await?;
+        Ok(bucket.delete_many(keys).await?)
+    })
 }
 
 impl BucketConnection {
@@ -82,6 +108,16 @@ impl BucketConnection {
             let (token, _) = token.context("a truncated listing without a token")?;
             query = format!("continuation-token={}&list-type=2", larder_tests::http::encode_query(token));
         }
+    }
+
+    fn delete_all(&mut self, keys: &[String]) -> Result<()> {
+        let objects: String = keys.iter().map(|key| format!("<Object><Key>{key}</Key></Object>")).collect();
+        let body = format!("<Delete><Quiet>true</Quiet>{objects}</Delete>");
+        let (path, hash) = (format!("/{}", self.bucket), hex(&Sha256::digest(&body)));
+        let answer = self.connection.send("POST", &path, "delete=", &hash, body.as_bytes())?;
+        let answer = String::from_utf8_lossy(&answer);
+        ensure!(!answer.contains("<Error>"), "{answer}");
+        Ok(())
     }
 
     fn get(&mut self, key: &str) -> Result<Vec<u8>> {

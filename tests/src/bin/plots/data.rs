@@ -19,6 +19,25 @@ pub(crate) fn growth(table: &Value) -> Result<Vec<Plot>> {
     ])
 }
 
+/// Draws a year of a bucket with and without collections.
+pub(crate) fn year(table: &Value) -> Result<Vec<Plot>> {
+    let rows = rows(table)?;
+    let line = |name: &str, ours, key: &'static str, unit: f64| -> Result<Line> {
+        let point = |row: &Value| Some((row["day"].as_f64()?, row[key].as_f64()? / unit));
+        let points = rows.iter().map(point).collect::<Option<_>>().context("a row without numbers")?;
+        Ok(Line { name: name.to_owned(), ours, points })
+    };
+    let lines = |with, without, unit| -> Result<Vec<Line>> {
+        Ok(vec![line("collected", true, with, unit)?, line("never", false, without, unit)?])
+    };
+    let days = Scale::from_zero("days", |day| format!("{day}"));
+    let (mib, paths) = (Scale::from_zero("MiB", |value| format!("{value}")), |value| format!("{value}"));
+    let bytes = Panel::new("NARs", &days, mib, lines("withBytes", "withoutBytes", MIB)?);
+    let count = Scale::from_zero("number", paths);
+    let paths = Panel::new("paths", &days, count, lines("withPaths", "withoutPaths", 1.0)?);
+    Ok(vec![("year.svg".to_owned(), chart("A year of three machines", &[bytes, paths]))])
+}
+
 fn growth_with_bytes(rows: &[Value]) -> Result<String> {
     const CASE: &str = "growth with bytes";
     let bytes = Scale::log("size of the NAR", bytes_text);

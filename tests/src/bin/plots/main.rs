@@ -3,6 +3,7 @@
 //! | table | cases | plots |
 //! |---|---|---|
 //! | `growth.json` | `growth` | `bytes.svg`, `paths.svg`, `latency.svg` |
+//! | `year.json` | the test of a year with collections, with `LARDER_WRITE_YEAR=1` | `year.svg` |
 //! | `comparison.json` | the other cases | `comparison.svg`: the speed of larder against other programs |
 //!
 //! `tests/plots` runs this program. Equal tables give equal bytes.
@@ -41,7 +42,8 @@ type Plot = (String, String);
 /// Draws the plots of the tables in a directory.
 fn plots(dir: &Path) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
-    let tables: [(&str, Draw); 2] = [("growth.json", data::growth), ("comparison.json", data::comparison)];
+    let tables: [(&str, Draw); 3] =
+        [("growth.json", data::growth), ("comparison.json", data::comparison), ("year.json", data::year)];
     for (table, draw) in tables {
         let file = dir.join(table);
         if file.exists() {

@@ -35,7 +35,7 @@ pub struct Inputs {
     pub nar_grace: Duration,
     /// Whether to collect although other programs, which hold no leases, have written lately.
     pub foreign_writers: bool,
-    /// Whether to take only objects that no narinfo needs, if no pin and no rule says which paths may go.
+    /// Whether a person names what goes, so that neither rules nor narinfos that cannot be read matter.
     pub without_rules: bool,
 }
 
@@ -96,7 +96,8 @@ pub(super) async fn judge(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalo
     let mut uses = inputs.uses.clone();
     needs.iter().for_each(|need| uses.add_need(need));
     let decision = decide(catalog, &pins, &inputs.rules, &uses);
-    if let Some(id) = decision.unreadable.first() {
+    // What a person removes goes whatever it refers to.
+    if let Some(id) = decision.unreadable.first().filter(|_| !inputs.without_rules) {
         return Err(cannot(bucket)
             .because(format!(
                 "the narinfo of `{}` stays and cannot be read, so that nobody knows what it refers to",
