@@ -60,7 +60,6 @@ impl Carrier<'_> {
         let mut order = Order::new(&decided.references);
         let mut uploaded: Vec<Option<Uploaded>> = decided.todo.iter().map(|_| None).collect();
         let mut is_settled = vec![false; decided.todo.len()];
-        // Small NARs of leaves first: what they refer to has no other order.
         let mut waiting: Vec<usize> = (0..decided.todo.len()).rev().collect();
         let mut running: FuturesUnordered<BoxFuture<'_, Event>> = FuturesUnordered::new();
         let mut carried = 0;
@@ -103,11 +102,7 @@ impl Carrier<'_> {
             let info = &decided.todo[place].0.info;
             report(info, &outcome);
             if outcome.is_available() {
-                let proof = match outcome {
-                    Outcome::Differs { .. } => Proof::Foreign,
-                    _ => Proof::Complete,
-                };
-                self.pusher.session().facts().record(info.path.clone(), Moment::now(), proof);
+                self.pusher.session().facts().record(info.path.clone(), Moment::now(), proof(&outcome));
                 for next in order.published(place) {
                     running.push(self.publish(decided, next, uploaded[next].take()));
                 }
@@ -184,5 +179,13 @@ impl Carrier<'_> {
                 Ok(Some(Uploaded { object, sent: 0, listing: None, at }))
             }
         }
+    }
+}
+
+/// What the outcome proves of a path that clients can take.
+fn proof(outcome: &Outcome) -> Proof {
+    match outcome {
+        Outcome::Differs { .. } => Proof::Foreign,
+        _ => Proof::Complete,
     }
 }
