@@ -133,7 +133,7 @@ fn a_changed_nar_is_refused_and_nothing_above_it_is_published() -> Result<()> {
     fs::write(&nar, bytes)?;
     let args = ["copy", "--from", &ground.from(), "--all", "--trust-source", &ground.their_key.public];
     let output = ground.larder.try_run(&args)?;
-    ensure!(output.code() != 0 && output.stderr.contains("is not used"), "{output:?}");
+    ensure!(output.code() == 3 && output.stderr.contains("is not used"), "{output:?}");
     ensure!(ground.narinfo(&base.path)?.is_none() && ground.narinfo(&ground.paths[0])?.is_none());
     ground.larder.run(&["verify", "--key", &ground.key.public])?;
     Ok(())
@@ -187,6 +187,46 @@ fn staged_builds_become_trusted_without_their_bytes_passing_through() -> Result<
             ensure!(read == 0 && copied > 0, "{read} NARs were read, {copied} copied");
         }
         ground.larder.run(&["verify", "--data", "--key", &ground.key.public])?;
+    }
+    Ok(())
+}
+
+/// As a bucket of larder, attic or cachix: the other cache lacks what clients take from upstream.
+#[test]
+fn what_the_other_cache_leaves_to_upstream_is_no_obstacle() -> Result<()> {
+    let Some(version) = versions().first().copied() else { return Ok(()) };
+    for command in ["copy", "promote"] {
+        let mut ground = Ground::new(version, Target::Directory(Directory::start()?))?;
+        let all = ground.nix.closure(&ground.paths)?;
+        let base = all.iter().find(|info| info.path.ends_with("-base")).context("a base")?.path.clone();
+        let (upstream, nothing) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let upstream_key = ground.nix.key_pair("upstream-1")?;
+        let below: Vec<_> =
+            ground.nix.closure(std::slice::from_ref(&base))?.into_iter().map(|info| info.path).collect();
+        ground.nix.sign(&upstream_key, &below)?;
+        ground.nix.copy_to(&format!("file://{}", upstream.path().display()), &below)?;
+        for path in &below {
+            fs::remove_file(ground.theirs.path().join(narinfo_key(path)))?;
+        }
+        ground.larder.set("upstream-keys", &format!("[\"{}\"]", upstream_key.public))?;
+        let servers = [FileServer::start(nothing.path())?, FileServer::start(upstream.path())?];
+        let (from, [lacking, having]) = (ground.from(), servers.each_ref().map(FileServer::url));
+        let mut args = vec![command, "--from", &from, "--trust-source", &ground.their_key.public];
+        if command == "copy" {
+            args.push("--all");
+        }
+        let refused = ground.larder.try_run(&[&args[..], &["--upstream", &lacking]].concat())?;
+        ensure!(refused.code() == 3 && refused.stderr.contains("upstream lack it"), "{refused:?}");
+        ensure!(ground.narinfo(&ground.paths[0])?.is_none());
+        ground.larder.run(&[&args[..], &["--upstream", &having]].concat())?;
+        ensure!(ground.narinfo(&ground.paths[0])?.is_some() && ground.narinfo(&base)?.is_none());
+        ground.larder.run(&[
+            "verify",
+            "--data",
+            &format!("--upstream={having}"),
+            "--key",
+            &ground.key.public,
+        ])?;
     }
     Ok(())
 }

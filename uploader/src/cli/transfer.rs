@@ -15,11 +15,13 @@ use crate::base::exit::Exit;
 use crate::bucket::{Address, Bucket};
 use crate::format::path_info::PathInfo;
 use crate::http::PublicReader;
+use crate::push::decide::Rules;
 use crate::push::{Outcome, OutcomeKind, Progress, Pusher};
 use crate::session::HashPart;
 use crate::store::{DaemonAddress, StoreLocation};
+use crate::upkeep::inventory;
 use crate::upkeep::repair::Source;
-use crate::upkeep::transfer::{Carrier, Carry, Decided, Surveyor, listed, order};
+use crate::upkeep::transfer::{Carrier, Carry, Decided, Surveyor, Upstream, listed, order};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
@@ -28,6 +30,10 @@ pub(super) struct Wanted {
     /// The public key of the other cache, NAME:BASE64: larder signs what this key has signed. May be given several times
     #[arg(long, value_name = "KEY")]
     trust_source: Vec<String>,
+    /// Ask this cache about paths that the other cache and the bucket lack, because clients take them from upstream. May be
+    /// given several times
+    #[arg(long, value_name = "URL", default_value = "https://cache.nixos.org")]
+    upstream: Vec<String>,
     /// Only show what would be done
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -117,9 +123,11 @@ async fn transfer(
     let mut options = context.options(false)?;
     options.rules.trusted_keys.extend(context.public_keys(&wanted.trust_source)?);
     let store_dir = read_store_dir(&*bucket).await?;
+    let upstream = upstream(context, &options.rules, wanted, &store_dir)?;
     let pusher = Pusher::open(bucket, no_store(&store_dir), keys, options).await?;
+    let surveyor = Surveyor { pusher: &pusher, source, upstream: &upstream, keep: !wanted.dry_run };
     let done = tokio::select! {
-        done = carry_all(&pusher, source, roots, wanted, carry, &drop) => Some(done),
+        done = carry_all(&surveyor, roots, wanted, carry, &drop) => Some(done),
         _ = tokio::signal::ctrl_c() => None,
     };
     pusher.close().await;
@@ -134,17 +142,25 @@ async fn transfer(
     }
 }
 
+/// The caches to ask about what the bucket leaves out by the rules.
+fn upstream(context: &Context, rules: &Rules, wanted: &Wanted, store_dir: &StoreDir) -> Result<Upstream> {
+    let keys = rules.upstream_keys.clone();
+    // A full mirror leaves nothing out, and without keys no answer would count.
+    let is_asked = !rules.push_upstream && !keys.is_empty();
+    let urls = if is_asked { wanted.upstream.clone() } else { Vec::new() };
+    let options = inventory::Options { store_dir: store_dir.clone(), trusted: keys };
+    Ok(Upstream { reader: Arc::new(context.reader()?), urls, options })
+}
+
 async fn carry_all(
-    pusher: &Pusher,
-    source: &Source,
+    surveyor: &Surveyor<'_>,
     roots: Vec<HashPart>,
     wanted: &Wanted,
     carry: Carry,
     drop: &[String],
 ) -> Result<Exit> {
-    pusher.session().clear(roots.iter()).await?;
+    let Surveyor { pusher, source, .. } = *surveyor;
     let bar = output::Steps::new("paths");
-    let surveyor = Surveyor { pusher, source };
     let found = surveyor.ask(roots, &|done| bar.set(done, done)).await;
     bar.remove();
     let decided = order(found?);
@@ -156,8 +172,6 @@ async fn carry_all(
         }
         return Ok(totals.end(&decided, wanted));
     }
-    let digests: Vec<_> = decided.todo.iter().map(|(claim, _)| *claim.info.path.digest()).collect();
-    pusher.session().clear(digests.iter()).await?;
     let carrier = Carrier { pusher, source, carry, drop, progress: Arc::new(Remarks) };
     let bar = output::Steps::new("paths");
     let (count, mut done) = (decided.todo.len(), 0);
@@ -169,8 +183,7 @@ async fn carry_all(
         })
         .await;
     bar.remove();
-    let exit = totals.end(&decided, wanted);
-    totals.error.map_or(Ok(exit), Err)
+    Ok(totals.end(&decided, wanted))
 }
 
 #[derive(Debug, Default)]
@@ -178,7 +191,6 @@ struct Totals {
     carried: usize,
     sent: u64,
     left: usize,
-    error: Option<Error>,
 }
 
 impl Totals {
@@ -189,12 +201,7 @@ impl Totals {
         match outcome {
             Outcome::Differs { .. } => self.left += 1,
             outcome if outcome.is_available() => self.carried += 1,
-            outcome => {
-                self.left += 1;
-                if let Outcome::Failed(error) = outcome {
-                    self.error.get_or_insert_with(|| error.clone());
-                }
-            }
+            _ => self.left += 1,
         }
         let is_bad = matches!(outcome.kind(), OutcomeKind::Differs) || !outcome.is_available();
         if json || is_bad {

@@ -60,7 +60,6 @@ impl Carrier<'_> {
         let mut order = Order::new(&decided.references);
         let mut uploaded: Vec<Option<Uploaded>> = decided.todo.iter().map(|_| None).collect();
         let mut is_settled = vec![false; decided.todo.len()];
-        // Small NARs of leaves first: what they refer to has no other order.
         let mut waiting: Vec<usize> = (0..decided.todo.len()).rev().collect();
         let mut running: FuturesUnordered<BoxFuture<'_, Event>> = FuturesUnordered::new();
         let mut carried = 0;
@@ -83,7 +82,7 @@ impl Carrier<'_> {
             let (place, outcome) = match event {
                 Event::Carried(place, Ok(sent)) => {
                     carried -= 1;
-                    uploaded[place] = Some(sent);
+                    uploaded[place] = Some(sent).filter(|_| !is_settled[place]);
                     if order.uploaded(place) {
                         running.push(self.publish(decided, place, uploaded[place].take()));
                     }
@@ -96,11 +95,14 @@ impl Carrier<'_> {
                 Event::Published(place, Ok(outcome)) => (place, outcome),
                 Event::Published(place, Err(error)) => (place, Outcome::Failed(error)),
             };
+            // A path that was blocked while its NAR was carried has its outcome.
+            if std::mem::replace(&mut is_settled[place], true) {
+                continue;
+            }
             let info = &decided.todo[place].0.info;
-            is_settled[place] = true;
             report(info, &outcome);
             if outcome.is_available() {
-                self.pusher.session().facts().record(info.path.clone(), Moment::now(), Proof::Complete);
+                self.pusher.session().facts().record(info.path.clone(), Moment::now(), proof(&outcome));
                 for next in order.published(place) {
                     running.push(self.publish(decided, next, uploaded[next].take()));
                 }
@@ -177,5 +179,13 @@ impl Carrier<'_> {
                 Ok(Some(Uploaded { object, sent: 0, listing: None, at }))
             }
         }
+    }
+}
+
+/// What the outcome proves of a path that clients can take.
+fn proof(outcome: &Outcome) -> Proof {
+    match outcome {
+        Outcome::Differs { .. } => Proof::Foreign,
+        _ => Proof::Complete,
     }
 }

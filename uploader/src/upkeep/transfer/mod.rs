@@ -9,4 +9,7 @@ mod survey;
 
 pub use carry::{Carrier, Carry};
 pub use order::{Decided, order};
-pub use survey::{Found, State, Surveyor, listed};
+pub use survey::{Found, State, Surveyor, Upstream, listed};
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Decides which paths are carried, and in which order, without I/O: a path only with all that it refers to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::survey::{Found, State};
 use crate::format::repointing::Claim;
@@ -38,13 +38,17 @@ pub fn order(found: Found) -> Decided {
             next.push(*digest);
         }
     }
+    let mut broken: HashSet<HashPart> = next.iter().copied().collect();
     while let Some(below) = next.pop() {
         for above in referrers.get(&below).into_iter().flatten() {
-            let is_open = matches!(found.get(above), Some(State::Carry(_) | State::Sign(_)));
-            if is_open && !decided.left.contains_key(above) {
+            if !broken.insert(*above) {
+                continue;
+            }
+            next.push(*above);
+            // What the bucket has already stays there.
+            if matches!(found.get(above), Some(State::Carry(_) | State::Sign(_))) {
                 let name = name_of(&found, &below);
-                decided.left.insert(*above, format!("it refers to `{name}`, which stays"));
-                next.push(*above);
+                decided.left.insert(*above, format!("it refers to `{name}`, which clients cannot take"));
             }
         }
     }
@@ -53,7 +57,7 @@ pub fn order(found: Found) -> Decided {
         match state {
             _ if decided.left.contains_key(&digest) => {}
             State::Differs(signer) => drop(decided.differs.insert(digest, signer)),
-            State::Present(_) | State::Upstream | State::Left(_) => decided.present += 1,
+            State::Present(_) | State::There | State::Upstream | State::Left(_) => decided.present += 1,
             State::Carry(claim) | State::Sign(claim) if places.contains_key(&digest) => drop(claim),
             State::Carry(claim) => {
                 places.insert(digest, decided.todo.len());

@@ -22,7 +22,7 @@ pub use local_store::missing_by_local_store;
 pub use portion::Portion;
 pub use resume::Resume;
 pub use structure::{Structure, count_affected, structure};
-pub use upstream::{Upstream, ask_upstream};
+pub use upstream::{Upstream, ask_upstream, has_any};
 
 #[cfg(test)]
 mod tests;

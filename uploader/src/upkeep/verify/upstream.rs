@@ -56,7 +56,10 @@ pub async fn ask_upstream(
 }
 
 /// Whether one of the caches has the path. If none has it and one does not answer, nobody knows.
-async fn has_any(
+///
+/// # Errors
+/// When nobody knows.
+pub async fn has_any(
     reader: &PublicReader,
     urls: &[String],
     options: &Options,
