@@ -83,12 +83,14 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The stage of an open collection; `None` if it is not open.
+    /// The stage of an open collection; `None` if it is not open. If the bucket has lost `condemned`, `final` still counts.
     pub fn stage(&self) -> Option<Stage> {
-        if !self.condemned || self.done {
+        if self.done {
             None
         } else if self.last {
             Some(Stage::Deleting)
+        } else if !self.condemned {
+            None
         } else if self.closing {
             Some(Stage::Closing)
         } else {
@@ -175,7 +177,7 @@ pub async fn read_list(bucket: &dyn Bucket, id: &str, is_final: bool) -> Result<
         Err(error) => match bucket.head(&Part::Done.key(id)).await {
             Ok(Some(_)) => Ok(None),
             // The objects of a collection that has ended are removed, `done` last.
-            Ok(None) if bucket.head(&Part::Condemned.key(id)).await?.is_none() => Ok(None),
+            Ok(None) if bucket.head(&key).await?.is_none() => Ok(None),
             _ => Err(error),
         },
     }
@@ -198,4 +200,60 @@ async fn try_list(bucket: &dyn Bucket, key: &str) -> Result<OpenList> {
     let pieces = pieces.into_iter().collect::<Result<Vec<_>, _>>().map_err(|key| missing(&key))?;
     let list = List::decode(&header, &pieces).map_err(damaged)?;
     Ok(OpenList { removal: header.removal, list })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::memory::MemoryBucket;
+    use crate::bucket::{Condition, ContentType};
+    use crate::format::object_keys;
+
+    async fn put(bucket: &MemoryBucket, key: &str, body: impl Into<Vec<u8>>) {
+        let body: Vec<u8> = body.into();
+        bucket.put(key, body.into(), ContentType::Text, Condition::None).await.unwrap();
+    }
+
+    async fn put_list(bucket: &MemoryBucket, key: &str, paths: &[HashPart]) {
+        let list = List { levels: vec![paths.to_vec()], objects: vec!["nar/x".into()] };
+        let (header, pieces) = list.encode(false);
+        for (number, contents) in (0..).zip(pieces) {
+            put(bucket, &piece(key, number), contents).await;
+        }
+        put(bucket, key, header).await;
+    }
+
+    #[tokio::test]
+    async fn a_collection_is_read_from_its_beginning_to_its_end() {
+        let (bucket, id) = (MemoryBucket::default(), object_keys::new_writer());
+        let mut looker = Looker::default();
+        assert!(looker.look(&bucket).await.unwrap().open.is_empty());
+        put_list(&bucket, &Part::Condemned.key(&id), &[[1; 20], [2; 20]]).await;
+        let open = looker.look(&bucket).await.unwrap().open.remove(0);
+        assert_eq!((open.stage, open.paths.len(), open.rescuable), (Stage::Condemned, 2, true));
+        put(&bucket, &Part::Closing.key(&id), "{}").await;
+        let open = looker.look(&bucket).await.unwrap().open.remove(0);
+        assert_eq!((open.stage, open.paths.len()), (Stage::Closing, 2));
+        put_list(&bucket, &Part::Final.key(&id), &[[2; 20]]).await;
+        let open = looker.look(&bucket).await.unwrap().open.remove(0);
+        assert_eq!((open.stage, open.paths.len(), open.nars.len()), (Stage::Deleting, 1, 1));
+        // Somebody has deleted an object: what is being deleted stays known.
+        bucket.delete(&Part::Condemned.key(&id)).await.unwrap();
+        assert_eq!(Looker::default().look(&bucket).await.unwrap().open.len(), 1);
+        put(&bucket, &Part::Done.key(&id), "{}").await;
+        assert!(looker.look(&bucket).await.unwrap().open.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_list_is_an_error_and_a_tombstone_is_read() {
+        let (bucket, id) = (MemoryBucket::default(), object_keys::new_writer());
+        put(&bucket, &format!("{TOMBSTONES}{}.json", nixbase32::encode(&[7; 20])), "{}").await;
+        let found = Looker::default().look(&bucket).await.unwrap();
+        assert_eq!(found.removed.iter().collect::<Vec<_>>(), [&[7; 20]]);
+        put_list(&bucket, &Part::Condemned.key(&id), &[[1; 20]]).await;
+        put(&bucket, &piece(&Part::Condemned.key(&id), 0), "rubbish").await;
+        assert!(Looker::default().look(&bucket).await.is_err());
+        bucket.delete(&piece(&Part::Condemned.key(&id), 0)).await.unwrap();
+        assert!(Looker::default().look(&bucket).await.is_err());
+    }
 }

@@ -3,11 +3,14 @@
 
 use anyhow::{Context as _, Result};
 use larder::bucket::{Options, open};
+use larder::format::collection::{List, Part, piece};
+use larder::format::object_keys;
 use larder::format::signature::SecretKey;
 use larder_tests::larder::LarderHome;
 use larder_tests::nix::KeyPair;
 use larder_tests::servers::{Kind, S3Server};
 use larder_tests::synthetic::SyntheticStore;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::context::Context;
@@ -94,6 +97,26 @@ pub(crate) fn run_collect(context: &Context) -> Result<Vec<Row>> {
     Ok(vec![decided, deleted])
 }
 
+/// The number of paths that a push finds present while a collection runs.
+const PUSHED: usize = 1000;
+
+/// Measures a push that wants nothing condemned, with and without an open collection of 100,000 other paths.
+pub(crate) fn run_push(context: &Context) -> Result<Vec<Row>> {
+    let keep = Keep::of(context, PUSHED)?;
+    let paths: Vec<_> = keep.store.paths().take(PUSHED).collect();
+    let args: Vec<_> = ["push"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    let costs = interleave(context.rounds(9), 2, |_, which| {
+        let collection = if which == 0 { Some(keep.open_collection()?) } else { None };
+        let cost = measure(&mut keep.larder.command(&args)?);
+        for key in collection.iter().flatten().rev() {
+            keep.server.client().delete(BUCKET, key)?;
+        }
+        cost
+    })?;
+    let case = format!("push of {PUSHED} present paths beside a collection of {PATHS} others, MinIO");
+    Ok(vec![row(case, costs, "the same without a collection", 1.1)])
+}
+
 fn row(case: String, mut costs: Vec<Vec<Cost>>, other: &str, most: f64) -> Row {
     let theirs = Side::new(other, costs.remove(1));
     let ours = Side::new("larder", costs.remove(0));
@@ -114,12 +137,34 @@ struct Keep {
 }
 
 impl Keep {
+    /// Puts the objects of a collection that has condemned other paths. Returns their keys.
+    fn open_collection(&self) -> Result<Vec<String>> {
+        let digest = |number: usize| -> [u8; 20] {
+            let hash = Sha256::digest(number.to_le_bytes());
+            std::array::from_fn(|place| hash[place])
+        };
+        let list = List { levels: vec![(0..PATHS).map(digest).collect()], objects: Vec::new() };
+        let key = Part::Condemned.key(&object_keys::new_writer());
+        let (header, pieces) = list.encode(false);
+        let mut objects: Vec<_> =
+            (0..).zip(pieces).map(|(number, contents)| (piece(&key, number), contents)).collect();
+        objects.push((key, header));
+        for (key, contents) in &objects {
+            self.server.client().put(BUCKET, key, contents)?;
+        }
+        Ok(objects.into_iter().map(|(key, _)| key).collect())
+    }
+
     /// Generates the store and fills the bucket. This takes minutes.
     fn prepare(context: &Context) -> Result<Self> {
         let paths = match std::env::var("LARDER_KEEP_PATHS") {
             Ok(number) => number.parse().context("`LARDER_KEEP_PATHS` is not a number")?,
             Err(_) => PATHS,
         };
+        Self::of(context, paths)
+    }
+
+    fn of(context: &Context, paths: usize) -> Result<Self> {
         let server = Kind::MinIo.start(&[])?;
         server.client().create_bucket(BUCKET)?;
         let store = SyntheticStore::start(paths + 100 * NEW)?;

@@ -127,6 +127,11 @@ const CASES: &[Case] = &[
         keep::run_collect,
         "the decision of a collection over 100,000 paths, and the deletion of as many objects",
     ),
+    by_name(
+        "keep-push",
+        keep::run_push,
+        "a push of 1,000 present paths while a collection runs, against one without",
+    ),
     by_name("growth", growth::run, "the growth of time and memory with bytes, paths and latency"),
 ];
 

@@ -79,16 +79,8 @@ pub(super) async fn expire(bucket: &dyn Bucket, grace: Duration) -> Result<()> {
     if grace.is_zero() {
         return Ok(());
     }
-    let all = objects(bucket).await?;
-    let is_old = |object: &ObjectMeta| object.age.is_some_and(|age| age > grace);
-    let old: BTreeSet<_> =
-        all.iter().filter(|object| is_old(object)).filter_map(|one| summary_id(&one.key)).collect();
-    let is_of_old = |key: &str| {
-        key.strip_prefix(COLLECTED)
-            .and_then(|rest| rest.split_once('/'))
-            .is_some_and(|(id, _)| old.contains(id))
-    };
-    let keys: Vec<_> = all.iter().filter(|one| is_of_old(&one.key)).map(|one| one.key.clone()).collect();
+    let old = objects(bucket).await?.into_iter().filter(|object| object.age.is_some_and(|age| age > grace));
+    let keys: Vec<_> = old.map(|object| object.key).collect();
     bucket.delete_many(&keys).await
 }
 
