@@ -23,3 +23,6 @@ pub use look::{Listed, OpenList, Parts, list, read_list};
 pub use names::{BucketNames, HashPart, Keys, Paths, Shared};
 pub use reservation::{Patience, Reservations};
 pub use writer::Session;
+
+#[cfg(test)]
+mod collection_tests;

@@ -235,6 +235,12 @@ impl Session {
         }
     }
 
+    /// Looks at the collections now.
+    #[cfg(test)]
+    pub(super) async fn look_again(&self) -> Result<()> {
+        self.lease.turn().await
+    }
+
     /// Whether a collection is removing any of these paths, so that [`Session::clear`] waits.
     pub fn must_wait<'a>(&self, paths: impl IntoIterator<Item = &'a HashPart>) -> bool {
         self.lease.rescuer().needed(paths).1
