@@ -125,6 +125,10 @@ impl Collections {
             data(&line.to_string());
             return;
         }
+        if (*paths, *objects, *spared) == (0, 0, 0) && error.is_none() {
+            say("nothing goes");
+            return;
+        }
         say(&format!(
             "collection {id}: deleted {} and {}; {spared} stay, because they are needed after all",
             count(*paths, "path"),
