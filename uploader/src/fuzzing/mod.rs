@@ -3,6 +3,7 @@
 //! them.
 
 mod bucket;
+mod collection;
 mod configuration;
 mod format;
 mod machine;
@@ -17,6 +18,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("address", bucket::address),
     ("answer", bucket::answer),
     ("cache_info", format::cache_info),
+    ("collection", collection::collection),
     ("configuration", configuration::configuration),
     ("credentials", bucket::credentials),
     ("daemon", store::daemon),
