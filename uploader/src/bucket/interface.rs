@@ -299,6 +299,8 @@ pub enum ContentType {
     Json,
     /// Plain text: build logs.
     Text,
+    /// Bytes that only larder reads.
+    Binary,
 }
 
 impl ContentType {
@@ -310,6 +312,7 @@ impl ContentType {
             Self::CacheInfo => "text/x-nix-cache-info",
             Self::Json => "application/json",
             Self::Text => "text/plain",
+            Self::Binary => "application/octet-stream",
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod collection;
 mod example;
 pub mod listing;
 pub mod marker;
+pub mod members;
 pub mod named_nar;
 pub mod named_paths;
 pub mod nar_scanner;

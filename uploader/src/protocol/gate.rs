@@ -1,6 +1,6 @@
 //! What a writer may do while collections are open. Signing, repairing, promoting and undoing are writers, too.
 
-use super::names::{Names, Set};
+use super::names::{Members, Names, Set};
 use super::rules::{Rule, Rules};
 
 /// How far a collection is, as its objects in the bucket say.
@@ -22,9 +22,9 @@ pub struct Open<N: Names> {
     /// How far it is.
     pub stage: Stage,
     /// The paths of `final` if it is there, otherwise those of `condemned`.
-    pub paths: N::Paths,
+    pub paths: N::OpenPaths,
     /// The NARs of `final` if it is there, otherwise those of `condemned`.
-    pub nars: N::Nars,
+    pub nars: N::OpenNars,
     /// Whether its paths can be rescued. Those of a removal, which a person has asked for, cannot.
     pub rescuable: bool,
 }
@@ -96,9 +96,9 @@ pub struct Change<N: Names> {
     pub advanced: bool,
     /// The paths of collections that have ended. The writer forgets what it knows about them, and throws away the answers
     /// to questions about presence that it had sent before this look.
-    pub forget: Vec<N::Paths>,
+    pub forget: Vec<N::OpenPaths>,
     /// The NARs of these collections. The same holds for them.
-    pub forget_nars: Vec<N::Nars>,
+    pub forget_nars: Vec<N::OpenNars>,
 }
 
 /// The open collections, as this writer has last read them.
@@ -127,7 +127,7 @@ impl<N: Names> Gate<N> {
             } else if rules.has(Rule::AskAnew) {
                 let mut lost = entry.open.paths;
                 for path in entry.rescued.items() {
-                    lost.remove(&path);
+                    lost.spare(path);
                 }
                 change.forget.push(lost);
                 change.forget_nars.push(entry.open.nars);
@@ -185,7 +185,7 @@ impl<N: Names> Gate<N> {
         let last = self.last_for_rescues();
         let (mut condemned, mut rescue) = (false, Vec::new());
         for Entry { open, rescued, .. } in &self.entries {
-            if !open.paths.contains(path) {
+            if !open.paths.has(path) {
                 continue;
             }
             match open.stage {
@@ -208,7 +208,7 @@ impl<N: Names> Gate<N> {
     /// Whether the NAR may be named by a narinfo. Otherwise it counts as absent.
     pub fn nar_counts(&self, nar: &N::Nar) -> bool {
         !self.rules.has(Rule::AvoidCondemnedNars)
-            || !self.entries.iter().any(|entry| entry.open.nars.contains(nar))
+            || !self.entries.iter().any(|entry| entry.open.nars.has(nar))
     }
 
     /// Records that the server has confirmed the rescue of `paths` in `collection`.

@@ -11,6 +11,8 @@ impl Names for Numbers {
     type Nar = u8;
     type Paths = BTreeSet<u8>;
     type Nars = BTreeSet<u8>;
+    type OpenPaths = Self::Paths;
+    type OpenNars = Self::Nars;
 }
 
 fn open(id: u8, stage: Stage, paths: &[u8]) -> Open<Numbers> {

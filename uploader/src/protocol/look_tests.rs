@@ -11,6 +11,8 @@ impl Names for Numbers {
     type Nar = u8;
     type Paths = BTreeSet<u8>;
     type Nars = BTreeSet<u8>;
+    type OpenPaths = Self::Paths;
+    type OpenNars = Self::Nars;
 }
 
 /// Narinfos by path: references and NAR.

@@ -38,6 +38,25 @@ impl<T: Clone + Debug + Ord + Hash> Set<T> for BTreeSet<T> {
     }
 }
 
+/// The paths or the NARs of a collection, as a writer has read them. An item may count as a member that is none: the writer
+/// then rescues it, waits, or asks again, in vain. A member never counts as none.
+pub trait Members<T>: Clone + Debug + Eq + Hash {
+    /// Whether `item` counts as a member.
+    fn has(&self, item: &T) -> bool;
+    /// From now on, `item` does not count as a member.
+    fn spare(&mut self, item: T);
+}
+
+impl<T, S: Set<T>> Members<T> for S {
+    fn has(&self, item: &T) -> bool {
+        self.contains(item)
+    }
+
+    fn spare(&mut self, item: T) {
+        self.remove(&item);
+    }
+}
+
 /// How a program names the things that the protocol is about.
 pub trait Names: Clone + Debug + Eq + Hash {
     /// The random id of a collection. It is never used twice.
@@ -50,4 +69,8 @@ pub trait Names: Clone + Debug + Eq + Hash {
     type Paths: Set<Self::Path>;
     /// NARs.
     type Nars: Set<Self::Nar>;
+    /// The paths of an open collection.
+    type OpenPaths: Members<Self::Path>;
+    /// The NARs of an open collection.
+    type OpenNars: Members<Self::Nar>;
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nix_derivation::StorePath;
 
-use super::names::{HashPart, Paths};
+use super::names::{HashPart, InList};
 use crate::base::clock::Moment;
 use crate::base::lock::lock;
-use crate::protocol::names::Set;
+use crate::protocol::names::Members;
 
 /// The age up to which larder relies on a fact about the bucket.
 pub const FACT_AGE: Duration = Duration::from_secs(30 * 60);
@@ -33,7 +33,7 @@ pub struct Facts {
     proved: Mutex<HashMap<Arc<StorePath>, (Moment, Proof)>>,
     /// What collections could take that have ended, and when the session learnt of it. Answers to questions that were sent
     /// before count no more.
-    ended: Mutex<Vec<(Moment, Paths)>>,
+    ended: Mutex<Vec<(Moment, InList<HashPart>)>>,
     /// The age up to which a fact is fresh.
     max_age: Duration,
 }
@@ -54,23 +54,19 @@ impl Facts {
     /// Records the same for several paths.
     pub fn record_all(&self, paths: impl IntoIterator<Item = (Arc<StorePath>, Proof)>, at: Moment) {
         let ended = lock(&self.ended);
-        let is_late = |path: &StorePath| {
-            ended.iter().any(|(ended, paths)| at <= *ended && paths.contains(path.digest()))
-        };
+        let is_late =
+            |path: &StorePath| ended.iter().any(|(ended, paths)| at <= *ended && paths.has(path.digest()));
         let paths = paths.into_iter().filter(|(path, _)| ended.is_empty() || !is_late(path));
         lock(&self.proved).extend(paths.map(|(path, proof)| (path, (at, proof))));
     }
 
     /// Forgets these paths, which a collection could take that has ended: whoever relies on them asks again.
-    pub(super) fn forget(&self, paths: &Paths) {
-        if paths.is_empty() {
-            return;
-        }
+    pub(super) fn forget(&self, paths: &InList<HashPart>) {
         let mut ended = lock(&self.ended);
         ended.retain(|(at, _)| at.elapsed() <= self.max_age * 4);
         ended.push((Moment::now(), paths.clone()));
         for (path, (_, proof)) in lock(&self.proved).iter_mut() {
-            if paths.contains(path.digest()) {
+            if paths.has(path.digest()) {
                 *proof = Proof::Lost;
             }
         }
@@ -159,7 +155,7 @@ mod tests {
         let before = Moment::now();
         facts.record_all((1..).map(path).zip(PROOFS), before);
         assert_eq!(facts.known().len(), 2);
-        facts.forget(&[*path(1).digest()].into_iter().collect());
+        facts.forget(&InList::Whole([*path(1).digest()].into_iter().collect()));
         assert!(facts.is_outdated(&path(1)) && !facts.is_outdated(&path(2)));
         // An answer to a question from before says nothing.
         facts.record(path(1), before, Proof::Complete);

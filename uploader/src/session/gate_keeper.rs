@@ -9,7 +9,7 @@ use larder_hook::fault;
 use nix_derivation::nixbase32;
 
 use super::look::Found;
-use super::names::{BucketNames, HashPart, Keys, Paths};
+use super::names::{BucketNames, HashPart, InList, Paths};
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
@@ -19,7 +19,7 @@ use crate::format::marker;
 use crate::protocol::gate::{Gate, Mutation, Refusal, Stage, Verdict};
 use crate::protocol::leases::Tenure;
 use crate::protocol::limits::Limits;
-use crate::protocol::names::Set;
+use crate::protocol::names::{Members, Set};
 use crate::protocol::requests::Requests;
 use crate::protocol::rules::Rules;
 
@@ -57,13 +57,13 @@ pub(super) enum Change {
 #[derive(Debug)]
 struct Ended {
     at: Moment,
-    paths: Vec<Paths>,
-    nars: Vec<Keys>,
+    paths: Vec<InList<HashPart>>,
+    nars: Vec<InList<Arc<str>>>,
 }
 
 impl Ended {
     fn has(&self, path: &HashPart) -> bool {
-        self.paths.iter().any(|paths| paths.contains(path))
+        self.paths.iter().any(|paths| paths.has(path))
     }
 }
 
@@ -117,7 +117,7 @@ impl GateKeeper {
 
     /// Takes over what a look has found, whose first question was sent at `sent`. Returns the paths about which the session
     /// forgets what it knew.
-    pub(super) fn looked(&self, found: Found, sent: Moment) -> Vec<Paths> {
+    pub(super) fn looked(&self, found: Found, sent: Moment) -> Vec<InList<HashPart>> {
         let State { gate, tenure, requests, removed, ended, .. } = &mut *lock(&self.state);
         tenure.looked(sent.since_start(), now(), &self.limits);
         *removed = found.removed;
@@ -267,7 +267,7 @@ impl State {
             Change::Narinfo { path, references, nar, since: at } => {
                 let paths = || std::iter::once(path).chain(references);
                 let forgotten = since(*at).any(|ended| {
-                    ended.nars.iter().any(|nars| nars.contains(nar)) || paths().any(|path| ended.has(path))
+                    ended.nars.iter().any(|nars| nars.has(nar)) || paths().any(|path| ended.has(path))
                 });
                 let removed = paths().any(|path| self.removed.contains(path));
                 (Mutation::Narinfo { path, references, nar }, forgotten, removed)

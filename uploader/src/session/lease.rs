@@ -42,6 +42,8 @@ struct Turns {
     rescuer: Rescuer,
     /// What earlier looks have read. Only one look is taken at a time.
     looker: AsyncMutex<Looker>,
+    /// Held while the lease is written.
+    writing: AsyncMutex<()>,
 }
 
 impl Lease {
@@ -59,18 +61,23 @@ impl Lease {
             keys.iter().map(|key| Ok(key.sign(&fingerprint)?.to_string())).collect::<Result<_>>()?;
         let rescuer = Rescuer::new(bucket.clone(), id, keeper.clone());
         let object = Object { bucket, key: object_keys::lease(id), since, signatures, role };
-        let turns = Turns { object, keeper, facts, rescuer, looker: AsyncMutex::default() };
+        let turns = Turns {
+            object,
+            keeper,
+            facts,
+            rescuer,
+            looker: AsyncMutex::default(),
+            writing: AsyncMutex::default(),
+        };
         // Only when the lease is in the bucket, the collections are read.
         turns.write().await?;
         let turns = Arc::new(turns);
         if role == Role::Writer {
             turns.look().await?;
-            if !turns.keeper.is_open() {
-                // The collection need not wait for the next renewal.
-                turns.write().await?;
-            }
         }
-        let renewal = tokio::spawn(renew(turns.clone()));
+        // The session need not wait until the lease acknowledges, and the collection not until the next renewal.
+        let at_once = !turns.keeper.is_open();
+        let renewal = tokio::spawn(renew(turns.clone(), at_once));
         Ok(Self { turns, renewal: Mutex::new(Some(renewal)) })
     }
 
@@ -91,6 +98,8 @@ impl Lease {
 
     /// Ends the renewal and deletes the lease. A lease stays while a request of its process may still be carried out.
     pub(super) async fn give_back(&self) -> Result<()> {
+        // The lease that is being written would come back.
+        let _writing = self.turns.writing.lock().await;
         self.stop();
         match self.turns.keeper.any_open() {
             true => Ok(()),
@@ -147,6 +156,7 @@ impl Turns {
     }
 
     async fn write(&self) -> Result<()> {
+        let _writing = self.writing.lock().await;
         let sent = Moment::now();
         let contents = Contents {
             since: self.object.since,
@@ -172,9 +182,12 @@ impl Turns {
 }
 
 /// Renews a lease until the bucket refuses permanently.
-async fn renew(turns: Arc<Turns>) {
+async fn renew(turns: Arc<Turns>, at_once: bool) {
     let period = turns.period();
     let mut wait = period;
+    if at_once && turns.write().await.is_err() {
+        wait = period / AGAIN;
+    }
     loop {
         tokio::time::sleep(wait).await;
         wait = match turns.turn().await {

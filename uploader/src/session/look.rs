@@ -6,10 +6,11 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use nix_derivation::nixbase32;
 
-use super::names::{BucketNames, HashPart, Keys, Paths};
+use super::names::{BucketNames, HashPart, InList, Keys, Paths};
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Bucket, Depth};
 use crate::format::collection::{COLLECTIONS, Header, List, Part, TOMBSTONES, piece};
+use crate::format::members;
 use crate::protocol::gate::{Open, Stage};
 
 /// The number of pieces of a list that are read at the same time.
@@ -46,11 +47,16 @@ impl Looker {
             let is_final = stage == Stage::Deleting;
             let key = (id.clone(), is_final);
             if !self.lists.contains_key(&key) {
-                let Some(list) = read_list(bucket, &id, is_final).await? else {
-                    // It ended while it was read.
-                    continue;
+                let short = read_short(bucket, &id, is_final, &parts).await;
+                let list = match short {
+                    Some(list) => list,
+                    None => match read_list(bucket, &id, is_final).await? {
+                        Some(list) => opened(&id, &list),
+                        // It ended while it was read.
+                        None => continue,
+                    },
                 };
-                self.lists.insert(key.clone(), opened(&id, &list));
+                self.lists.insert(key.clone(), list);
             }
             if let Some(list) = self.lists.get(&key) {
                 open.push(Open { stage, ..list.clone() });
@@ -65,10 +71,36 @@ fn opened(id: &str, list: &OpenList) -> Open<BucketNames> {
     Open {
         id: id.to_owned(),
         stage: Stage::Condemned,
-        paths: list.list.levels.iter().flatten().copied().collect(),
-        nars: list.list.objects.iter().map(|key| Arc::from(&**key)).collect::<Keys>(),
+        paths: InList::Whole(list.list.levels.iter().flatten().copied().collect()),
+        nars: InList::Whole(list.list.objects.iter().map(|key| Arc::from(&**key)).collect()),
         rescuable: !list.removal,
     }
+}
+
+/// Reads the short form of `condemned` or `final`. `None` if it cannot be had: the list itself tells what is wrong.
+async fn read_short(
+    bucket: &dyn Bucket,
+    id: &str,
+    is_final: bool,
+    parts: &Parts,
+) -> Option<Open<BucketNames>> {
+    let list = list_key(id, is_final);
+    let short = members::key(&list);
+    parts.keys.contains(&short).then_some(())?;
+    let (header, short) = tokio::try_join!(bucket.get(&list), bucket.get(&short)).ok()?;
+    let header = Header::parse(&header?.body).ok()?;
+    let (paths, nars) = members::decode(&header, &short?.body)?;
+    Some(Open {
+        id: id.to_owned(),
+        stage: Stage::Condemned,
+        paths: InList::Short(Arc::new(paths), Paths::default()),
+        nars: InList::Short(Arc::new(nars), Keys::default()),
+        rescuable: !header.removal,
+    })
+}
+
+fn list_key(id: &str, is_final: bool) -> String {
+    if is_final { Part::Final.key(id) } else { Part::Condemned.key(id) }
 }
 
 /// The objects of a collection that a listing shows.
@@ -171,7 +203,7 @@ pub struct OpenList {
 /// # Errors
 /// When the bucket fails, or the list is damaged.
 pub async fn read_list(bucket: &dyn Bucket, id: &str, is_final: bool) -> Result<Option<OpenList>> {
-    let key = if is_final { Part::Final.key(id) } else { Part::Condemned.key(id) };
+    let key = list_key(id, is_final);
     match try_list(bucket, &key).await {
         Ok(list) => Ok(Some(list)),
         Err(error) => match bucket.head(&Part::Done.key(id)).await {
@@ -208,6 +240,7 @@ mod tests {
     use crate::bucket::memory::MemoryBucket;
     use crate::bucket::{Condition, ContentType};
     use crate::format::object_keys;
+    use crate::protocol::names::Members;
 
     async fn put(bucket: &MemoryBucket, key: &str, body: impl Into<Vec<u8>>) {
         let body: Vec<u8> = body.into();
@@ -223,6 +256,10 @@ mod tests {
         put(bucket, key, header).await;
     }
 
+    fn has(open: &Open<BucketNames>) -> Vec<u8> {
+        (0..10).filter(|number| open.paths.has(&[*number; 20])).collect()
+    }
+
     #[tokio::test]
     async fn a_collection_is_read_from_its_beginning_to_its_end() {
         let (bucket, id) = (MemoryBucket::default(), object_keys::new_writer());
@@ -230,18 +267,43 @@ mod tests {
         assert!(looker.look(&bucket).await.unwrap().open.is_empty());
         put_list(&bucket, &Part::Condemned.key(&id), &[[1; 20], [2; 20]]).await;
         let open = looker.look(&bucket).await.unwrap().open.remove(0);
-        assert_eq!((open.stage, open.paths.len(), open.rescuable), (Stage::Condemned, 2, true));
+        assert_eq!((open.stage, has(&open), open.rescuable), (Stage::Condemned, vec![1, 2], true));
         put(&bucket, &Part::Closing.key(&id), "{}").await;
         let open = looker.look(&bucket).await.unwrap().open.remove(0);
-        assert_eq!((open.stage, open.paths.len()), (Stage::Closing, 2));
+        assert_eq!((open.stage, has(&open)), (Stage::Closing, vec![1, 2]));
         put_list(&bucket, &Part::Final.key(&id), &[[2; 20]]).await;
         let open = looker.look(&bucket).await.unwrap().open.remove(0);
-        assert_eq!((open.stage, open.paths.len(), open.nars.len()), (Stage::Deleting, 1, 1));
+        assert_eq!(
+            (open.stage, has(&open), open.nars.has(&"nar/x".into())),
+            (Stage::Deleting, vec![2], true)
+        );
         // Somebody has deleted an object: what is being deleted stays known.
         bucket.delete(&Part::Condemned.key(&id)).await.unwrap();
         assert_eq!(Looker::default().look(&bucket).await.unwrap().open.len(), 1);
         put(&bucket, &Part::Done.key(&id), "{}").await;
         assert!(looker.look(&bucket).await.unwrap().open.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_short_form_is_read_unless_it_is_damaged() {
+        let (bucket, id) = (MemoryBucket::default(), object_keys::new_writer());
+        let key = Part::Condemned.key(&id);
+        let list = List { levels: vec![vec![[1; 20], [2; 20]]], objects: vec!["nar/x".into()] };
+        put_list(&bucket, &key, &[[1; 20], [2; 20]]).await;
+        put(&bucket, &members::key(&key), members::encode(&list)).await;
+        let look = async || Looker::default().look(&bucket).await.map(|mut found| found.open.remove(0));
+        let mut open = look().await.unwrap();
+        assert!(matches!((&open.paths, &open.nars), (InList::Short(..), InList::Short(..))));
+        assert_eq!((has(&open), open.nars.has(&"nar/x".into())), (vec![1, 2], true));
+        open.paths.spare([1; 20]);
+        assert_eq!(has(&open), [2]);
+        // Nobody needs the list itself.
+        bucket.delete(&piece(&key, 0)).await.unwrap();
+        assert_eq!(has(&look().await.unwrap()), [1, 2]);
+        put(&bucket, &members::key(&key), "rubbish").await;
+        assert!(look().await.is_err(), "the list is read, and lacks a piece");
+        put_list(&bucket, &key, &[[1; 20], [2; 20]]).await;
+        assert!(matches!(look().await.unwrap().paths, InList::Whole(_)));
     }
 
     #[tokio::test]

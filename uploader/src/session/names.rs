@@ -5,7 +5,8 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::protocol::names::{Names, Set};
+use crate::format::members::Prefixes;
+use crate::protocol::names::{Members, Names, Set};
 
 /// Paths are named by their hash parts, NARs and other objects by their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +25,52 @@ impl Names for BucketNames {
     type Nar = Arc<str>;
     type Paths = Paths;
     type Nars = Keys;
+    type OpenPaths = InList<HashPart>;
+    type OpenNars = InList<Arc<str>>;
+}
+
+/// The paths or the objects of a list, in the form in which a writer has read them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum InList<T: Ord> {
+    /// All of them.
+    Whole(Shared<T>),
+    /// The beginnings of their hashes, and items that do not count.
+    Short(Arc<Prefixes>, Shared<T>),
+}
+
+impl Members<HashPart> for InList<HashPart> {
+    fn has(&self, path: &HashPart) -> bool {
+        match self {
+            Self::Whole(paths) => paths.contains(path),
+            Self::Short(prefixes, spared) => prefixes.has_path(path) && !spared.contains(path),
+        }
+    }
+
+    fn spare(&mut self, path: HashPart) {
+        self.take_out(path);
+    }
+}
+
+impl Members<Arc<str>> for InList<Arc<str>> {
+    fn has(&self, key: &Arc<str>) -> bool {
+        match self {
+            Self::Whole(keys) => keys.contains(key),
+            Self::Short(prefixes, spared) => prefixes.has_object(key) && !spared.contains(key),
+        }
+    }
+
+    fn spare(&mut self, key: Arc<str>) {
+        self.take_out(key);
+    }
+}
+
+impl<T: Clone + Debug + Ord + Hash> InList<T> {
+    fn take_out(&mut self, item: T) {
+        match self {
+            Self::Whole(items) => items.remove(&item),
+            Self::Short(_, spared) => spared.insert(item),
+        }
+    }
 }
 
 /// A set that is cheap to clone: a collection may have 100,000 paths.

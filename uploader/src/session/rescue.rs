@@ -13,7 +13,7 @@ use crate::base::error::Result;
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::collection::{Part, encode_paths};
 use crate::protocol::gate::{Open, Stage, Verdict};
-use crate::protocol::names::Set;
+use crate::protocol::names::Members;
 
 /// The most paths in a rescue: 3 MB.
 const MOST: usize = 90_000;
@@ -38,7 +38,7 @@ pub(super) fn known_and_condemned(open: &[Open<BucketNames>], facts: &Facts) -> 
     }
     let known = facts.known();
     for open in open.iter().filter(|open| open.rescuable && open.stage == Stage::Condemned) {
-        let condemned = known.iter().filter(|path| open.paths.contains(path)).copied();
+        let condemned = known.iter().filter(|path| open.paths.has(path)).copied();
         wanted.entry(open.id.clone()).or_default().extend(condemned);
     }
     wanted

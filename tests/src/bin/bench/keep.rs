@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result};
 use larder::bucket::{Options, open};
 use larder::format::collection::{List, Part, piece};
+use larder::format::members;
 use larder::format::object_keys;
 use larder::format::signature::SecretKey;
 use larder_tests::larder::LarderHome;
@@ -148,6 +149,7 @@ impl Keep {
         let (header, pieces) = list.encode(false);
         let mut objects: Vec<_> =
             (0..).zip(pieces).map(|(number, contents)| (piece(&key, number), contents)).collect();
+        objects.push((members::key(&key), members::encode(&list)));
         objects.push((key, header));
         for (key, contents) in &objects {
             self.server.client().put(BUCKET, key, contents)?;

@@ -78,6 +78,8 @@ impl crate::protocol::names::Names for ByNumber {
     type Nar = ();
     type Paths = BTreeSet<PathId>;
     type Nars = BTreeSet<()>;
+    type OpenPaths = Self::Paths;
+    type OpenNars = Self::Nars;
 }
 
 fn bytes(catalog: &Catalog, garbage: &Garbage) -> u64 {

@@ -3,9 +3,10 @@
 use crate::base::error::Result;
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::collection::{List, Part, piece};
+use crate::format::members;
 use crate::session::Parts;
 
-/// Puts a list into the bucket: its pieces, and then its header, which makes it count.
+/// Puts a list into the bucket: its pieces and its short form, and then its header, which makes it count.
 ///
 /// # Errors
 /// When the bucket fails. The list may count all the same.
@@ -14,6 +15,8 @@ pub(super) async fn publish(bucket: &dyn Bucket, key: &str, list: &List, removal
     for (number, contents) in (0..).zip(pieces) {
         bucket.put(&piece(key, number), contents.into(), ContentType::Text, Condition::None).await?;
     }
+    let short = members::encode(list);
+    bucket.put(&members::key(key), short.into(), ContentType::Binary, Condition::None).await?;
     put(bucket, key, header).await
 }
 

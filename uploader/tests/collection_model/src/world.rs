@@ -80,6 +80,8 @@ impl Names for Tiny {
     type Nar = u8;
     type Paths = Bits;
     type Nars = Bits;
+    type OpenPaths = Self::Paths;
+    type OpenNars = Self::Nars;
 }
 
 /// What the number of a fresh NAR is larger by.
