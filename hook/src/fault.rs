@@ -3,8 +3,9 @@
 //!
 //! `LARDER_FAULT=NAME:N` kills the process with SIGKILL when it passes the fail point NAME for the `N`th time.
 //! `LARDER_FAULT=*:N` kills the process at the `N`th fail point of any name. `LARDER_FAULT="stop NAME:N"` stops it with SIGSTOP
-//! instead. With `LARDER_FAULT_LOG=FILE`, the process
-//! appends the name of each fail point that it passes to that file.
+//! instead. With `LARDER_FAULT_LOG=FILE`, the process appends the name of each fail point that it passes to that file.
+//! A word without a number makes the process break a rule, so that a test can show that it finds this out. `LARDER_FAULT` may
+//! hold several of these, with commas between them.
 
 /// Whether fail points are compiled in.
 pub const COMPILED_IN: bool = cfg!(feature = "faults");
@@ -27,23 +28,23 @@ pub fn point(name: &'static str) {
         let _ = file.write_all(format!("{name}\n").as_bytes());
     }
     let Ok(wanted) = std::env::var("LARDER_FAULT") else { return };
-    let (wanted, signal) = match wanted.strip_prefix("stop ") {
-        Some(wanted) => (wanted, rustix::process::Signal::STOP),
-        None => (&*wanted, rustix::process::Signal::KILL),
+    let Some((wanted, count)) = wanted.split(',').find_map(|one| one.rsplit_once(':')) else { return };
+    let (which, signal) = match wanted.strip_prefix("stop ") {
+        Some(which) => (which, rustix::process::Signal::STOP),
+        None => (wanted, rustix::process::Signal::KILL),
     };
-    let Some((which, count)) = wanted.rsplit_once(':') else { return };
     if (which == "*" || which == name) && count.parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
     }
 }
 
-/// Whether `LARDER_FAULT` has the value `word`.
+/// Whether `LARDER_FAULT` has the word `word`.
 #[cfg(feature = "faults")]
 pub fn is(word: &str) -> bool {
-    std::env::var("LARDER_FAULT").is_ok_and(|wanted| wanted == word)
+    std::env::var("LARDER_FAULT").is_ok_and(|wanted| wanted.split(',').any(|one| one == word))
 }
 
-/// Whether `LARDER_FAULT` has the value `word`: without the feature `faults`, always false.
+/// Whether `LARDER_FAULT` has the word `word`: without the feature `faults`, always false.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn is(_word: &str) -> bool {

@@ -11,6 +11,7 @@ mod house;
 mod kill;
 mod matrix;
 mod polite;
+mod sabotage;
 mod silent_daemon;
 mod store;
 mod tamper;
