@@ -56,8 +56,12 @@ impl Facts {
         let ended = lock(&self.ended);
         let is_late =
             |path: &StorePath| ended.iter().any(|(ended, paths)| at <= *ended && paths.has(path.digest()));
-        let paths = paths.into_iter().filter(|(path, _)| ended.is_empty() || !is_late(path));
-        lock(&self.proved).extend(paths.map(|(path, proof)| (path, (at, proof))));
+        // A late answer leaves no gap: a reference without a fact counts as upstream's.
+        let proved = paths.into_iter().map(|(path, proof)| {
+            let proof = if !ended.is_empty() && is_late(&path) { Proof::Lost } else { proof };
+            (path, (at, proof))
+        });
+        lock(&self.proved).extend(proved);
     }
 
     /// Forgets these paths, which a collection could take that has ended: whoever relies on them asks again.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use larder_hook::fault;
 use nix_derivation::nixbase32;
 
+use super::facts::Facts;
 use super::look::Found;
 use super::names::{BucketNames, HashPart, InList, Paths};
 use crate::base::clock::Moment;
@@ -22,6 +23,10 @@ use crate::protocol::limits::Limits;
 use crate::protocol::names::{Members, Set};
 use crate::protocol::requests::Requests;
 use crate::protocol::rules::Rules;
+
+/// A collection that has ended is remembered for so many times the time after which a lease is dead: 25 hours, longer than
+/// almost every push.
+const REMEMBERED: u32 = 30;
 
 /// The word with which a test lets a writer ignore the collections.
 pub(super) const IGNORES_COLLECTIONS: &str = "ignores-collections";
@@ -68,6 +73,10 @@ impl Ended {
     fn has(&self, path: &HashPart) -> bool {
         self.paths.iter().any(|paths| paths.has(path))
     }
+
+    fn has_nar(&self, key: &Arc<str>) -> bool {
+        self.nars.iter().any(|nars| nars.has(key))
+    }
 }
 
 #[derive(Debug)]
@@ -77,6 +86,9 @@ struct State {
     requests: Requests,
     removed: Paths,
     ended: Vec<Ended>,
+    /// When the session learnt of the last collection that has ended and that it has forgotten itself. What is known since
+    /// before may have been taken by it.
+    forgets_all_until: Option<Moment>,
     /// Whether the bucket does not admit this program any more.
     is_refused: bool,
 }
@@ -98,6 +110,7 @@ impl GateKeeper {
             requests: Requests::default(),
             removed: Paths::default(),
             ended: Vec::new(),
+            forgets_all_until: None,
             is_refused: false,
         };
         Self { limits: limits(), address, state: Mutex::new(state) }
@@ -118,22 +131,25 @@ impl GateKeeper {
         lock(&self.state).tenure.renewed(sent.since_start(), now(), &self.limits);
     }
 
-    /// Takes over what a look has found, whose first question was sent at `sent`. Returns the paths about which the session
-    /// forgets what it knew.
-    pub(super) fn looked(&self, found: Found, sent: Moment) -> Vec<InList<HashPart>> {
-        let State { gate, tenure, requests, removed, ended, .. } = &mut *lock(&self.state);
+    /// Takes over what a look has found, whose first question was sent at `sent`. `facts` forget the paths of collections that
+    /// have ended, before any request passes that relies on them.
+    pub(super) fn looked(&self, found: Found, sent: Moment, facts: &Facts) {
+        let State { gate, tenure, requests, removed, ended, forgets_all_until, .. } = &mut *lock(&self.state);
         tenure.looked(sent.since_start(), now(), &self.limits);
         *removed = found.removed;
         let change = gate.observe(found.open);
         if change.advanced {
             requests.gate_changed();
         }
-        ended.retain(|ended| ended.at.elapsed() < self.limits.dead() * 2);
+        let (kept, old) = std::mem::take(ended)
+            .into_iter()
+            .partition::<Vec<_>, _>(|ended| ended.at.elapsed() < self.limits.dead() * REMEMBERED);
+        *ended = kept;
+        *forgets_all_until = old.iter().map(|old| old.at).max().max(*forgets_all_until);
         if !change.forget.is_empty() {
-            let (paths, nars) = (change.forget.clone(), change.forget_nars);
-            ended.push(Ended { at: Moment::now(), paths, nars });
+            change.forget.iter().for_each(|paths| facts.forget(paths));
+            ended.push(Ended { at: Moment::now(), paths: change.forget, nars: change.forget_nars });
         }
-        change.forget
     }
 
     /// Acknowledges what the gate knows. Returns false while a request that was sent before may still be carried out.
@@ -191,7 +207,14 @@ impl GateKeeper {
 
     /// Whether a collection that could take the path has ended since then.
     pub(super) fn forgot(&self, path: &HashPart, since: Moment) -> bool {
-        lock(&self.state).ended.iter().any(|ended| ended.at >= since && ended.has(path))
+        let state = lock(&self.state);
+        state.forgets_all(since) || state.ended.iter().any(|ended| ended.at >= since && ended.has(path))
+    }
+
+    /// Whether a collection that could take the NAR with this key has ended since then.
+    pub(super) fn forgot_nar(&self, key: &str, since: Moment) -> bool {
+        let (state, key) = (lock(&self.state), Arc::from(key));
+        state.forgets_all(since) || state.ended.iter().any(|ended| ended.at >= since && ended.has_nar(&key))
     }
 
     /// The server has confirmed a rescue.
@@ -275,14 +298,14 @@ impl State {
         let (mutation, is_forgotten, is_removed) = match change {
             Change::Narinfo { path, references, nar, since: at } => {
                 let paths = || std::iter::once(path).chain(references);
-                let forgotten = since(*at).any(|ended| {
-                    ended.nars.iter().any(|nars| nars.has(nar)) || paths().any(|path| ended.has(path))
-                });
+                let forgotten = self.forgets_all(*at)
+                    || since(*at).any(|ended| ended.has_nar(nar) || paths().any(|path| ended.has(path)));
                 let removed = paths().any(|path| self.removed.contains(path));
                 (Mutation::Narinfo { path, references, nar }, forgotten, removed)
             }
             Change::Record { paths, since: at } => {
-                let forgotten = since(*at).any(|ended| paths.iter().any(|path| ended.has(path)));
+                let forgotten =
+                    self.forgets_all(*at) || since(*at).any(|ended| paths.iter().any(|path| ended.has(path)));
                 (Mutation::Record { paths }, forgotten, false)
             }
             Change::Rescue(collection) => (Mutation::Rescue { collection }, false, false),
@@ -293,6 +316,10 @@ impl State {
             Ok(()) if is_forgotten => Some(Refused::Forgotten),
             Ok(()) => None,
         }
+    }
+
+    fn forgets_all(&self, since: Moment) -> bool {
+        self.forgets_all_until.is_some_and(|until| since <= until)
     }
 }
 

@@ -73,7 +73,13 @@ impl Lease {
         turns.write().await?;
         let turns = Arc::new(turns);
         if role == Role::Writer {
-            turns.look().await?;
+            if let Err(error) = turns.look().await {
+                // Otherwise a collection would wait for a lease that acknowledges nothing, until it is dead.
+                if !turns.keeper.any_open() {
+                    let _ = turns.object.bucket.delete(&turns.object.key).await;
+                }
+                return Err(error);
+            }
         }
         // The session need not wait until the lease acknowledges, and the collection not until the next renewal.
         let at_once = !turns.keeper.is_open();
@@ -147,9 +153,7 @@ impl Turns {
         let sent = Moment::now();
         let found = looker.look(&*self.object.bucket).await?;
         let known = known_and_condemned(&found.open, &self.facts);
-        for forgotten in self.keeper.looked(found, sent) {
-            self.facts.forget(&forgotten);
-        }
+        self.keeper.looked(found, sent, &self.facts);
         drop(looker);
         self.rescuer.rescue(known).await?;
         Ok(self.keeper.acknowledge())

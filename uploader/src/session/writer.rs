@@ -256,6 +256,11 @@ impl Session {
         self.keeper.nar_counts(key)
     }
 
+    /// Whether a collection that could take the NAR with this key has ended since then.
+    pub fn forgot_nar(&self, key: &str, since: Moment) -> bool {
+        self.keeper.forgot_nar(key, since)
+    }
+
     /// The paths that a person has removed for good, so that nobody publishes them again.
     pub fn removed(&self) -> BTreeSet<HashPart> {
         self.keeper.removed().iter().copied().collect()

@@ -198,9 +198,10 @@ impl Sender {
 }
 
 /// Whether the answer shows that the server has carried the request out, or will not. After other errors of a server, or of a
-/// proxy before it, the request may still be carried out.
+/// proxy before it, the request may still be carried out; a 503 counts only if it has a code of S3.
 fn is_settled(reply: &Reply) -> bool {
-    reply.status < 500 && reply.status != 408 || asks_for_less(reply.status, &reply.fault.code)
+    let code = &reply.fault.code;
+    reply.status < 500 && reply.status != 408 || !code.is_empty() && asks_for_less(reply.status, code)
 }
 
 fn compose(request: &Request<'_>, url: &str, body: transport::Body) -> Result<transport::Request, Cause> {

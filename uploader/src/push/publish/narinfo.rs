@@ -32,9 +32,11 @@ impl Publisher<'_> {
     /// # Errors
     /// When the session is over, when the NAR or the narinfo of a reference has vanished, or when the bucket fails.
     pub async fn publish(&self, info: &PathInfo, nar: &Uploaded) -> Result<Outcome> {
-        let since = Moment::now();
+        // What the narinfo relies on is known since then: the NAR since it was sent, or found.
+        let is_old = nar.at.elapsed() > FACT_AGE;
+        let since = if is_old { Moment::now() } else { nar.at };
         self.check_references(info).await?;
-        if nar.at.elapsed() > FACT_AGE && self.bucket().head(&nar.object.key).await?.is_none() {
+        if is_old && self.bucket().head(&nar.object.key).await?.is_none() {
             return Err(vanished(&info.path, &format!("its NAR `{}` is not in the bucket", nar.object.key)));
         }
         self.session.check()?;
@@ -52,7 +54,7 @@ impl Publisher<'_> {
             }
         }
         // A narinfo stands, another writer was first, or the answer to our first attempt was lost.
-        Ok(match self.settle(info, Some(bytes)).await? {
+        Ok(match self.settle(info, Some(bytes), since).await? {
             Outcome::Present => pushed,
             other => other,
         })
@@ -63,20 +65,20 @@ impl Publisher<'_> {
     /// # Errors
     /// As for [`Publisher::publish`], and when other writers change the narinfo at each attempt.
     pub async fn sign(&self, info: &PathInfo) -> Result<Outcome> {
+        let since = Moment::now();
         self.check_references(info).await?;
         self.session.check()?;
-        self.settle(info, None).await
+        self.settle(info, None, since).await
     }
 
     /// Reads the narinfo in the bucket, and writes what is missing, until nothing is missing. `replacement` replaces a
-    /// narinfo that no client can use.
-    async fn settle(&self, info: &PathInfo, replacement: Option<Vec<u8>>) -> Result<Outcome> {
+    /// narinfo that no client can use. `since` is the moment since when the caller knows what the narinfo relies on.
+    async fn settle(&self, info: &PathInfo, replacement: Option<Vec<u8>>, since: Moment) -> Result<Outcome> {
         let key = object_keys::narinfo(&info.path);
         let (mut signed, mut replaced) = (false, false);
         // Another writer may change the narinfo at the same time. On a server without conditional writes, one of two
         // changes is lost. So the narinfo is read again after each write.
         for _ in 0..ATTEMPTS {
-            let since = Moment::now();
             // Before larder writes, it asks the bucket, not an older listing.
             let found = self.examiner.examine(info, None).await;
             let matching = found.etag.map_or(Condition::None, Condition::IfMatch);

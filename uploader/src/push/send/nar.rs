@@ -92,8 +92,11 @@ impl NarSender {
         let cell = {
             let mut remembered = lock(&self.remembered);
             let (_, cell) = remembered.entry(hash).or_insert_with(new);
-            // A NAR that a collection is removing counts as absent.
-            if cell.get().is_some_and(|sent: &Uploaded| !session.nar_counts(&sent.object.key)) {
+            // A NAR that a collection is removing, or may have removed, counts as absent.
+            let is_lost = |sent: &Uploaded| {
+                !session.nar_counts(&sent.object.key) || session.forgot_nar(&sent.object.key, sent.at)
+            };
+            if cell.get().is_some_and(is_lost) {
                 *cell = Arc::default();
             }
             cell.clone()

@@ -13,6 +13,7 @@ use super::nars::Obtainer;
 use super::outcome::{How, Mended, Mending};
 use super::repoint::{Repointed, Repointer};
 use super::take_back::above;
+use crate::base::clock::Moment;
 use crate::push::{Outcome, Progress, Pusher, Request, Root};
 use crate::upkeep::inventory::Catalog;
 
@@ -103,6 +104,7 @@ impl Repairer<'_> {
             sources: self.examiner.sources,
             progress: &self.progress,
         };
+        let since = Moment::now();
         let (object, how) = match obtainer.obtain(&plans).await {
             Ok(found) => found,
             Err(why) => {
@@ -118,7 +120,7 @@ impl Repairer<'_> {
         let mut done = Vec::new();
         for plan in plans {
             let State::Vouched(claim) = &plan.examined.state else { continue };
-            let mending = match repointer.repoint(claim, &object).await {
+            let mending = match repointer.repoint(claim, &object, since).await {
                 Ok(Repointed::Done) => Mending::Mended(how.clone()),
                 Ok(Repointed::ByAnother) => Mending::Mended(How::ByAnother),
                 Ok(Repointed::Changed(why)) => Mending::Left(why.to_owned()),

@@ -37,16 +37,20 @@ pub(super) struct Repointer<'a> {
 
 impl Repointer<'_> {
     /// Changes the narinfo for which `examined` was read, so that it names `object`, which holds the same NAR and is in the
-    /// bucket. Everything else in the narinfo stays, with what other writers have added meanwhile.
+    /// bucket since `since`. Everything else in the narinfo stays, with what other writers have added meanwhile.
     ///
     /// # Errors
     /// When the session is over, the bucket fails, or other writers change the narinfo at each attempt.
-    pub(super) async fn repoint(&self, examined: &Claim, object: &ObjectOfNar) -> Result<Repointed> {
+    pub(super) async fn repoint(
+        &self,
+        examined: &Claim,
+        object: &ObjectOfNar,
+        since: Moment,
+    ) -> Result<Repointed> {
         let bucket: &dyn Bucket = &**self.session.bucket();
         let digest = examined.info.path.digest();
         let key = object_keys::narinfo_of(digest);
         for _ in 0..ATTEMPTS {
-            let since = Moment::now();
             let Some(found) = bucket.get(&key).await? else {
                 return Ok(Repointed::Changed("its narinfo was removed meanwhile"));
             };
