@@ -9,6 +9,7 @@ mod check_table;
 pub mod collection;
 #[cfg(test)]
 mod example;
+pub mod derivation_hash;
 pub mod listing;
 pub mod marker;
 pub mod named_nar;
@@ -22,6 +23,7 @@ pub mod orphans;
 pub mod path_info;
 pub mod pin;
 pub mod public_key;
+pub mod realisation;
 pub mod repointing;
 pub mod resign;
 pub mod signature;
