@@ -7,9 +7,9 @@ pub mod cache_url;
 #[cfg(test)]
 mod check_table;
 pub mod collection;
+pub mod derivation_hash;
 #[cfg(test)]
 mod example;
-pub mod derivation_hash;
 pub mod listing;
 pub mod marker;
 pub mod named_nar;

@@ -297,7 +297,9 @@ mod tests {
             let ours = one.compose(form, &keys).unwrap();
             assert_eq!(one.compare(form, &ours, &keys).unwrap(), Standing::Complete);
             let theirs = one.compose(form, &other_key).unwrap();
-            let Standing::Lacks(both) = one.compare(form, &theirs, &keys).unwrap() else { panic!("{form:?}") };
+            let Standing::Lacks(both) = one.compare(form, &theirs, &keys).unwrap() else {
+                panic!("{form:?}")
+            };
             assert_eq!(one.compare(form, &both, &keys).unwrap(), Standing::Complete);
             assert_eq!(one.compare(form, &both, &other_key).unwrap(), Standing::Complete);
             let elsewhere = Realisation { path: path("79flhqrg5cqsj3j9j8v1pdds16fxyww5-top"), ..one.clone() };
@@ -328,7 +330,9 @@ mod tests {
     fn names_that_leave_the_key_are_refused() {
         let one = realisation();
         for name in ["", "a/b", "..", "a!b", "ü", "a b"] {
-            assert!(Realisation::new(one.hash, one.derivation.clone(), name.into(), one.path.clone()).is_none());
+            assert!(
+                Realisation::new(one.hash, one.derivation.clone(), name.into(), one.path.clone()).is_none()
+            );
         }
     }
 }
