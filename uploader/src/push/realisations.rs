@@ -90,6 +90,31 @@ fn ranks<'c>(closure: &'c Closure, marked: &HashSet<&StorePath>) -> HashMap<&'c 
     ranks
 }
 
+/// Asks the store for the realisations of each derivation, and of those that stand for it.
+fn ask_store(
+    derivations: &mut Derivations,
+    location: &StoreLocation,
+    wanted: Vec<Built>,
+) -> Vec<(Built, Result<Vec<Realisation>>)> {
+    let mut daemon = None;
+    let mut ask = |path: &StorePath| derivations.realisations(location, &mut daemon, path);
+    let answers: Vec<_> = wanted.iter().map(|built| ask(&built.derivation)).collect();
+    let places: HashMap<&StorePath, &Built> = wanted.iter().map(|built| (&*built.path, built)).collect();
+    let is_known = |answer: &Result<Vec<Realisation>>| answer.as_ref().is_ok_and(|found| !found.is_empty());
+    let floating = wanted.iter().zip(&answers).filter(|(_, answer)| is_known(answer));
+    let floating: BTreeSet<_> = floating.map(|(built, _)| built.derivation.clone()).collect();
+    let mut more = Vec::new();
+    if !floating.is_empty() {
+        for derivation in Derivations::alike(location, &floating) {
+            // Nothing asks for those that cannot be read, or are of another build.
+            let found = ask(&derivation).unwrap_or_default();
+            let Some(built) = found.iter().find_map(|one| places.get(&one.path)) else { continue };
+            more.push((Built { derivation, ..(*built).clone() }, Ok(found)));
+        }
+    }
+    wanted.into_iter().zip(answers).chain(more).collect()
+}
+
 /// Publishes realisations within a session.
 #[derive(Debug, Default)]
 pub(super) struct Realisations {
@@ -185,13 +210,9 @@ impl Realisations {
             return Vec::new();
         }
         let (derivations, location, asked) = (self.derivations.clone(), store.clone(), wanted.clone());
-        let ask = move || {
-            let (mut derivations, mut daemon) = (lock(&derivations), None);
-            let mut ask = |built: &Built| derivations.realisations(&location, &mut daemon, &built.derivation);
-            asked.iter().map(&mut ask).collect::<Vec<_>>()
-        };
+        let ask = move || ask_store(&mut lock(&derivations), &location, asked);
         match tokio::task::spawn_blocking(ask).await {
-            Ok(answers) => wanted.into_iter().zip(answers).collect(),
+            Ok(answers) => answers,
             Err(error) => {
                 let error = Error::transient(Area::General, "the thread that reads derivations ended early")
                     .because(error);

@@ -13,6 +13,9 @@ use crate::base::file::MAX_SMALL;
 use crate::format::derivation_hash::{Purpose, hash};
 use crate::format::realisation::Realisation;
 
+/// The most derivations of one name that are looked at.
+const MOST_ALIKE: usize = 100;
+
 /// What is known of derivations. They never change, so this stays true.
 #[derive(Clone, Debug, Default)]
 pub struct Derivations {
@@ -53,6 +56,25 @@ impl Derivations {
         let known = built.into_iter().filter(|(name, _)| derivation.outputs().contains_key(name));
         let realised = known.filter_map(|(name, built)| Realisation::new(hash, path.clone(), name, built?));
         Ok(realised.collect())
+    }
+
+    /// The derivations in the store with the name of one of these, besides these, at most [`MOST_ALIKE`] of each name. Nix
+    /// replaces the inputs of a derivation by their outputs before it builds it, and so builds another derivation of the same
+    /// name. Clients ask for the one before. Blocks.
+    pub fn alike(location: &StoreLocation, paths: &BTreeSet<StorePath>) -> Vec<StorePath> {
+        let mut left: BTreeMap<&str, usize> = paths.iter().map(|path| (path.name(), MOST_ALIKE)).collect();
+        let Ok(entries) = std::fs::read_dir(&location.real_dir) else { return Vec::new() };
+        let mut alike = Vec::new();
+        for entry in entries.flatten() {
+            let Ok(path) = StorePath::from_basename(entry.file_name().as_encoded_bytes()) else { continue };
+            if let Some(left) = left.get_mut(path.name()).filter(|left| **left > 0)
+                && !paths.contains(&path)
+            {
+                *left -= 1;
+                alike.push(path);
+            }
+        }
+        alike
     }
 
     /// Finds the hashes of all derivations that a derivation needs, directly or not.
