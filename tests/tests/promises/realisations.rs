@@ -235,3 +235,43 @@ fn a_push_by_hand_publishes_the_realisations_of_the_closure() -> Result<()> {
     ensure!(before.keys().filter(kept).eq(after.keys().filter(kept)), "{before:?} {after:?}");
     Ok(())
 }
+
+/// The keys of all realisations, in both forms.
+fn all_keys(world: &World) -> Result<Vec<String>> {
+    Ok([keys(world, FORMS[0])?, keys(world, FORMS[1])?].concat())
+}
+
+#[test]
+fn a_collection_takes_the_realisations_of_paths_that_went_and_no_others() -> Result<()> {
+    const DIVISOR: u32 = 600;
+    let Some(version) = versions().into_iter().last() else { return Ok(()) };
+    let world = directory(version)?;
+    let (kept, gone) = (samples::ca_chain("kept", ""), samples::ca_single("gone"));
+    let kept = world.nix.build(&kept)?.remove(0);
+    world.larder.run(&["push", &kept])?;
+    let before = all_keys(&world)?;
+    world.larder.run(&["pin", "kept", &kept])?;
+    let gone = world.nix.build(&gone)?.remove(0);
+    world.larder.run(&["push", &gone])?;
+    ensure!(all_keys(&world)?.len() == before.len() + 2, "{:?}", world.target.list()?);
+    world.larder.run(&["verify"])?;
+    let collect = |grace: &str| {
+        let args = ["collect", "--yes", "--grace", "0s", "--nar-grace", grace];
+        world.larder.quick(&args, DIVISOR)
+    };
+    let output = collect("30d")?;
+    ensure!(!world.target.list()?.contains_key(&narinfo_key(&gone)), "{} {}", output.stdout, output.stderr);
+    // As NARs do, they stay for the grace, so that the path can be brought back.
+    ensure!(all_keys(&world)?.len() == before.len() + 2);
+    collect("0s")?;
+    ensure!(all_keys(&world)? == before, "{:?}", all_keys(&world)?);
+    world.larder.run(&["verify"])?;
+
+    // A path that somebody removes takes its realisations with it.
+    world.larder.quick(&["remove", "--yes", "--unpin", &kept], DIVISOR)?;
+    let top = kept.rsplit('/').next().unwrap_or_default();
+    for key in all_keys(&world)? {
+        ensure!(object(&world, &key)?["outPath"] != top, "{key}");
+    }
+    Ok(())
+}

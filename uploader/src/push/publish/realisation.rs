@@ -1,7 +1,5 @@
 //! Publishes realisations: which path an output of a content-addressed derivation has become.
 
-use larder_hook::fault::point;
-
 use super::narinfo::Publisher;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
@@ -30,7 +28,6 @@ impl Publisher<'_> {
         let put = |body, condition, since| async move {
             self.session.put_realisation(&realisation.key(form), body, path, condition, since).await
         };
-        point("publish: realisation");
         if self.session.has_conditional_writes() {
             let object = realisation.compose(form, keys)?;
             if put(object, Condition::IfAbsent, since).await? == Put::Written {
