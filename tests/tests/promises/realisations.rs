@@ -268,7 +268,7 @@ fn a_collection_takes_the_realisations_of_paths_that_went_and_no_others() -> Res
     world.larder.run(&["verify"])?;
 
     // A path that somebody removes takes its realisations with it.
-    world.larder.quick(&["remove", "--yes", "--unpin", &kept], DIVISOR)?;
+    world.larder.quick(&["remove", "--purge", "--yes", "--unpin", &kept], DIVISOR)?;
     let top = kept.rsplit('/').next().unwrap_or_default();
     for key in all_keys(&world)? {
         ensure!(object(&world, &key)?["outPath"] != top, "{key}");

@@ -14,7 +14,7 @@ use super::publish::Publisher;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result, Retry};
 use crate::base::lock::lock;
-use crate::format::realisation::{Form, Realisation};
+use crate::format::realisation::Realisation;
 use crate::session::FACT_AGE;
 use crate::store::{Closure, Derivations, StoreLocation};
 
@@ -121,7 +121,7 @@ pub(super) struct Realisations {
     derivations: Arc<Mutex<Derivations>>,
     /// When the session has published or found each of them.
     there: Mutex<HashMap<Realisation, Moment>>,
-    /// The derivations about which a remark was made.
+    /// The derivations and paths about which a remark was made.
     remarked: Mutex<BTreeSet<StorePath>>,
 }
 
@@ -180,17 +180,14 @@ impl Realisations {
         since: Moment,
         progress: &dyn Progress,
     ) -> Result<()> {
-        for form in Form::ALL {
-            if let Some(other) = publisher.publish_realisation(one, form, since).await? {
-                self.remark(&one.derivation, progress, || {
-                    format!(
-                        "clients that build `{}` get `{}`, which the bucket had before, and not `{}`: the build gives different results",
-                        one.derivation.to_basename(),
-                        other.to_basename(),
-                        one.path.to_basename()
-                    )
-                });
-            }
+        if let Some(other) = publisher.publish_realisation(one, since).await? {
+            self.remark(&one.path, progress, || {
+                format!(
+                    "clients that build the derivation of `{}` get `{}`, which the bucket had before: the build gives different results",
+                    one.path.to_basename(),
+                    other.to_basename()
+                )
+            });
         }
         Ok(())
     }
@@ -221,9 +218,9 @@ impl Realisations {
         }
     }
 
-    /// Makes one remark about each derivation.
-    fn remark(&self, derivation: &StorePath, progress: &dyn Progress, text: impl FnOnce() -> String) {
-        if lock(&self.remarked).insert(derivation.clone()) {
+    /// Makes one remark about each derivation or path.
+    fn remark(&self, about: &StorePath, progress: &dyn Progress, text: impl FnOnce() -> String) {
+        if lock(&self.remarked).insert(about.clone()) {
             progress.remark(&text());
         }
     }

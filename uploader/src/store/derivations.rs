@@ -11,7 +11,7 @@ use super::location::StoreLocation;
 use crate::base::error::{Area, Error, Result};
 use crate::base::file::MAX_SMALL;
 use crate::format::derivation_hash::{Purpose, hash};
-use crate::format::realisation::Realisation;
+use crate::format::realisation::{Named, Realisation};
 
 /// The most derivations of one name that are looked at.
 const MOST_ALIKE: usize = 100;
@@ -26,7 +26,7 @@ pub struct Derivations {
 }
 
 impl Derivations {
-    /// The realisations of the floating content-addressed outputs of a derivation: those that the daemon knows. Empty if it has
+    /// The realisations, in both forms, of the floating content-addressed outputs of a derivation: those that the daemon knows. Empty if it has
     /// no such outputs. Blocks. `daemon` is a connection, which is opened when it is needed.
     ///
     /// # Errors
@@ -54,7 +54,10 @@ impl Derivations {
         };
         let built = daemon.derivation_outputs(path)?;
         let known = built.into_iter().filter(|(name, _)| derivation.outputs().contains_key(name));
-        let realised = known.filter_map(|(name, built)| Realisation::new(hash, path.clone(), name, built?));
+        let realised = known.filter_map(|(name, built)| Some((name, built?))).flat_map(|(name, built)| {
+            let named = [Named::Hash(hash), Named::Path(path.clone())];
+            named.into_iter().filter_map(move |named| Realisation::new(named, &name, built.clone()))
+        });
         Ok(realised.collect())
     }
 

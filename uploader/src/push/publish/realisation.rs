@@ -5,13 +5,13 @@ use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::{Condition, Put};
 use crate::format::object_keys;
-use crate::format::realisation::{Form, Realisation, Standing};
+use crate::format::realisation::{Realisation, Standing};
 
 /// The number of attempts to write an object while other writers change it.
 const ATTEMPTS: usize = 5;
 
 impl Publisher<'_> {
-    /// Publishes a realisation in one form. Its path is in the bucket; `since` is the moment since when the caller knows that.
+    /// Publishes a realisation. Its path is in the bucket; `since` is the moment since when the caller knows that.
     /// What stands in the bucket gains signatures. It is replaced only if no client can use it, or if the path that it names is
     /// not in the bucket. Returns the other path if it names one that is.
     ///
@@ -20,16 +20,15 @@ impl Publisher<'_> {
     pub async fn publish_realisation(
         &self,
         realisation: &Realisation,
-        form: Form,
         since: Moment,
     ) -> Result<Option<nix_derivation::StorePath>> {
         let (bucket, keys) = (self.examiner.bucket, self.examiner.judge.keys);
-        let (key, path) = (realisation.key(form), realisation.path.digest());
+        let (key, path) = (realisation.key(), realisation.path.digest());
         let put = |body, condition, since| async move {
-            self.session.put_realisation(&realisation.key(form), body, path, condition, since).await
+            self.session.put_realisation(&realisation.key(), body, path, condition, since).await
         };
         if self.session.has_conditional_writes() {
-            let object = realisation.compose(form, keys)?;
+            let object = realisation.compose(keys)?;
             if put(object, Condition::IfAbsent, since).await? == Put::Written {
                 return Ok(None);
             }
@@ -37,9 +36,9 @@ impl Publisher<'_> {
         for _ in 0..ATTEMPTS {
             let found = bucket.get(&key).await?;
             let (standing, condition) = match &found {
-                None => (Standing::Lacks(realisation.compose(form, keys)?), Condition::IfAbsent),
+                None => (Standing::Lacks(realisation.compose(keys)?), Condition::IfAbsent),
                 Some(object) => (
-                    realisation.compare(form, &object.body, keys)?,
+                    realisation.compare(&object.body, keys)?,
                     object.etag.clone().map_or(Condition::None, Condition::IfMatch),
                 ),
             };
@@ -52,7 +51,7 @@ impl Publisher<'_> {
                     if bucket.head(&object_keys::narinfo(&other)).await?.is_some() {
                         return Ok(Some(other));
                     }
-                    realisation.compose(form, keys)?
+                    realisation.compose(keys)?
                 }
             };
             if put(body, condition, since).await? == Put::Written {

@@ -5,6 +5,7 @@
 
 mod carry;
 mod order;
+mod realisations;
 mod survey;
 
 pub use carry::{Carrier, Carry};
