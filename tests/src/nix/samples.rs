@@ -172,6 +172,32 @@ in mk "ca-user" "echo ${base} > $out" ca
     )
 }
 
+/// Floating content-addressed derivations: `ca-top` refers to `ca-mid`, which refers to `ca-base`, and needs `ca-source` for its
+/// build alone. `note` is part of `ca-base` and does not change its contents. `nix-build` gives `ca-top`.
+pub fn ca_chain(tag: &str, note: &str) -> String {
+    with_head(
+        tag,
+        r#"
+  ca = { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+  base = mk "ca-base" "mkdir $out; echo $tag > $out/file" (ca // { note = "@NOTE@"; });
+  mid = mk "ca-mid" "mkdir $out $dev; echo ${base} > $out/file; echo dev of $tag > $dev/file" (ca // { outputs = [ "out" "dev" ]; });
+  source = mk "ca-source" "echo source of $tag > $out" ca;
+in mk "ca-top" "read x < ${source}; echo ${mid} ${mid.dev} > $out" ca
+"#,
+    )
+    .replace("@NOTE@", note)
+}
+
+/// A floating content-addressed derivation without inputs.
+pub fn ca_single(tag: &str) -> String {
+    with_head(
+        tag,
+        r#"in mk "ca-single" "echo $tag > $out" {
+  __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";
+}"#,
+    )
+}
+
 /// A build that fails.
 pub fn failing(tag: &str) -> String {
     with_head(tag, r#"in mk "failing" "echo no $tag >&2; exit 1" { }"#)

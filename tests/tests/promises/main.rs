@@ -19,6 +19,7 @@ mod order;
 mod printed;
 mod push;
 mod queue;
+mod realisations;
 mod recheck;
 mod secrets;
 mod store_away;

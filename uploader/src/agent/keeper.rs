@@ -194,21 +194,23 @@ impl Keeper {
         self.resolve_outputs(&mut ids)?;
         let mut request = Request { pins: true, ..Request::default() };
         let (at, mut keys, mut doubted) = (now(), BTreeSet::new(), BTreeSet::new());
-        let mut add = |path: Option<StorePath>, origin| {
+        let mut add = |path: Option<StorePath>, origin, derivation: Option<StorePath>| {
             let built_here = origin != Origin::Retry;
-            request.roots.extend(path.map(|path| Root { path: path.into(), built_here }));
+            request.roots.extend(path.map(|path| Root { path: path.into(), built_here, derivation }));
         };
         for taken in ids.iter().filter_map(|id| self.inbox.jobs().get(id)) {
+            let deriver = taken.job.deriver.as_ref().filter(|_| taken.job.origin == Origin::Hook);
+            let deriver = deriver.and_then(|deriver| from_queued(&self.store, deriver));
             for path in taken.job.paths.iter().filter(|path| taken.is_due(path, at)) {
                 let path = from_queued(&self.store, path);
                 // A recheck has found damage, or a person asks again.
                 doubted.extend(path.clone().filter(|_| taken.job.origin == Origin::Retry));
-                add(path, taken.job.origin);
+                add(path, taken.job.origin, deriver.clone());
             }
             keys.extend(taken.job.trusted_keys.iter().cloned());
         }
         for parked in &batch.blocked {
-            add(from_queued(&self.store, &parked.path), parked.origin);
+            add(from_queued(&self.store, &parked.path), parked.origin, None);
             keys.extend(parked.trusted_keys.iter().cloned());
         }
         request.extra_keys =

@@ -143,7 +143,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
 /// What the arguments ask for.
 fn request(args: &Args, roots: Vec<Arc<StorePath>>) -> Request {
     Request {
-        roots: roots.into_iter().map(|path| Root { path, built_here: false }).collect(),
+        roots: roots.into_iter().map(|path| Root { path, built_here: false, derivation: None }).collect(),
         no_closure: args.no_closure,
         // `--all` also names what was pushed long ago.
         pins: !args.all && !args.no_closure,

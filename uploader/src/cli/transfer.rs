@@ -10,6 +10,7 @@ use serde_json::json;
 use super::context::Context;
 use super::output;
 use super::whole_bucket::{digest, read_store_dir};
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::exit::Exit;
 use crate::bucket::{Address, Bucket};
@@ -21,7 +22,7 @@ use crate::session::HashPart;
 use crate::store::{DaemonAddress, StoreLocation};
 use crate::upkeep::inventory;
 use crate::upkeep::repair::Source;
-use crate::upkeep::transfer::{Carrier, Carry, Decided, Surveyor, Upstream, listed, order};
+use crate::upkeep::transfer::{Carrier, Carry, Decided, Surveyor, Upstream, listed, order, there};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
@@ -160,10 +161,13 @@ async fn carry_all(
     drop: &[String],
 ) -> Result<Exit> {
     let Surveyor { pusher, source, .. } = *surveyor;
+    let since = Moment::now();
     let bar = output::Steps::new("paths");
     let found = surveyor.ask(roots, &|done| bar.set(done, done)).await;
     bar.remove();
-    let decided = order(found?);
+    let found = found?;
+    let mut there = there(&found);
+    let decided = order(found);
     let mut totals = Totals { left: decided.left.len() + decided.differs.len(), ..Totals::default() };
     show_left(&decided, wanted.json);
     if wanted.dry_run {
@@ -180,9 +184,13 @@ async fn carry_all(
             done += 1;
             bar.set(done, count);
             totals.take(info, outcome, wanted.json);
+            if outcome.kind().is_in_bucket() {
+                there.insert(*info.path.digest());
+            }
         })
         .await;
     bar.remove();
+    carrier.carry_realisations(&|path| there.contains(path), since).await?;
     Ok(totals.end(&decided, wanted))
 }
 

@@ -7,6 +7,7 @@ pub mod cache_url;
 #[cfg(test)]
 mod check_table;
 pub mod collection;
+pub mod derivation_hash;
 #[cfg(test)]
 mod example;
 pub mod listing;
@@ -23,6 +24,7 @@ pub mod orphans;
 pub mod path_info;
 pub mod pin;
 pub mod public_key;
+pub mod realisation;
 pub mod repointing;
 pub mod resign;
 pub mod signature;

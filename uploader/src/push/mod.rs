@@ -11,6 +11,7 @@ mod pins;
 pub mod progress;
 pub mod publish;
 mod pusher;
+mod realisations;
 pub mod send;
 mod store_access;
 

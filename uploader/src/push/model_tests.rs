@@ -133,7 +133,11 @@ impl World {
             .flat_map(|(number, node)| node.references.iter().filter(move |reference| **reference != number))
             .collect();
         let roots = (0..self.nodes.len()).filter(|number| !referred.contains(number));
-        let roots = roots.map(|root| Root { path: self.path(root).into(), built_here: self.built_here });
+        let roots = roots.map(|root| Root {
+            path: self.path(root).into(),
+            built_here: self.built_here,
+            derivation: None,
+        });
         let parked = (0..self.nodes.len()).filter(|number| self.nodes[*number].kind == Kind::Parked);
         let request = Request {
             roots: roots.collect(),

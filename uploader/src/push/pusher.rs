@@ -13,6 +13,7 @@ use super::outcome::{Outcome, OutcomeKind, Report};
 use super::pins::{PinRules, Pins};
 use super::progress::Progress;
 use super::publish::Publisher;
+use super::realisations::{Realisations, Wanted};
 use super::send::compress::Settings;
 use super::send::{NarSender, RequestLimit};
 use super::store_access::StoreAccess;
@@ -62,6 +63,7 @@ pub struct Pusher {
     claims: Claims,
     notes: Notes,
     pins: Pins,
+    realisations: Realisations,
     listings: bool,
     adopt: Vec<String>,
     verifier: Arc<Verifier>,
@@ -93,6 +95,7 @@ impl Pusher {
             claims: Claims::default(),
             notes: Notes::default(),
             pins: Pins::new(pins),
+            realisations: Realisations::default(),
             listings,
             adopt,
             verifier,
@@ -224,17 +227,19 @@ impl Pusher {
             }
         }
         let (presence, nars) = self.survey(asked, scan, request).await?;
+        let realised = Wanted::of(request, &closure);
         let mut plan = plan(request, closure, verdicts, presence);
         if !request.dry_run {
             // The events say "present", so the record comes before them.
             self.record(request, &mut plan.settled, since).await;
         }
         progress.planned(&plan);
-        self.notes.make(&plan, &by_closure, &self.store.location, &**progress).await;
+        self.notes.make(&plan, &by_closure, &**progress);
         if request.dry_run {
             return Ok((planned(plan), since));
         }
         let mut report = self.execute(plan, &nars, progress).await?;
+        self.realise((realised, since), &mut report, &**progress).await;
         for path in self.record(request, &mut report, since).await {
             progress.finished(&path, &report.outcomes[&path]);
         }
@@ -255,6 +260,18 @@ impl Pusher {
         let Err(error) = self.session.record_needs(&found, &written, since).await else { return Vec::new() };
         report.outcomes.extend(found.iter().map(|path| (path.clone(), Outcome::Failed(error.clone()))));
         found
+    }
+
+    /// Publishes the realisations of the paths in the report that the bucket has. A path whose realisation could not be published
+    /// has failed.
+    async fn realise(&self, wanted: (Wanted, Moment), report: &mut Report, progress: &dyn Progress) {
+        let (publisher, store) = (self.publisher(), &self.store.location);
+        let failed = self.realisations.publish(publisher, store, wanted, report, progress).await;
+        for (path, error) in failed {
+            let outcome = Outcome::Failed(error);
+            progress.finished(&path, &outcome);
+            report.outcomes.insert(path, outcome);
+        }
     }
 
     /// Adds the roots that the bucket has to the pins of the configuration. Those that cannot be pinned have failed.

@@ -111,3 +111,29 @@ async fn a_condemned_nar_is_not_named_and_a_purged_path_is_not_published() {
     let error = session.put_narinfo(narinfo(B, ""), Condition::None, Moment::now()).await.unwrap_err();
     assert!(error.retry() == Retry::Permanent && error.to_string().contains("for good"), "{error}");
 }
+
+#[tokio::test]
+async fn a_realisation_waits_for_the_collection_of_its_path_and_of_its_own_key() {
+    const KEY: &str = "realisations/sha256:00!out.doi";
+    let (bucket, session) = session().await;
+    let id = condemn(&*bucket).await;
+    let put_one = async |key: &str, path: &str, since| {
+        session.put_realisation(key, b"{}".to_vec(), &digest(path), Condition::None, since).await
+    };
+    let before = Moment::now();
+    session.look_again().await.unwrap();
+    // The collection condemns this key, which stands for that of a realisation here.
+    let error = put_one("nar/y.nar.zst", B, before).await.unwrap_err();
+    assert!(error.retry() == Retry::Transient && error.to_string().contains("what stood there"), "{error}");
+    put_one(KEY, A, before).await.unwrap();
+    put(&*bucket, &Part::Closing.key(&id), "{}").await;
+    session.look_again().await.unwrap();
+    assert!(put_one(KEY, A, before).await.is_err() && put_one(KEY, B, before).await.is_ok());
+    put_list(&*bucket, &Part::Final.key(&id)).await;
+    put(&*bucket, &Part::Done.key(&id), "{}").await;
+    put(&*bucket, &format!("larder/collections/removed/{}.json", &B[..32]), "{}").await;
+    session.look_again().await.unwrap();
+    assert!(put_one(KEY, A, before).await.is_err(), "the path may be gone");
+    assert!(put_one("nar/y.nar.zst", B, before).await.is_err());
+    assert!(put_one(KEY, B, Moment::now()).await.unwrap_err().to_string().contains("for good"));
+}

@@ -57,6 +57,15 @@ pub(super) enum Change {
         /// Since when the process knows that they are there.
         since: Moment,
     },
+    /// An object that names a path, under a key that is not new: a realisation.
+    Naming {
+        /// The path.
+        path: HashPart,
+        /// The key of the object, which a collection may be removing.
+        key: Arc<str>,
+        /// Since when the process knows that the path is there.
+        since: Moment,
+    },
     /// A rescue in the collection with this id.
     Rescue(String),
 }
@@ -255,6 +264,7 @@ impl GateKeeper {
         let (what, path) = match change {
             Change::Narinfo { path, .. } => ("publish", nixbase32::encode(path)),
             Change::Record { paths, .. } => ("record", paths.first().map(nixbase32_of).unwrap_or_default()),
+            Change::Naming { key, .. } => ("write", key.to_string()),
             Change::Rescue(_) => ("rescue", "paths".into()),
         };
         let cannot = |reason: &str| {
@@ -265,6 +275,10 @@ impl GateKeeper {
             Refused::By(Refusal::SessionOver) => self.over(),
             Refused::By(Refusal::Wait) => cannot("a collection is removing it, or a path that it refers to")
                 .hint(format!("try again when the collection has ended, in about {wait} at most")),
+            Refused::By(Refusal::NarCondemned) if matches!(change, Change::Naming { .. }) => {
+                cannot("a collection is removing what stood there")
+                    .hint(format!("try again when the collection has ended, in about {wait} at most"))
+            }
             Refused::By(Refusal::NarCondemned) => {
                 cannot("a collection is removing its NAR").hint("try again: the NAR is sent again then")
             }
@@ -302,6 +316,12 @@ impl State {
                     || since(*at).any(|ended| ended.has_nar(nar) || paths().any(|path| ended.has(path)));
                 let removed = paths().any(|path| self.removed.contains(path));
                 (Mutation::Narinfo { path, references, nar }, forgotten, removed)
+            }
+            Change::Naming { path, key, since: at } => {
+                let forgotten = since(*at)
+                    .any(|ended| ended.has(path) || ended.nars.iter().any(|keys| keys.contains(key)));
+                let mutation = Mutation::Narinfo { path, references: &[], nar: key };
+                (mutation, forgotten, self.removed.contains(path))
             }
             Change::Record { paths, since: at } => {
                 let forgotten =

@@ -168,6 +168,24 @@ impl Session {
         self.fenced(change).put(key, body.into(), ContentType::Json, Condition::IfAbsent).await
     }
 
+    /// Writes a realisation of a path. `since` is the moment since when the caller knows that the path is there, and what stands
+    /// under the key. Unlike the key of a NAR, this key is used again: so nothing is written while a collection is removing
+    /// what stood there.
+    ///
+    /// # Errors
+    /// As for [`Session::put_narinfo`].
+    pub async fn put_realisation(
+        &self,
+        key: &str,
+        body: Vec<u8>,
+        path: &HashPart,
+        condition: Condition,
+        since: Moment,
+    ) -> Result<Put> {
+        let change = Change::Naming { path: *path, key: key.into(), since };
+        self.fenced(change).put(key, body.into(), ContentType::Json, condition).await
+    }
+
     /// Writes a generation of a pin. Returns its id. `since` is the moment since when the caller knows that the paths are there.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 mod build_log;
 mod closure;
 mod daemon;
-mod derivation;
+mod derivations;
 mod location;
 mod names;
 mod nar;
@@ -14,7 +14,7 @@ mod selection;
 pub use build_log::{BuildLog, LogEncoding, find_build_log};
 pub use closure::{Closure, PathInfoSource, closure};
 pub use daemon::{DEFAULT_TIMEOUT, Daemon, ProtocolVersion, Server};
-pub use derivation::is_floating;
+pub use derivations::Derivations;
 pub use location::{DaemonAddress, StoreLocation, StoreOptions};
 pub use nar::{Digested, HashingWriter, NarError, dump};
 pub use nix_derivation::{StoreDir, StorePath};

@@ -55,7 +55,7 @@ fn rules() -> Rules {
 
 fn request(roots: &[&str], built_here: bool) -> Request {
     Request {
-        roots: roots.iter().map(|name| Root { path: path(name), built_here }).collect(),
+        roots: roots.iter().map(|name| Root { path: path(name), built_here, derivation: None }).collect(),
         ..Request::default()
     }
 }

@@ -14,6 +14,8 @@ pub struct Root {
     /// Whether the hook says that this machine built the path. A path that the store calls `ultimate` also counts
     /// as built here.
     pub built_here: bool,
+    /// The derivation that the hook says was built, if it does.
+    pub derivation: Option<StorePath>,
 }
 
 /// A request for a push.

@@ -1,8 +1,9 @@
-//! Publishes narinfos, each after all its references, and optional listings.
+//! Publishes narinfos, each after all its references, then realisations, and optional listings.
 
 mod listing;
 mod narinfo;
 mod order;
+mod realisation;
 
 pub use listing::write_listing;
 pub use narinfo::Publisher;

@@ -97,7 +97,7 @@ fn bytes(catalog: &Catalog, garbage: &Garbage) -> u64 {
     narinfos.chain(nars).chain(objects).fold(0, u64::saturating_add)
 }
 
-/// The keys of all NARs, listings and logs that no narinfo needs.
+/// The keys of all NARs, listings, logs and realisations that no narinfo needs.
 pub(super) fn orphans(catalog: &Catalog) -> BTreeSet<&str> {
     let mut named = vec![false; catalog.nars().len()];
     for nar in catalog.ids().filter_map(|id| catalog.nar(id)) {
@@ -117,6 +117,7 @@ pub(super) fn orphans(catalog: &Catalog) -> BTreeSet<&str> {
             let plain = ENDINGS.iter().find_map(|ending| derivation.strip_suffix(ending));
             !derivers.contains(plain.unwrap_or(derivation))
         }
+        ObjectKind::Realisation => catalog.is_orphaned_realisation(key),
         _ => false,
     });
     let others = others.filter(|key| !elsewhere.contains(key));

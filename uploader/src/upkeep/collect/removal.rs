@@ -13,7 +13,7 @@ use crate::format::collection::TOMBSTONES;
 use crate::format::object_keys::{HASH_PART, narinfo_of};
 use crate::format::object_kind::ObjectKind;
 use crate::session::HashPart;
-use crate::upkeep::inventory::{Catalog, PathId, PathSet};
+use crate::upkeep::inventory::{Catalog, PathId, PathSet, Realised};
 
 /// The number of objects whose versions are removed at the same time.
 const CONCURRENT: usize = 16;
@@ -72,7 +72,8 @@ pub(super) async fn purge(bucket: &Arc<dyn Bucket>, catalog: &Catalog, garbage: 
     stream::iter(purges).buffer_unordered(CONCURRENT).try_collect().await
 }
 
-/// What goes with these paths: all that refers to them, the NARs that nothing else names, their listings, and their logs.
+/// What goes with these paths: all that refers to them, the NARs that nothing else names, their listings, their logs, and their
+/// realisations.
 pub fn removal(catalog: &Catalog, roots: &[PathId]) -> Garbage {
     let going = catalog.referrers().above(roots);
     let staying = |id: &PathId| !going.contains(*id);
@@ -85,6 +86,10 @@ pub fn removal(catalog: &Catalog, roots: &[PathId]) -> Garbage {
         let goes = match ObjectKind::of(key) {
             ObjectKind::Listing(hash) => hash.len() == HASH_PART && hashes.contains(hash),
             ObjectKind::Log(derivation) => logs.iter().any(|log| derivation.starts_with(log)),
+            ObjectKind::Realisation => match catalog.realised().get(key) {
+                Some(Realised::Path(digest)) => catalog.find(digest).is_some_and(|id| going.contains(id)),
+                _ => false,
+            },
             _ => false,
         };
         if goes {

@@ -1,5 +1,6 @@
 //! The tables of a bucket's paths, NARs and other objects.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix_derivation::{StorePath, nixbase32};
@@ -7,6 +8,7 @@ use nix_derivation::{StorePath, nixbase32};
 use super::arena::Arena;
 use super::objects::{Object, Objects};
 use super::places::Places;
+use super::realised::Realised;
 use crate::format::named_nar::{NamedNar, label_named};
 use crate::format::summary::NarinfoFault;
 
@@ -106,6 +108,7 @@ pub struct Catalog {
     pub(super) derivers: Arena,
     pub(super) signers: Vec<Vec<String>>,
     pub(super) faults: Vec<PathFault>,
+    pub(super) realised: BTreeMap<String, Realised>,
 }
 
 impl Catalog {
@@ -130,6 +133,17 @@ impl Catalog {
         let references = self.references.len() * size_of::<u32>();
         let absent = self.absent.len() * size_of::<Absent>();
         rows + references + absent + self.nars.bytes() + self.others.bytes() + self.derivers.bytes()
+    }
+
+    /// The keys of the realisations, and what each names.
+    pub fn realised(&self) -> &BTreeMap<String, Realised> {
+        &self.realised
+    }
+
+    /// Whether the realisation with this key names a path that is not in the bucket. One that cannot be read names none, and
+    /// nobody knows what it is for.
+    pub fn is_orphaned_realisation(&self, key: &str) -> bool {
+        matches!(self.realised.get(key), Some(Realised::Path(digest)) if self.find(digest).is_none())
     }
 
     /// The path with this hash part.

@@ -12,6 +12,7 @@ mod listing;
 mod objects;
 mod places;
 mod reading;
+mod realised;
 mod record_codec;
 mod records;
 mod take;
@@ -20,6 +21,7 @@ pub use cache::{Cache, cache_directory};
 pub use catalog::{AbsentId, Catalog, NarId, PathFault, PathId, PathSet, Reference, Referrers};
 pub use closure::take_closure;
 pub use objects::{Object, Objects, Tag};
+pub use realised::Realised;
 pub use records::{NoRecords, Record, Records};
 pub use take::{Options, Progress, take};
 

@@ -12,6 +12,7 @@ use super::building::Building;
 use super::catalog::{Catalog, PathId, Reference};
 use super::listing::list;
 use super::reading::{Read, Trust, read_all};
+use super::realised::read_realised;
 use super::records::Records;
 use crate::base::clock::Moment;
 use crate::base::error::Result;
@@ -84,6 +85,7 @@ pub async fn take(
             Look::Fewer => {}
         }
     }
+    building.catalog.realised = read_realised(bucket, building.catalog.others()).await?;
     let catalog = building.finish();
     records.keep_only(catalog.paths(), &|digest| catalog.find(digest).is_some());
     Ok(catalog)

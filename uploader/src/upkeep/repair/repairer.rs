@@ -149,7 +149,10 @@ impl Repairer<'_> {
         let mut roots: BTreeSet<StorePath> = wanted.iter().cloned().collect();
         roots.extend(self.builders(catalog, waiting).await);
         let request = Request {
-            roots: roots.into_iter().map(|path| Root { path: path.into(), built_here: false }).collect(),
+            roots: roots
+                .into_iter()
+                .map(|path| Root { path: path.into(), built_here: false, derivation: None })
+                .collect(),
             doubted: wanted.iter().cloned().collect(),
             ..Request::default()
         };

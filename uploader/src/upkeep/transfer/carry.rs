@@ -137,11 +137,14 @@ impl Carrier<'_> {
     /// The path info without the signatures that are not taken over.
     fn signed_by_others(&self, claim: &Claim) -> PathInfo {
         let mut info = claim.info.clone();
-        let is_kept = |signature: &String| {
-            signature.split_once(':').is_none_or(|(name, _)| !self.drop.iter().any(|dropped| dropped == name))
-        };
-        info.signatures = info.signatures.iter().filter(|signature| is_kept(signature)).cloned().collect();
+        let kept = info.signatures.iter().filter(|signature| !self.is_dropped(signature));
+        info.signatures = kept.cloned().collect();
         info
+    }
+
+    /// Whether a signature is one of those that are not taken over.
+    pub(super) fn is_dropped(&self, signature: &str) -> bool {
+        signature.split_once(':').is_some_and(|(name, _)| self.drop.iter().any(|dropped| dropped == name))
     }
 
     /// Brings the NAR of a path into the bucket.

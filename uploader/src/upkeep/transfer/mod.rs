@@ -5,11 +5,12 @@
 
 mod carry;
 mod order;
+mod realisations;
 mod survey;
 
 pub use carry::{Carrier, Carry};
 pub use order::{Decided, order};
-pub use survey::{Found, State, Surveyor, Upstream, listed};
+pub use survey::{Found, State, Surveyor, Upstream, listed, there};
 
 #[cfg(test)]
 mod tests;

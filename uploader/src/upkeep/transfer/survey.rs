@@ -62,6 +62,12 @@ impl State {
     }
 }
 
+/// The paths that the bucket has before a transfer.
+pub fn there(found: &Found) -> HashSet<HashPart> {
+    let is_there = |state: &State| matches!(state, State::Present(_) | State::There);
+    found.iter().filter(|(_, state)| is_there(state)).map(|(digest, _)| *digest).collect()
+}
+
 /// All paths of a transfer.
 pub type Found = BTreeMap<HashPart, State>;
 /// What the source says of paths; nothing where it says nothing that can be read.

@@ -7,9 +7,11 @@ use globset::GlobSet;
 use nix_derivation::StoreDir;
 
 use super::*;
+use crate::base::clock::Moment;
 use crate::bucket::Depth;
 use crate::format::collection::{COLLECTIONS, List, Part, TOMBSTONES, piece};
 use crate::format::object_keys::{self, Compression};
+use crate::format::realisation::{Named, Realisation};
 use crate::format::repointing::Claim;
 use crate::format::signature::SecretKey;
 use crate::http::PublicReader;
@@ -87,6 +89,7 @@ impl Ground {
         let surveyor = Surveyor { pusher: &pusher, source: &source, upstream: &upstream, keep: true };
         let roots = names.iter().map(|name| *path(name).digest()).collect();
         let decided = order(surveyor.ask(roots, &|_| {}).await.unwrap());
+        let since = Moment::now();
         let left = decided.left.values().cloned().collect();
         let mut done = Done { left, present: decided.present, ..Done::default() };
         let drop = [self.theirs.key.name().to_owned()];
@@ -98,6 +101,9 @@ impl Ground {
                 words.push(outcome.kind().word());
             })
             .await;
+        let there: Vec<_> = done.words.iter().filter(|(_, words)| words == &&["pushed"]).collect();
+        let there: Vec<_> = there.into_iter().map(|(name, _)| *path(name).digest()).collect();
+        carrier.carry_realisations(&|path| there.contains(path), since).await.unwrap();
         for name in names {
             let is_there = done.words.get(*name).is_some_and(|words| words == &["pushed"]);
             assert_eq!(pusher.session().facts().is_known(&path(name)), is_there, "{name}");
@@ -243,4 +249,39 @@ async fn narinfos_that_a_source_swaps_are_not_taken() {
     assert!(Claim::read(&StoreDir::default(), &[], path("two").digest(), &other).is_err());
     let done = ground.copy(&["two"], Carry::Through).await;
     assert!(done.words.is_empty() && done.left.len() == 1, "{done:?}");
+}
+
+#[tokio::test]
+async fn realisations_come_with_their_paths_if_a_trusted_key_has_signed_them() {
+    let ground = Ground::new().await;
+    ground.theirs.publish("one", &[]).await;
+    ground.theirs.publish("two", &[]).await;
+    let realised =
+        |number: u8, name: &str| Realisation::new(Named::Hash([number; 32]), "out", path(name)).unwrap();
+    let traced = Realisation::new(Named::Path(path("one.drv")), "out", path("one")).unwrap();
+    let stranger = SecretKey::generate("theirs-1").unwrap();
+    for (one, key) in [
+        (&realised(1, "one"), &ground.theirs.key),
+        (&traced, &ground.theirs.key),
+        (&realised(2, "one"), &stranger),
+        (&realised(3, "two"), &ground.theirs.key),
+    ] {
+        ground.theirs.put(&one.key(), one.compose(std::slice::from_ref(key)).unwrap()).await;
+    }
+    ground.theirs.put("realisations/x.doi", "{").await;
+    assert_eq!(ground.copy(&["one"], Carry::Through).await.words["one"], ["pushed"]);
+    let mut keys = Vec::new();
+    for prefix in ["realisations/", "build-trace-v2/"] {
+        let page = ground.ours.shared().list(prefix, None, Depth::Flat).await.unwrap();
+        keys.extend(page.objects.into_iter().map(|object| object.key));
+    }
+    assert_eq!(keys, [realised(1, "one").key(), traced.key()]);
+    for key in keys {
+        let found = Realisation::parse(&key, &ground.ours.bucket_bytes(&key).await).unwrap();
+        assert!(found.is_signed_by(&[ground.ours.key.public()]), "{found:?}");
+        assert!(
+            !found.is_signed_by(&[ground.theirs.key.public()]),
+            "signatures that are dropped stay behind"
+        );
+    }
 }

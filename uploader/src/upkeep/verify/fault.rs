@@ -55,12 +55,16 @@ pub enum Kind {
     FileHash,
     /// A path refers to a path that is neither in the bucket nor upstream's.
     ReferenceMissing,
+    /// No client can read a realisation.
+    RealisationMalformed,
     /// No narinfo names the NAR.
     OrphanNar,
     /// There is no narinfo to a listing of a NAR.
     OrphanListing,
     /// No narinfo names the derivation of a build log.
     OrphanLog,
+    /// A realisation names a path that is not in the bucket.
+    OrphanRealisation,
     /// A multipart upload that nobody finished.
     UnfinishedUpload,
     /// The lease, the probe or the reservation of a writer that died.
@@ -71,7 +75,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, the worst first.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::CacheInfo,
         Self::Marker,
         Self::OtherFormat,
@@ -86,9 +90,11 @@ impl Kind {
         Self::NarContents,
         Self::FileHash,
         Self::ReferenceMissing,
+        Self::RealisationMalformed,
         Self::OrphanNar,
         Self::OrphanListing,
         Self::OrphanLog,
+        Self::OrphanRealisation,
         Self::UnfinishedUpload,
         Self::DeadWriter,
         Self::UnknownObject,
@@ -111,9 +117,11 @@ impl Kind {
             Self::NarContents => "nar-contents",
             Self::FileHash => "file-hash",
             Self::ReferenceMissing => "reference-missing",
+            Self::RealisationMalformed => "realisation-malformed",
             Self::OrphanNar => "orphan-nar",
             Self::OrphanListing => "orphan-listing",
             Self::OrphanLog => "orphan-log",
+            Self::OrphanRealisation => "orphan-realisation",
             Self::UnfinishedUpload => "unfinished-upload",
             Self::DeadWriter => "dead-writer",
             Self::UnknownObject => "unknown-object",
@@ -125,7 +133,7 @@ impl Kind {
         match self {
             Self::Marker | Self::OtherFormat => Severity::Writers,
             Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => Severity::Waste,
-            Self::UnfinishedUpload | Self::DeadWriter => Severity::Waste,
+            Self::OrphanRealisation | Self::UnfinishedUpload | Self::DeadWriter => Severity::Waste,
             Self::FileHash | Self::UnknownObject => Severity::Information,
             _ => Severity::Clients,
         }
@@ -148,9 +156,11 @@ impl Kind {
             Self::NarContents => "NARs with other contents",
             Self::FileHash => "narinfos with a wrong `FileHash`",
             Self::ReferenceMissing => "missing references",
+            Self::RealisationMalformed => "realisations that no client can read",
             Self::OrphanNar => "NARs that no narinfo names",
             Self::OrphanListing => "listings without a narinfo",
             Self::OrphanLog => "build logs of no path in the bucket",
+            Self::OrphanRealisation => "realisations of no path in the bucket",
             Self::UnfinishedUpload => "unfinished uploads",
             Self::DeadWriter => "objects of writers that died",
             Self::UnknownObject => "objects that larder does not know",
@@ -173,7 +183,9 @@ impl Kind {
             Self::ReferenceMissing => {
                 "clients build these references before they can use what refers to them"
             }
+            Self::RealisationMalformed => "clients that build these derivations stop with an error",
             Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => "none; they take space",
+            Self::OrphanRealisation => "none; clients build these derivations",
             Self::UnfinishedUpload => "none; their parts take space",
             Self::DeadWriter => "none",
             Self::UnknownObject => "none; larder leaves them alone",
@@ -194,7 +206,8 @@ impl Kind {
             Self::NotInBucket => "`larder push`, on a machine that has them",
             Self::Narinfo(_) | Self::NarMissing | Self::NarSize => "`larder repair`",
             Self::NarContents | Self::FileHash | Self::ReferenceMissing => "`larder repair`",
-            Self::OrphanNar | Self::OrphanListing | Self::OrphanLog => {
+            Self::RealisationMalformed => "delete them; `larder push` of their paths writes them anew",
+            Self::OrphanNar | Self::OrphanListing | Self::OrphanLog | Self::OrphanRealisation => {
                 "none yet: larder does not delete them so far"
             }
             Self::UnfinishedUpload | Self::DeadWriter => "the next push removes them when they are a day old",

@@ -9,7 +9,7 @@ use super::fault::{Fault, Kind};
 use crate::bucket::Unfinished;
 use crate::format::object_keys;
 use crate::format::object_kind::ObjectKind;
-use crate::upkeep::inventory::{Catalog, Object};
+use crate::upkeep::inventory::{Catalog, Object, Realised};
 
 /// The age from which an object that nobody names is left over. A writer puts a NAR before its narinfo, and a writer lives
 /// at most this long after its last sign of life.
@@ -87,6 +87,11 @@ impl<'c> Named<'c> {
                     ENDINGS.iter().find_map(|ending| derivation.strip_suffix(ending)).unwrap_or(derivation);
                 (is_old(object) && !self.derivers.contains(plain)).then_some(Kind::OrphanLog)
             }
+            ObjectKind::Realisation => match catalog.realised().get(key) {
+                Some(Realised::Unreadable) => Some(Kind::RealisationMalformed),
+                _ => (is_old(object) && catalog.is_orphaned_realisation(key))
+                    .then_some(Kind::OrphanRealisation),
+            },
             ObjectKind::Own(_) => {
                 (ObjectKind::is_of_a_session(key) && is_old(object)).then_some(Kind::DeadWriter)
             }
@@ -95,8 +100,7 @@ impl<'c> Named<'c> {
             | ObjectKind::Marker
             | ObjectKind::Narinfo(_)
             | ObjectKind::Nar
-            | ObjectKind::DebugInfo
-            | ObjectKind::Realisation => None,
+            | ObjectKind::DebugInfo => None,
         };
         is_fault.filter(|_| !self.nars_elsewhere.contains(key))
     }

@@ -57,6 +57,12 @@ async fn each_fault_is_found_and_named() {
         house.put(key, "x").await;
         house.bucket.make_older(key, DAYS);
     }
+    let realised =
+        |name: &str| format!(r#"{{"outPath":"{}","signatures":[]}}"#, house::path(name).to_basename());
+    house.put("realisations/sha256:00!out.doi", realised("badly-signed")).await;
+    house.put("realisations/sha256:01!out.doi", realised("gone")).await;
+    house.put("build-trace-v2/x.drv/out.doi", "{}").await;
+    house.bucket.make_older("realisations/sha256:01!out.doi", DAYS);
     // A young NAR waits for its narinfo.
     house.put("nar/young.nar.xz", "x").await;
     house.delete(FORMAT).await;
@@ -74,9 +80,11 @@ async fn each_fault_is_found_and_named() {
         (Kind::Narinfo(FaultKind::Untrusted), path("stranger")),
         (Kind::NarMissing, path("missing")),
         (Kind::NarSize, path("cut")),
+        (Kind::RealisationMalformed, "build-trace-v2/x.drv/out.doi".to_owned()),
         (Kind::OrphanNar, "nar/orphan.nar.xz".to_owned()),
         (Kind::OrphanListing, listing),
         (Kind::OrphanLog, "log/x.drv".to_owned()),
+        (Kind::OrphanRealisation, "realisations/sha256:01!out.doi".to_owned()),
         (Kind::DeadWriter, orphans[2].to_owned()),
         (Kind::UnknownObject, "index.html".to_owned()),
     ];
