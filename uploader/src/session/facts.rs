@@ -164,6 +164,11 @@ mod tests {
         // An answer to a question from before says nothing.
         facts.record(path(1), before, Proof::Complete);
         assert!(!facts.is_known(&path(1)));
+        // Without a fact before, too: the path would count as upstream's.
+        let late = Facts::default();
+        late.forget(&InList::Whole([*path(1).digest()].into_iter().collect()));
+        late.record(path(1), before, Proof::Complete);
+        assert!(late.is_outdated(&path(1)));
         while before.elapsed() == Duration::ZERO {
             std::thread::yield_now();
         }

@@ -318,8 +318,7 @@ impl State {
                 (Mutation::Narinfo { path, references, nar }, forgotten, removed)
             }
             Change::Naming { path, key, since: at } => {
-                let forgotten = since(*at)
-                    .any(|ended| ended.has(path) || ended.nars.iter().any(|keys| keys.contains(key)));
+                let forgotten = since(*at).any(|ended| ended.has(path) || ended.has_nar(key));
                 let mutation = Mutation::Narinfo { path, references: &[], nar: key };
                 (mutation, forgotten, self.removed.contains(path))
             }
