@@ -318,7 +318,8 @@ impl State {
                 (Mutation::Narinfo { path, references, nar }, forgotten, removed)
             }
             Change::Naming { path, key, since: at } => {
-                let forgotten = since(*at).any(|ended| ended.has(path) || ended.has_nar(key));
+                let forgotten =
+                    self.forgets_all(*at) || since(*at).any(|ended| ended.has(path) || ended.has_nar(key));
                 let mutation = Mutation::Narinfo { path, references: &[], nar: key };
                 (mutation, forgotten, self.removed.contains(path))
             }
