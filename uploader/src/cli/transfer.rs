@@ -22,7 +22,9 @@ use crate::session::HashPart;
 use crate::store::{DaemonAddress, StoreLocation};
 use crate::upkeep::inventory;
 use crate::upkeep::repair::Source;
-use crate::upkeep::transfer::{Carrier, Carry, Decided, Surveyor, Upstream, listed, order, there};
+use crate::upkeep::transfer::{
+    Carrier, Carry, Decided, Surveyor, Upstream, listed, order, present_roots, there,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
@@ -163,10 +165,10 @@ async fn carry_all(
     let Surveyor { pusher, source, .. } = *surveyor;
     let since = Moment::now();
     let bar = output::Steps::new("paths");
-    let found = surveyor.ask(roots, &|done| bar.set(done, done)).await;
+    let found = surveyor.ask(roots.clone(), &|done| bar.set(done, done)).await;
     bar.remove();
     let found = found?;
-    let mut there = there(&found);
+    let (mut there, present) = (there(&found), present_roots(&found, &roots));
     let decided = order(found);
     let mut totals = Totals { left: decided.left.len() + decided.differs.len(), ..Totals::default() };
     show_left(&decided, wanted.json);
@@ -176,6 +178,8 @@ async fn carry_all(
         }
         return Ok(totals.end(&decided, wanted));
     }
+    // What is called present here stays for a while, whatever the rules say. What is carried is young.
+    pusher.session().record_needs(&present, &[], since).await?;
     let carrier = Carrier { pusher, source, carry, drop, progress: Arc::new(Remarks) };
     let bar = output::Steps::new("paths");
     let (count, mut done) = (decided.todo.len(), 0);

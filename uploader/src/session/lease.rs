@@ -72,15 +72,12 @@ impl Lease {
         // Only when the lease is in the bucket, the collections are read.
         turns.write().await?;
         let turns = Arc::new(turns);
-        if role == Role::Writer {
-            if let Err(error) = turns.look().await {
-                // Otherwise a collection would wait for a lease that acknowledges nothing, until it is dead.
-                if !turns.keeper.any_open() {
-                    let _ = turns.object.bucket.delete(&turns.object.key).await;
-                }
-                return Err(error);
-            }
+        let looked = if role == Role::Writer { turns.look().await.map(drop) } else { Ok(()) };
+        if looked.is_err() && !turns.keeper.any_open() {
+            // Otherwise a collection would wait for a lease that acknowledges nothing, until it is dead.
+            let _ = turns.object.bucket.delete(&turns.object.key).await;
         }
+        looked?;
         // The session need not wait until the lease acknowledges, and the collection not until the next renewal.
         let at_once = !turns.keeper.is_open();
         let renewal = tokio::spawn(renew(turns.clone(), at_once));

@@ -140,12 +140,19 @@ pub async fn undo(session: &Session, id: &str, mut report: impl FnMut(&HashPart,
     let references =
         |path: &HashPart| taken.0.get(path).map_or_else(Vec::new, |(_, named)| named.references.clone());
     let mut lost: BTreeSet<HashPart> = BTreeSet::new();
+    let removed = session.removed();
     for level in levels::<BucketNames>(&wanted, references, Rules::ALL).into_iter().rev() {
         let tries: Vec<_> = level
             .iter()
             .filter_map(|path| Some((*path, taken.0.get(path)?)))
             .map(|(path, (narinfo, named))| {
-                let without = named.references.iter().find(|path| lost.contains(*path)).copied();
+                let is_removed = removed.contains(&path);
+                let is_lost = |path: &&HashPart| lost.contains(*path) || removed.contains(*path);
+                let without = match named.references.iter().find(is_lost) {
+                    _ if is_removed => Some("`larder remove` has removed it for good"),
+                    Some(_) => Some("a path that it refers to cannot be brought back"),
+                    None => None,
+                };
                 bring_back(session, path, narinfo.clone(), named.url.clone(), without)
             })
             .collect();
@@ -165,10 +172,10 @@ async fn bring_back(
     path: HashPart,
     narinfo: Vec<u8>,
     nar: String,
-    without: Option<HashPart>,
+    without: Option<&'static str>,
 ) -> Result<(HashPart, Undone)> {
-    if without.is_some() {
-        return Ok((path, Undone::Lost("a path that it refers to cannot be brought back".into())));
+    if let Some(reason) = without {
+        return Ok((path, Undone::Lost(reason.into())));
     }
     let since = Moment::now();
     let bucket = session.bucket();

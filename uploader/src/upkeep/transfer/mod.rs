@@ -10,7 +10,7 @@ mod survey;
 
 pub use carry::{Carrier, Carry};
 pub use order::{Decided, order};
-pub use survey::{Found, State, Surveyor, Upstream, listed, there};
+pub use survey::{Found, State, Surveyor, Upstream, listed, present_roots, there};
 
 #[cfg(test)]
 mod tests;

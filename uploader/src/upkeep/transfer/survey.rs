@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, stream};
-use nix_derivation::nixbase32;
+use nix_derivation::{StorePath, nixbase32};
 
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
@@ -60,6 +60,16 @@ impl State {
     fn references(&self) -> impl Iterator<Item = HashPart> {
         self.claim().into_iter().flat_map(|claim| claim.info.dependencies().map(|path| *path.digest()))
     }
+}
+
+/// The roots that the bucket has before a transfer, apart from those that another path of the transfer refers to.
+pub fn present_roots(found: &Found, roots: &[HashPart]) -> Vec<Arc<StorePath>> {
+    let below: HashSet<HashPart> = found.values().flat_map(State::references).collect();
+    let path = |digest: &HashPart| match found.get(digest) {
+        Some(State::Present(claim)) if !below.contains(digest) => Some(claim.info.path.clone()),
+        _ => None,
+    };
+    roots.iter().filter_map(path).collect()
 }
 
 /// The paths that the bucket has before a transfer.
