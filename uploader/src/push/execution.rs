@@ -61,6 +61,8 @@ pub(super) struct Execution<'a> {
     todo: &'a [Todo],
     order: Order,
     uploaded: Vec<Option<Uploaded>>,
+    /// The listings to write once the narinfo stands; `None` if the listing is made then.
+    listings: BTreeMap<usize, Option<String>>,
     claims: BTreeMap<usize, Claim>,
     settled: BTreeMap<usize, Outcome>,
     running: FuturesUnordered<BoxFuture<'a, Event>>,
@@ -78,6 +80,7 @@ impl<'a> Execution<'a> {
             todo,
             order: Order::new(&in_order(references)),
             uploaded: (0..todo.len()).map(|_| None).collect(),
+            listings: BTreeMap::new(),
             claims: BTreeMap::new(),
             settled: BTreeMap::new(),
             running: FuturesUnordered::new(),
@@ -148,7 +151,9 @@ impl<'a> Execution<'a> {
         }
         match event {
             Event::Uploaded(node, Ok(mut uploaded)) => {
-                self.begin_listing(node, &mut uploaded);
+                if let Some(uploaded) = uploaded.as_mut().filter(|_| self.tools.listings) {
+                    self.listings.insert(node, uploaded.listing.take());
+                }
                 self.uploaded[node] = uploaded;
                 if self.order.uploaded(node) {
                     self.publish(node);
@@ -156,17 +161,22 @@ impl<'a> Execution<'a> {
             }
             Event::Uploaded(node, Err(outcome)) => self.settle(node, outcome),
             Event::Published(node, Err(error)) => self.settle(node, Outcome::Failed(error)),
-            Event::Published(node, Ok(outcome)) | Event::SettledElsewhere(node, outcome) => {
+            Event::Published(node, Ok(outcome)) => {
+                if outcome.is_available() {
+                    self.begin_listing(node);
+                }
                 self.settle(node, outcome);
             }
+            Event::SettledElsewhere(node, outcome) => self.settle(node, outcome),
             Event::Optional => {}
         }
     }
 
-    /// Begins to write the listing of a path whose NAR is in the bucket.
-    fn begin_listing(&mut self, node: usize, uploaded: &mut Option<Uploaded>) {
-        let Some(uploaded) = uploaded.as_mut().filter(|_| self.tools.listings) else { return };
-        let (info, listing) = (self.todo[node].info.clone(), uploaded.listing.take());
+    /// Begins to write the listing of a path whose narinfo is in the bucket: the session may write that path. A listing that
+    /// comes first could outlive a path that somebody removes for good.
+    fn begin_listing(&mut self, node: usize) {
+        let Some(listing) = self.listings.remove(&node) else { return };
+        let info = self.todo[node].info.clone();
         let tools = self.tools;
         self.running.push(Box::pin(async move {
             let _slot = tools.requests.slot().await;
