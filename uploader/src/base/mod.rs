@@ -5,6 +5,7 @@ pub mod clock;
 pub mod error;
 pub mod exit;
 pub mod file;
+pub mod hex;
 pub mod lock;
 pub mod queue_error;
 pub mod span;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::base::hex::hex;
 use nix_derivation::{Derivation, InputDerivation, InputDerivationHash, Output, StorePath};
 use sha2::{Digest, Sha256};
 
@@ -142,11 +143,6 @@ fn quoted(text: impl AsRef<[u8]>) -> Vec<u8> {
     }
     quoted.push(b'"');
     quoted
-}
-
-/// Bytes in hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -10,15 +10,17 @@ use nix_derivation::StorePath;
 use nix_narinfo::{NixSignature, TrustedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::derivation_hash::hex;
 use super::signature::{SecretKey, verified};
 use crate::base::error::Result;
+use crate::base::hex::hex;
 
 /// The prefix of the keys for Nix up to 2.34.
 const BY_HASH: &str = "realisations/";
 /// The prefix of the keys for Nix from 2.35.
 const BY_DERIVATION: &str = "build-trace-v2/";
 const SUFFIX: &str = ".doi";
+/// The largest object that is read, in bytes. One with a hundred signatures is smaller.
+pub const LARGEST: u64 = 64 << 10;
 
 /// How a derivation is named, and so which versions of Nix look there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

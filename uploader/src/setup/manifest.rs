@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::change::{Change, Tree};
 use super::paths::MANIFEST;
 use crate::base::error::{Area, Error, Result};
+use crate::base::hex::hex;
 
 /// The record of a set-up. The machine keeps it as a JSON file beside the installed programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,6 @@ impl Manifest {
 
     /// The digest of contents, as in [`Manifest::files`].
     pub fn digest(contents: &[u8]) -> String {
-        Sha256::digest(contents).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(contents))
     }
 }

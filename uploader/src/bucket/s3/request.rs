@@ -11,6 +11,7 @@ use md5::Md5;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use crate::base::hex::hex;
 use crate::bucket::interface::{Body, MAX_SMALL};
 
 /// The characters that stay unencoded in the value of a parameter.
@@ -135,11 +136,6 @@ pub(super) fn encoded_value(value: &str) -> String {
 /// The value of `Content-MD5`: a checksum against accidents, which every server knows.
 pub(super) fn md5(bytes: &[u8]) -> String {
     STANDARD.encode(Md5::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use super::record_codec::{self, VERSION};
 use super::records::{Record, Records};
 use super::take::Options;
 use crate::base::error::{Area, Error, Result};
+use crate::base::hex::hex;
 
 const RECORDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("records");
 /// What the file is for, under the number 0.
@@ -73,7 +74,7 @@ impl Cache {
     /// The reason why there is no cache: another process uses it, or the directory cannot be written.
     pub fn open(directory: &Path, address: &str, options: &Options) -> Result<Self> {
         let identity = identity(address, options);
-        let name = identity[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let name = hex(&identity[..16]);
         let path = directory.join(format!("{PREFIX}{name}{SUFFIX}"));
         let failed = |error: Failure| {
             let what = format!("cannot use the cache `{}`", path.display());

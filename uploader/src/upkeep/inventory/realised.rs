@@ -8,12 +8,10 @@ use super::objects::Objects;
 use crate::base::error::{Error, Result};
 use crate::bucket::Bucket;
 use crate::format::object_kind::ObjectKind;
-use crate::format::realisation::path_of;
+use crate::format::realisation::{LARGEST, path_of};
 
 /// The number of realisations that are read at the same time.
 const CONCURRENT: usize = 48;
-/// The largest realisation that is read, in bytes. One with a hundred signatures is smaller.
-const LARGEST: u64 = 64 << 10;
 
 /// What a realisation names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

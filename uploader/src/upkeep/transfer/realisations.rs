@@ -7,14 +7,12 @@ use crate::base::clock::Moment;
 use crate::base::error::Result;
 use crate::bucket::Depth;
 use crate::format::object_kind::REALISATIONS;
-use crate::format::realisation::Realisation;
+use crate::format::realisation::{LARGEST, Realisation};
 use crate::session::HashPart;
 use crate::upkeep::repair::Source;
 
 /// The number of realisations that are carried at the same time.
 const CONCURRENT: usize = 16;
-/// The largest realisation that is read, in bytes.
-const LARGEST: u64 = 64 << 10;
 
 impl Carrier<'_> {
     /// Carries the realisations of those paths that `is_there`: clients can take them from the bucket since the moment `since`.

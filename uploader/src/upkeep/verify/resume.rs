@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::base::hex::hex;
 use crate::upkeep::inventory::{Catalog, NarId};
 
 /// The age in seconds from which the file does not count.
@@ -33,7 +34,7 @@ impl Resume {
     /// seconds since 1970. A file that cannot be read or written is no error.
     pub fn open(cache: &Path, address: &str, part: &str, catalog: &Catalog, now: u64) -> Self {
         let name = Sha256::digest(format!("{address}\n{part}"));
-        let name: String = name[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&name[..8]);
         let path = cache.join(format!("verified-{name}"));
         let bytes = fs::read(&path).unwrap_or_default();
         let is_young = |begun: u64| now.abs_diff(begun) < OLD;
