@@ -5,6 +5,9 @@
 //! key, ascending. The header of the list tells how many there are. A path that is not in the list is taken for a member once
 //! in ten million questions, beside a list of 100,000 paths.
 
+use std::marker::PhantomData;
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use super::collection::{Header, List};
@@ -17,51 +20,59 @@ pub fn key(list: &str) -> String {
     format!("{list}-members")
 }
 
-/// The beginnings of hashes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Prefixes(Vec<[u8; PREFIX]>);
+/// What a list has: hash parts of paths, or keys of objects.
+pub trait Prefixed {
+    /// The first bytes of its hash.
+    fn prefix(&self) -> [u8; PREFIX];
+}
 
-impl Prefixes {
-    fn of(hashes: impl Iterator<Item = [u8; PREFIX]>) -> Self {
-        let mut prefixes: Vec<_> = hashes.collect();
-        prefixes.sort_unstable();
-        Self(prefixes)
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (prefixes, rest) = bytes.as_chunks::<PREFIX>();
-        (rest.is_empty() && prefixes.is_sorted()).then(|| Self(prefixes.to_vec()))
-    }
-
-    /// Whether the path with this hash part may be in the list.
-    pub fn has_path(&self, digest: &[u8; 20]) -> bool {
-        self.0.binary_search(&of_path(digest)).is_ok()
-    }
-
-    /// Whether the object with this key may be in the list.
-    pub fn has_object(&self, key: &str) -> bool {
-        self.0.binary_search(&of_object(key)).is_ok()
+impl Prefixed for [u8; 20] {
+    fn prefix(&self) -> [u8; PREFIX] {
+        std::array::from_fn(|place| self[place])
     }
 }
 
-fn of_path(digest: &[u8; 20]) -> [u8; PREFIX] {
-    std::array::from_fn(|place| digest[place])
+impl Prefixed for Arc<str> {
+    fn prefix(&self) -> [u8; PREFIX] {
+        of_key(self)
+    }
 }
 
-fn of_object(key: &str) -> [u8; PREFIX] {
+fn of_key(key: &str) -> [u8; PREFIX] {
     let hash = Sha256::digest(key);
     std::array::from_fn(|place| hash[place])
 }
 
-/// The short form of a list.
-pub fn encode(list: &List) -> Vec<u8> {
-    let paths = Prefixes::of(list.levels.iter().flatten().map(of_path));
-    let objects = Prefixes::of(list.objects.iter().map(|key| of_object(key)));
-    [paths.0.as_flattened(), objects.0.as_flattened()].concat()
+/// The beginnings of the hashes of paths or of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prefixes<T>(Vec<[u8; PREFIX]>, PhantomData<T>);
+
+impl<T: Prefixed> Prefixes<T> {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (prefixes, rest) = bytes.as_chunks::<PREFIX>();
+        (rest.is_empty() && prefixes.is_sorted()).then(|| Self(prefixes.to_vec(), PhantomData))
+    }
+
+    /// Whether `item` may be in the list.
+    pub fn has(&self, item: &T) -> bool {
+        self.0.binary_search(&item.prefix()).is_ok()
+    }
 }
 
-/// Reads the short form of the list with this header: its paths, and its objects. `None` if it is not that of this list.
-pub fn decode(header: &Header, bytes: &[u8]) -> Option<(Prefixes, Prefixes)> {
+/// The short form of a list.
+pub fn encode(list: &List) -> Vec<u8> {
+    let mut paths: Vec<_> = list.levels.iter().flatten().map(Prefixed::prefix).collect();
+    let mut objects: Vec<_> = list.objects.iter().map(|key| of_key(key)).collect();
+    paths.sort_unstable();
+    objects.sort_unstable();
+    [paths.as_flattened(), objects.as_flattened()].concat()
+}
+
+/// The short form of a list, as it was read: its paths, and its objects.
+pub type Members = (Prefixes<[u8; 20]>, Prefixes<Arc<str>>);
+
+/// Reads the short form of the list with this header. `None` if it is not that of this list.
+pub fn decode(header: &Header, bytes: &[u8]) -> Option<Members> {
     let paths = header.paths.checked_mul(PREFIX)?;
     let objects = header.objects.checked_mul(PREFIX)?;
     let (first, second) = bytes.split_at_checked(paths)?;
@@ -82,13 +93,13 @@ mod tests {
     fn every_member_is_found() {
         let header = Header::parse(&list().encode(false).0).unwrap();
         let (paths, objects) = decode(&header, &encode(&list())).unwrap();
-        assert!([9, 2, 5].iter().all(|byte| paths.has_path(&[*byte; 20])));
-        assert!(objects.has_object("nar/a") && objects.has_object("nar/b"));
-        assert!(!paths.has_path(&[3; 20]) && !objects.has_object("nar/c"));
+        assert!([9, 2, 5].iter().all(|byte| paths.has(&[*byte; 20])));
+        assert!(objects.has(&"nar/a".into()) && objects.has(&"nar/b".into()));
+        assert!(!paths.has(&[3; 20]) && !objects.has(&"nar/c".into()));
         // Only the beginning counts.
         let mut like = [9; 20];
         like[19] = 0;
-        assert!(paths.has_path(&like));
+        assert!(paths.has(&like));
     }
 
     #[test]

@@ -216,14 +216,13 @@ impl GateKeeper {
 
     /// Whether a collection that could take the path has ended since then.
     pub(super) fn forgot(&self, path: &HashPart, since: Moment) -> bool {
-        let state = lock(&self.state);
-        state.forgets_all(since) || state.ended.iter().any(|ended| ended.at >= since && ended.has(path))
+        lock(&self.state).forgot(since, |ended| ended.has(path))
     }
 
     /// Whether a collection that could take the NAR with this key has ended since then.
     pub(super) fn forgot_nar(&self, key: &str, since: Moment) -> bool {
-        let (state, key) = (lock(&self.state), Arc::from(key));
-        state.forgets_all(since) || state.ended.iter().any(|ended| ended.at >= since && ended.has_nar(&key))
+        let key = Arc::from(key);
+        lock(&self.state).forgot(since, |ended| ended.has_nar(&key))
     }
 
     /// The server has confirmed a rescue.
@@ -308,24 +307,21 @@ impl State {
         if fault::is(IGNORES_COLLECTIONS) {
             return None;
         }
-        let since = |since: Moment| self.ended.iter().filter(move |ended| ended.at >= since);
         let (mutation, is_forgotten, is_removed) = match change {
             Change::Narinfo { path, references, nar, since: at } => {
                 let paths = || std::iter::once(path).chain(references);
-                let forgotten = self.forgets_all(*at)
-                    || since(*at).any(|ended| ended.has_nar(nar) || paths().any(|path| ended.has(path)));
+                let forgotten =
+                    self.forgot(*at, |ended| ended.has_nar(nar) || paths().any(|path| ended.has(path)));
                 let removed = paths().any(|path| self.removed.contains(path));
                 (Mutation::Narinfo { path, references, nar }, forgotten, removed)
             }
             Change::Naming { path, key, since: at } => {
-                let forgotten =
-                    self.forgets_all(*at) || since(*at).any(|ended| ended.has(path) || ended.has_nar(key));
+                let forgotten = self.forgot(*at, |ended| ended.has(path) || ended.has_nar(key));
                 let mutation = Mutation::Narinfo { path, references: &[], nar: key };
                 (mutation, forgotten, self.removed.contains(path))
             }
             Change::Record { paths, since: at } => {
-                let forgotten =
-                    self.forgets_all(*at) || since(*at).any(|ended| paths.iter().any(|path| ended.has(path)));
+                let forgotten = self.forgot(*at, |ended| paths.iter().any(|path| ended.has(path)));
                 (Mutation::Record { paths }, forgotten, false)
             }
             Change::Rescue(collection) => (Mutation::Rescue { collection }, false, false),
@@ -338,8 +334,10 @@ impl State {
         }
     }
 
-    fn forgets_all(&self, since: Moment) -> bool {
+    /// Whether a collection for which `could_take` holds has ended since then, or any that is not remembered any more.
+    fn forgot(&self, since: Moment, could_take: impl Fn(&Ended) -> bool) -> bool {
         self.forgets_all_until.is_some_and(|until| since <= until)
+            || self.ended.iter().any(|ended| ended.at >= since && could_take(ended))
     }
 }
 

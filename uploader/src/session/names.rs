@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::format::members::Prefixes;
+use crate::format::members::{Prefixed, Prefixes};
 use crate::protocol::names::{Members, Names, Set};
 
 /// Paths are named by their hash parts, NARs and other objects by their keys.
@@ -35,37 +35,18 @@ pub enum InList<T: Ord> {
     /// All of them.
     Whole(Shared<T>),
     /// The beginnings of their hashes, and items that do not count.
-    Short(Arc<Prefixes>, Shared<T>),
+    Short(Arc<Prefixes<T>>, Shared<T>),
 }
 
-impl Members<HashPart> for InList<HashPart> {
-    fn has(&self, path: &HashPart) -> bool {
+impl<T: Prefixed + Clone + Debug + Ord + Hash> Members<T> for InList<T> {
+    fn has(&self, item: &T) -> bool {
         match self {
-            Self::Whole(paths) => paths.contains(path),
-            Self::Short(prefixes, spared) => prefixes.has_path(path) && !spared.contains(path),
+            Self::Whole(items) => items.contains(item),
+            Self::Short(prefixes, spared) => prefixes.has(item) && !spared.contains(item),
         }
     }
 
-    fn spare(&mut self, path: HashPart) {
-        self.take_out(path);
-    }
-}
-
-impl Members<Arc<str>> for InList<Arc<str>> {
-    fn has(&self, key: &Arc<str>) -> bool {
-        match self {
-            Self::Whole(keys) => keys.contains(key),
-            Self::Short(prefixes, spared) => prefixes.has_object(key) && !spared.contains(key),
-        }
-    }
-
-    fn spare(&mut self, key: Arc<str>) {
-        self.take_out(key);
-    }
-}
-
-impl<T: Clone + Debug + Ord + Hash> InList<T> {
-    fn take_out(&mut self, item: T) {
+    fn spare(&mut self, item: T) {
         match self {
             Self::Whole(items) => items.remove(&item),
             Self::Short(_, spared) => spared.insert(item),
