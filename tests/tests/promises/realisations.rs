@@ -21,6 +21,13 @@ fn directory(version: NixVersion) -> Result<World> {
     World::new(version, Target::Directory(Directory::start()?))
 }
 
+/// The same, with the hook.
+fn hooked(version: NixVersion) -> Result<World> {
+    let mut world = directory(version)?;
+    world.larder.install_hook(&mut world.nix)?;
+    Ok(world)
+}
+
 /// Builds with the bucket of the world as the only cache, signatures required, with this number of builds at a time.
 fn build_from(world: &World, client: &NixHome, expression: &str, jobs: &str) -> Result<Output> {
     let base = world.target.public_base().context("a bucket that clients can read")?;
@@ -60,8 +67,7 @@ fn is_signed(fingerprint: &str, signatures: &Value, public: &str) -> Result<bool
 #[test]
 fn a_chain_of_floating_outputs_is_substituted_without_a_build() -> Result<()> {
     for version in versions() {
-        let mut world = directory(version)?;
-        world.larder.install_hook(&mut world.nix)?;
+        let world = hooked(version)?;
         let expression = samples::ca_chain(&format!("chain {version}"), "");
         let built = world.nix.build(&expression)?;
         let flushed = world.larder.run(&["flush", "--wait"])?;
@@ -100,8 +106,7 @@ fn copy(expression: &str, from: &NixHome, to: &NixHome, public: &str) -> Result<
 #[test]
 fn clients_find_the_signatures_of_realisations_valid() -> Result<()> {
     for version in versions() {
-        let mut world = directory(version)?;
-        world.larder.install_hook(&mut world.nix)?;
+        let world = hooked(version)?;
         // A client signs what it has found out by itself anew: which path a derivation with inputs has become.
         let expression = samples::ca_single(&format!("signed {version}"));
         let built = world.nix.build(&expression)?;
@@ -121,8 +126,7 @@ fn clients_find_the_signatures_of_realisations_valid() -> Result<()> {
 #[test]
 fn an_input_that_changes_without_its_output_builds_nothing_above() -> Result<()> {
     for version in versions() {
-        let mut world = directory(version)?;
-        world.larder.install_hook(&mut world.nix)?;
+        let mut world = hooked(version)?;
         let chain = |note: &str| samples::ca_chain(&format!("cut-off {version}"), note);
         let built = world.nix.build(&chain("one"))?;
         world.larder.run(&["flush", "--wait"])?;
@@ -160,8 +164,7 @@ fn realisations_are_found_on_a_server() -> Result<()> {
 #[test]
 fn both_forms_say_what_nix_knows_and_are_signed() -> Result<()> {
     for version in versions() {
-        let mut world = directory(version)?;
-        world.larder.install_hook(&mut world.nix)?;
+        let world = hooked(version)?;
         world.nix.build(&samples::ca_chain(&format!("forms {version}"), ""))?;
         world.larder.run(&["flush", "--wait"])?;
         let objects = world.target.list()?;
