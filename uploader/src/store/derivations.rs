@@ -26,8 +26,8 @@ pub struct Derivations {
 }
 
 impl Derivations {
-    /// The realisations, in both forms, of the floating content-addressed outputs of a derivation: those that the daemon knows. Empty if it has
-    /// no such outputs. Blocks. `daemon` is a connection, which is opened when it is needed.
+    /// The realisations, in both forms, of the floating content-addressed outputs of a derivation: those that the daemon knows.
+    /// Empty if it has no such outputs. Blocks. `daemon` is a connection, which is opened when it is needed.
     ///
     /// # Errors
     /// When the derivation, or one that it needs, cannot be read, or the daemon does not answer.

@@ -208,7 +208,7 @@ impl Kind {
             Self::NarContents | Self::FileHash | Self::ReferenceMissing => "`larder repair`",
             Self::RealisationMalformed => "delete them; `larder push` of their paths writes them anew",
             Self::OrphanNar | Self::OrphanListing | Self::OrphanLog | Self::OrphanRealisation => {
-                "none yet: larder does not delete them so far"
+                "`larder collect --yes` removes them when no narinfo has named them for 30 days"
             }
             Self::UnfinishedUpload | Self::DeadWriter => "the next push removes them when they are a day old",
             Self::UnknownObject => "none is needed",
