@@ -2,7 +2,7 @@
 
 use crate::larder::LarderHome;
 use crate::nix::{KeyPair, NixHome, NixVersion, narinfo_key, versions};
-use crate::process::Output;
+use crate::process::{Child, Output, eventually};
 use crate::servers::{Directory, Kind, S3Server};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -206,6 +206,17 @@ impl World {
     /// Runs `larder status --json`.
     pub fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.larder.run(&["status", "--json"])?.stdout)?)
+    }
+
+    /// Starts `larder agent ARGS…`, and waits until it is the agent of the queue: a `flush` that came before it would
+    /// take the queue itself.
+    pub fn agent_of_the_queue(&self, args: &[&str]) -> Result<Child> {
+        let agent = self.larder.agent(args)?;
+        eventually("the agent running", Duration::from_secs(120), || {
+            self.status().is_ok_and(|status| status["agentRunning"] == true)
+        })
+        .with_context(|| agent.log())?;
+        Ok(agent)
     }
 }
 

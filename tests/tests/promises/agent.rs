@@ -170,10 +170,7 @@ fn a_queue_has_one_agent_and_flush_waits_for_it() -> Result<()> {
     let Some(mut world) = World::plain()? else { return Ok(()) };
     world.larder.install_hook(&mut world.nix)?;
     world.larder.run(&["queue", "create"])?;
-    let _agent = world.larder.agent(&[])?;
-    eventually("the agent running", SOON, || {
-        world.status().is_ok_and(|status| status["agentRunning"] == true)
-    })?;
+    let _agent = world.agent_of_the_queue(&[])?;
     assert_said(&world.larder.try_run(&["agent"])?, 1, &["has an agent already", "hint:"]);
     let built = world.nix.build(&samples::app("two agents"))?;
     world.larder.run(&["flush", "--wait", "--timeout", "120"])?;

@@ -157,7 +157,7 @@ fn an_agent_that_knows_the_paths_from_before_reads_them_again_after_a_recheck() 
     world.larder.install_hook(&mut world.nix)?;
     let chain = |length| samples::chain("stale", length);
     let last = world.nix.build(&chain(CHAIN))?.remove(0);
-    let mut agent = world.larder.agent(&["--drain", "600"])?;
+    let mut agent = world.agent_of_the_queue(&["--drain", "600"])?;
     world.larder.run(&["flush", "--wait"])?;
     // The upload of another build keeps the session of the agent open.
     let is_first = AtomicBool::new(true);
