@@ -5,7 +5,8 @@ fn path(name: &str) -> StorePath {
 }
 
 fn report(outcomes: &[(&str, Outcome)]) -> Report {
-    Report { outcomes: outcomes.iter().map(|(name, outcome)| (path(name).into(), outcome.clone())).collect() }
+    let outcomes = outcomes.iter().map(|(name, outcome)| (path(name).into(), outcome.clone())).collect();
+    Report { outcomes, since: None }
 }
 
 fn failed(area: Area, retry: Retry) -> Outcome {

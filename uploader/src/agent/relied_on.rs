@@ -158,7 +158,7 @@ mod tests {
 
     fn report(outcomes: impl IntoIterator<Item = (usize, Outcome)>) -> Report {
         let outcomes = outcomes.into_iter().map(|(number, outcome)| (Arc::new(path(number)), outcome));
-        Report { outcomes: outcomes.collect() }
+        Report { outcomes: outcomes.collect(), since: None }
     }
 
     fn present(numbers: std::ops::Range<usize>) -> Report {

@@ -102,7 +102,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
     if !args.dry_run {
         pusher.begin_sweep(None);
     }
-    let (roots, since) = (wanted.roots.clone(), Moment::now());
+    let roots = wanted.roots.clone();
     let request = request(&args, wanted.roots);
     let renderers = Renderers { human: Arc::new(Human::new(address, args.json)), json };
     let report = tokio::select! {
@@ -110,10 +110,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         _ = tokio::signal::ctrl_c() => None,
     };
     renderers.human.finish();
-    let is_there =
-        report.as_ref().is_some_and(|report| report.as_ref().is_ok_and(|report| has(report, &roots)));
-    let pinned = match &args.pin {
-        Some(name) if is_there && wanted.bad.is_empty() => {
+    let pushed = report.as_ref().and_then(|report| report.as_ref().ok());
+    let there = pushed.filter(|report| has(report, &roots)).and_then(|report| report.since);
+    let pinned = match (&args.pin, there) {
+        (Some(name), Some(since)) if wanted.bad.is_empty() => {
             Some(pin(&pusher, name, &args, &roots, since).await)
         }
         _ => None,

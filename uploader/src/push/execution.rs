@@ -245,7 +245,11 @@ impl<'a> Execution<'a> {
 async fn send(tools: Tools<'_>, todo: &Todo) -> Result<Uploaded, Outcome> {
     let Publisher { session, examiner } = tools.publisher;
     let judge = examiner.judge;
-    check_size(judge.store_dir, &todo.info, judge.keys).map_err(Outcome::Failed)?;
+    let info = &todo.info;
+    // A person may have removed the path since the plan was made. Then its NAR must not reach the bucket either.
+    let references = info.references.iter().map(|path| path.digest());
+    session.check_permitted(info.path.digest(), references).map_err(Outcome::Failed)?;
+    check_size(judge.store_dir, info, judge.keys).map_err(Outcome::Failed)?;
     let sent = tools.sender.send(session, tools.requests, &todo.info, tools.nars, tools.progress).await;
     match sent {
         Ok(uploaded) => Ok(uploaded),

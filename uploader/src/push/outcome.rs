@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix_derivation::StorePath;
 
+use crate::base::clock::Moment;
 use crate::base::error::Error;
 
 /// The outcome of one store path.
@@ -174,6 +175,8 @@ impl Outcome {
 pub struct Report {
     /// The outcome of each path.
     pub outcomes: BTreeMap<Arc<StorePath>, Outcome>,
+    /// Since when the push knows what it says of the bucket. `None` before it has asked.
+    pub since: Option<Moment>,
 }
 
 impl Report {

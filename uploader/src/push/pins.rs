@@ -11,7 +11,7 @@ use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::base::lock::lock;
 use crate::format::pin::{Generation, Pin, PinName};
-use crate::session::Session;
+use crate::session::{FACT_AGE, Session};
 use crate::survey::read_pins;
 
 /// Stands for the name of the machine in the name of a pin.
@@ -110,8 +110,8 @@ fn part_of_a_name(host: &str) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     rules: PinRules,
-    /// For each pin, the paths of its youngest generation, as far as this session knows.
-    youngest: Mutex<BTreeMap<PinName, BTreeSet<String>>>,
+    /// For each pin, the paths of its youngest generation, and when this session learnt them.
+    youngest: Mutex<BTreeMap<PinName, (BTreeSet<String>, Moment)>>,
 }
 
 impl Pins {
@@ -140,9 +140,12 @@ impl Pins {
     ) -> Result<Vec<String>> {
         let mut pinned = Vec::new();
         for (name, paths) in self.rules.matching(roots) {
-            let known = lock(&self.youngest).get(name) == Some(&paths);
-            if known || self.is_youngest(session, name, &paths).await {
-                lock(&self.youngest).insert(name.clone(), paths);
+            if self.is_known(name, &paths) {
+                continue;
+            }
+            let asked = Moment::now();
+            if self.is_youngest(session, name, &paths).await {
+                lock(&self.youngest).insert(name.clone(), (paths, asked));
                 continue;
             }
             let pin = Pin {
@@ -154,9 +157,16 @@ impl Pins {
             session.pin(name, &pin, since).await?;
             pinned
                 .push(format!("pinned {} as `{name}`", paths.iter().cloned().collect::<Vec<_>>().join(", ")));
-            lock(&self.youngest).insert(name.clone(), paths);
+            lock(&self.youngest).insert(name.clone(), (paths, asked));
         }
         Ok(pinned)
+    }
+
+    /// Whether this session has learnt lately that the youngest generation of the pin has these paths. Somebody may have
+    /// removed the pin since, so an old answer counts for nothing.
+    fn is_known(&self, name: &PinName, paths: &BTreeSet<String>) -> bool {
+        let youngest = lock(&self.youngest);
+        youngest.get(name).is_some_and(|(known, asked)| known == paths && asked.elapsed() <= FACT_AGE)
     }
 
     /// Whether the youngest generation in the bucket says the same. If nobody knows, it does not.

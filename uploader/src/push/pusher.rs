@@ -182,7 +182,8 @@ impl Pusher {
         request.removed = self.session.removed();
         let request = Arc::new(request);
         for _ in 0..ATTEMPTS {
-            let (report, since) = self.try_push(&request, &progress).await?;
+            let (mut report, since) = self.try_push(&request, &progress).await?;
+            report.since = Some(since);
             // What a collection could take that has ended meanwhile may be gone: the bucket is asked again.
             // Such a path may also have failed, because it could not be recorded as needed.
             let is_there =

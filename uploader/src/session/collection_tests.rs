@@ -108,6 +108,11 @@ async fn a_condemned_nar_is_not_named_and_a_purged_path_is_not_published() {
     let error =
         session.put_narinfo(condemned.into_bytes(), Condition::None, Moment::now()).await.unwrap_err();
     assert!(error.to_string().contains("its NAR"), "{error}");
+    let (purged, other) = (digest(B), digest(A));
+    assert!(session.check_permitted(&other, []).is_ok());
+    assert!(
+        session.check_permitted(&purged, []).is_err() && session.check_permitted(&other, [&purged]).is_err()
+    );
     let error = session.put_narinfo(narinfo(B, ""), Condition::None, Moment::now()).await.unwrap_err();
     assert!(error.retry() == Retry::Permanent && error.to_string().contains("for good"), "{error}");
 }

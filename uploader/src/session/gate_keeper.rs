@@ -214,6 +214,20 @@ impl GateKeeper {
         lock(&self.state).removed.clone()
     }
 
+    /// Checks that no person has removed the path or one of its references for good.
+    pub(super) fn check_permitted<'a>(
+        &self,
+        path: &'a HashPart,
+        references: impl IntoIterator<Item = &'a HashPart>,
+    ) -> Result<()> {
+        let state = lock(&self.state);
+        let mut paths = std::iter::once(path).chain(references);
+        if paths.any(|path| state.removed.contains(path)) {
+            return Err(removed("publish", &nixbase32::encode(path)));
+        }
+        Ok(())
+    }
+
     /// Whether a collection that could take the path has ended since then.
     pub(super) fn forgot(&self, path: &HashPart, since: Moment) -> bool {
         lock(&self.state).forgot(since, |ended| ended.has(path))
@@ -285,11 +299,16 @@ impl GateKeeper {
                 cannot("a collection may have removed it meanwhile, or a path that it refers to")
                     .hint("try again")
             }
-            Refused::Removed => Error::permanent(Area::Bucket, format!("cannot {what} `{path}`"))
-                .because("`larder remove` has removed it, or a path that it refers to, for good")
-                .hint("`larder remove --lift` permits it again"),
+            Refused::Removed => removed(what, &path),
         }
     }
+}
+
+/// The error about a path that a person has removed.
+fn removed(what: &str, path: &str) -> Error {
+    Error::permanent(Area::Bucket, format!("cannot {what} `{path}`"))
+        .because("`larder remove` has removed it, or a path that it refers to, for good")
+        .hint("`larder remove --lift` permits it again")
 }
 
 /// Why a change must not be sent.

@@ -238,9 +238,12 @@ impl Session {
         loop {
             self.check()?;
             let (wanted, waits) = rescuer.needed(paths.clone());
-            rescuer.rescue(wanted).await?;
-            if !waits {
-                return Ok(());
+            match rescuer.rescue(wanted).await {
+                Ok(()) if !waits => return Ok(()),
+                Ok(()) => {}
+                // A collection has begun to close meanwhile: it is to be waited for, too.
+                Err(_) if rescuer.needed(paths.clone()).1 => {}
+                Err(error) => return Err(error),
             }
             let longest = limits.longest_wait(limits.dead());
             if begun.elapsed() > longest {
@@ -277,6 +280,18 @@ impl Session {
     /// Whether a collection that could take the NAR with this key has ended since then.
     pub fn forgot_nar(&self, key: &str, since: Moment) -> bool {
         self.keeper.forgot_nar(key, since)
+    }
+
+    /// Checks that a path with these references may be published.
+    ///
+    /// # Errors
+    /// When a person has removed one of them for good.
+    pub fn check_permitted<'a>(
+        &self,
+        path: &'a HashPart,
+        references: impl IntoIterator<Item = &'a HashPart>,
+    ) -> Result<()> {
+        self.keeper.check_permitted(path, references)
     }
 
     /// The paths that a person has removed for good, so that nobody publishes them again.

@@ -11,6 +11,7 @@ mod credentials;
 mod deletion;
 mod error;
 mod expiry;
+mod latest;
 mod listing;
 mod multipart;
 mod objects;

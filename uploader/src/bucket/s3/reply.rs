@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::xml::read::Fault;
+use crate::base::clock::Moment;
 use crate::base::error::{Cause, Error};
 
 /// What a request is signed with.
@@ -17,6 +18,8 @@ pub(super) struct Signature {
     pub(super) credentials: Credentials,
     /// The time by the clock of the server, as far as it is known.
     pub(super) time: SystemTime,
+    /// When the signature was made.
+    pub(super) made: Moment,
 }
 
 impl fmt::Debug for Signature {

@@ -19,6 +19,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::error::precise;
 use super::expiry::Manner;
+use super::latest::Latest;
 use super::reply::{Reply, Signature};
 use super::request::encoded_value;
 use super::xml::read::Fault;
@@ -48,6 +49,8 @@ pub(super) struct Signer {
     /// By how many milliseconds the server's clock is ahead of this machine's clock. Zero unless the server has refused a
     /// signature while the clocks differed.
     ahead: AtomicI64,
+    /// The latest time that the server's clock can show.
+    latest: Mutex<Option<Latest>>,
 }
 
 struct Kept {
@@ -57,22 +60,30 @@ struct Kept {
 
 impl Signer {
     pub(super) fn new(credentials: SharedCredentialsProvider, region: String, service: String) -> Self {
-        let (kept, loading, ahead) = Default::default();
-        Self { credentials, region, service, kept, loading, ahead }
+        let (kept, loading, ahead, latest) = Default::default();
+        Self { credentials, region, service, kept, loading, ahead, latest }
     }
 
     /// The credentials and the time to sign with.
     pub(super) async fn prepare(&self) -> Result<Signature, CredentialsError> {
         let credentials = self.current(|_| true).await?;
-        Ok(Signature { credentials, time: self.now() })
+        Ok(Signature { credentials, time: self.now(), made: Moment::now() })
     }
 
     /// The present time by the clock of the server, as far as it is known.
     fn now(&self) -> SystemTime {
+        self.at(SystemTime::now())
+    }
+
+    /// The time of the server while the clock of this machine shows `now`. This clock may have jumped since the last answer
+    /// of the server. So the time is never far above the latest that the server's clock can show.
+    fn at(&self, now: SystemTime) -> SystemTime {
         let millis = self.ahead.load(Ordering::Relaxed);
-        let (now, span) = (SystemTime::now(), Duration::from_millis(millis.unsigned_abs()));
+        let span = Duration::from_millis(millis.unsigned_abs());
         let shifted = if millis < 0 { now.checked_sub(span) } else { now.checked_add(span) };
-        shifted.unwrap_or(now)
+        let latest = lock(&self.latest).map(|latest| latest.at(Moment::now().since_start()) + SKEW);
+        let shifted = shifted.unwrap_or(now);
+        latest.map_or(shifted, |latest| latest.min(shifted))
     }
 
     /// The kept credentials if they are valid and `fit`, otherwise those that the provider has now.
@@ -144,7 +155,7 @@ impl Signer {
     /// Takes notice of a refusal. Returns whether the same request would now be signed differently: with other
     /// credentials, or with another time.
     pub(super) async fn heed(&self, refusal: &Reply) -> bool {
-        let Signature { credentials: refused, time } = &refusal.signature;
+        let Signature { credentials: refused, time, .. } = &refusal.signature;
         // Servers give different codes for a wrong time, and no code in the answer to a HEAD.
         let other_time = matches!(refusal.status, 400 | 401 | 403) && self.set_clock(refusal.date(), *time);
         if !rejects_credentials(&refusal.fault) {
@@ -159,6 +170,10 @@ impl Signer {
     /// valid for longer. One with a time in the past does no harm.
     pub(super) fn see_clock(&self, answer: &Reply) {
         let Some(server) = answer.date() else { return };
+        let (sent, answered) = (answer.signature.made.since_start(), Moment::now().since_start());
+        let mut latest = lock(&self.latest);
+        *latest = Some(Latest::learn(*latest, server, sent, answered));
+        drop(latest);
         if server + SKEW < answer.signature.time {
             self.ahead.store(millis_ahead(server, SystemTime::now()), Ordering::Relaxed);
         }

@@ -118,7 +118,12 @@ pub fn plan(
         }
     }
     let above_work = AboveWork { paths: above, work, graph };
-    Plan { todo, references, settled: Report { outcomes: settled.into_iter().collect() }, above_work }
+    Plan {
+        todo,
+        references,
+        settled: Report { outcomes: settled.into_iter().collect(), since: None },
+        above_work,
+    }
 }
 
 /// Whether the narinfo of a settled path is in the bucket.
