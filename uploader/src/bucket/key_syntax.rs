@@ -16,6 +16,11 @@ pub(crate) fn check(key: &str) -> Result<()> {
     }
 }
 
+/// Whether `key` is a key that a bucket takes.
+pub fn is_key(key: &str) -> bool {
+    fault(key).is_none()
+}
+
 /// The reason why `key` is refused, or `None`. `key` may also be a prefix without its slash.
 pub(crate) fn fault(key: &str) -> Option<&'static str> {
     if key.is_empty() {

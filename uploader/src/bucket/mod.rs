@@ -20,6 +20,7 @@ pub use interface::{
     AnonymousRead, Body, Bucket, Condition, ContentType, Copied, Cursor, Depth, Fence, ListPage, MAX_SMALL,
     Multipart, Object, ObjectMeta, Origin, Put, Unfinished, Version,
 };
+pub use key_syntax::is_key;
 pub use open::open;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use s3::properties;

@@ -60,6 +60,7 @@ async fn inputs(args: &Args, context: &Context, bucket: &dyn crate::bucket::Buck
         nar_grace: args.nar_grace.unwrap_or(NAR_GRACE),
         foreign_writers: args.foreign_writers,
         without_rules: false,
+        refuse_pinned: false,
     })
 }
 
@@ -79,10 +80,9 @@ async fn collect(args: &Args, context: &Context) -> Result<Exit> {
     let keys = context.keys()?;
     let store_dir = inputs.inventory.store_dir.as_str();
     let waits = |others| shown.waits(others);
-    let session = tokio::select! {
-        claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits) => claimed?,
-        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
-    };
+    let stop = async { _ = tokio::signal::ctrl_c().await };
+    let claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits, stop).await?;
+    let Some(session) = claimed else { return Ok(Exit::Interrupted) };
     let work = async {
         let news = |news| shown.news(news);
         let collector = Collector { session: &session, inputs: &inputs, news: &news };

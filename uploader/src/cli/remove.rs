@@ -16,7 +16,7 @@ use crate::bucket::Bucket;
 use crate::format::pin::{Generation, PINS, effective};
 use crate::session::{CollectorSession, HashPart};
 use crate::survey::read_pins;
-use crate::upkeep::collect::{Collector, Garbage, Inputs, Marking, NAR_GRACE, bury, lift, removal};
+use crate::upkeep::collect::{Collector, Garbage, Inputs, Marking, NAR_GRACE, Purge, bury, lift, removal};
 use crate::upkeep::inventory::{self, PathId, PathSet};
 use crate::upkeep::rules::{Rules, Uses};
 
@@ -96,6 +96,7 @@ fn inputs(inventory: inventory::Options) -> Inputs {
         nar_grace: NAR_GRACE,
         foreign_writers: true,
         without_rules: true,
+        refuse_pinned: false,
     }
 }
 
@@ -108,12 +109,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         return lift_all(&*bucket, &args, &digests).await;
     }
     let trusted = context.client_keys(&[]).unwrap_or_default();
-    let inputs = inputs(inventory::Options { store_dir, trusted });
     let manner = Manner::of(&args);
+    let refuse_pinned = manner.pins == Pins::Refuse;
+    let inputs = Inputs { refuse_pinned, ..inputs(inventory::Options { store_dir, trusted }) };
     if !args.yes {
         let mut records = records(&bucket.address(), &inputs.inventory);
         let marking = take_marking(&*bucket, &inputs, &mut *records).await?;
-        let garbage = goes(&marking, &digests, manner)?;
+        let (_, garbage) = goes(&*bucket, &marking, &digests, manner).await?;
         check_pins(&*bucket, &marking, &garbage, manner).await?;
         show(manner, &marking, &garbage);
         if !args.json {
@@ -135,17 +137,16 @@ async fn remove(
     let mut records = records(&bucket.address(), &inputs.inventory);
     let store_dir = inputs.inventory.store_dir.as_str();
     let (keys, waits) = (context.keys()?, |others| shown.waits(others));
-    let session = tokio::select! {
-        claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits) => claimed?,
-        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
-    };
+    let stop = async { _ = tokio::signal::ctrl_c().await };
+    let claimed = CollectorSession::claim(bucket.clone(), store_dir, &keys, &waits, stop).await?;
+    let Some(session) = claimed else { return Ok(Exit::Interrupted) };
     let work = async {
         let news = |news| shown.news(news);
         let collector = Collector { session: &session, inputs, news: &news };
         collector.take_over().await?;
         for attempt in 1..=ATTEMPTS {
             let marking = take_marking(&*bucket, inputs, &mut *records).await?;
-            let garbage = goes(&marking, digests, manner)?;
+            let (purge, garbage) = goes(&*bucket, &marking, digests, manner).await?;
             if garbage.paths.is_empty() && attempt > 1 {
                 return Ok(true);
             }
@@ -155,7 +156,7 @@ async fn remove(
                 bury(&*session.fenced(), digests, &by()).await?;
             }
             session.fenced().delete_many(&pinned).await?;
-            let ended = collector.remove(&marking, &garbage, &by(), manner.purge, &mut *records).await?;
+            let ended = collector.remove(&marking, &garbage, &by(), purge, &mut *records).await?;
             shown.ended(&ended, false);
             if let Some(error) = ended.error {
                 return Err(error);
@@ -204,7 +205,12 @@ fn caution(manner: Manner) {
 }
 
 /// What goes with the paths. Paths that the bucket does not have get their tombstones all the same.
-fn goes(marking: &Marking, digests: &[HashPart], manner: Manner) -> Result<Garbage> {
+async fn goes(
+    bucket: &dyn Bucket,
+    marking: &Marking,
+    digests: &[HashPart],
+    manner: Manner,
+) -> Result<(Option<Purge>, Garbage)> {
     let found: Vec<PathId> = digests.iter().filter_map(|digest| marking.catalog.find(digest)).collect();
     if found.is_empty() && !manner.purge {
         return Err(Error::permanent(Area::Bucket, "cannot remove the paths")
@@ -212,10 +218,12 @@ fn goes(marking: &Marking, digests: &[HashPart], manner: Manner) -> Result<Garba
             .hint("`--purge` keeps writers from publishing them"));
     }
     let mut garbage = removal(&marking.catalog, &found);
-    if !manner.purge {
-        garbage.objects.clear();
+    if manner.purge {
+        let (purge, garbage) = Purge::of(bucket, &marking.catalog, digests, garbage).await?;
+        return Ok((Some(purge), garbage));
     }
-    Ok(garbage)
+    garbage.objects.clear();
+    Ok((None, garbage))
 }
 
 /// The keys of the generations of pins that keep what goes. Refuses to remove what is pinned, unless it is told to.

@@ -93,6 +93,12 @@ pub fn summary_id(key: &str) -> Option<&str> {
     key.strip_prefix(COLLECTED)?.strip_suffix("/summary.json").filter(|id| !id.contains('/'))
 }
 
+/// The id of the collection to whose pieces the object with this key belongs; `None` for the key of any other object.
+pub fn piece_id(key: &str) -> Option<&str> {
+    let (id, piece) = key.strip_prefix(COLLECTED)?.split_once('/')?;
+    piece.starts_with("saved-").then_some(id)
+}
+
 /// The header of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,7 +227,8 @@ fn digest(hash: &str) -> Result<[u8; 20], String> {
 /// The hash part of a path, and its narinfo.
 pub type SavedNarinfo = ([u8; 20], Vec<u8>);
 
-/// The narinfos that a collection takes, as they stand in the bucket: each after a line with its hash part and its length.
+/// The narinfos that a collection takes, as they stand in the bucket: each after a line with its hash part and its length. An
+/// entry without contents names a path to which they refer, and which the bucket did not have.
 #[derive(Debug, Default)]
 pub struct Saved(Vec<u8>);
 

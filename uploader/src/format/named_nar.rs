@@ -4,6 +4,7 @@ use nix_derivation::hash::NixHash;
 use nix_narinfo::NarInfo;
 
 use super::object_keys::{self, Compression};
+use super::object_kind::{OWN, ObjectKind};
 
 /// The compressions that Nix reads, with the usual endings of their objects.
 const ENDINGS: &[(&str, &str)] = &[
@@ -154,7 +155,9 @@ fn is_credible(is_plain: bool, nar_size: u64, size: u64) -> bool {
 fn is_relative(url: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+=".contains(c);
     let segment = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain);
-    url.len() <= 512 && url.split('/').all(segment) && !url.starts_with("larder/")
+    // A URL that names an object of another kind would make larder treat that object as a NAR.
+    let is_nar = matches!(ObjectKind::of(url), ObjectKind::Nar | ObjectKind::Unknown);
+    url.len() <= 512 && url.split('/').all(segment) && !url.starts_with(OWN) && is_nar
 }
 
 #[cfg(test)]
@@ -184,6 +187,11 @@ mod tests {
             "nar/a b",
             "nar/\u{1b}[2J",
             "larder/format.json",
+            "larder/",
+            "nix-cache-info",
+            "0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo",
+            "0c5b8vw40dy178xlpddw65q9gf1h2186.ls",
+            "log/x.drv",
             &long,
         ] {
             assert!(!is_relative(url), "{url}");

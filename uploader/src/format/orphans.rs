@@ -7,6 +7,8 @@ use super::object_keys;
 
 /// The prefix of the keys of the records.
 pub const ORPHANS: &str = "larder/orphans/";
+/// The prefix of the keys of records of what a purge removes, of the same form.
+pub const PURGES: &str = "larder/purges/";
 const SUFFIX: &str = ".txt";
 /// The most bytes of a record.
 const LONGEST: usize = 2 << 20;

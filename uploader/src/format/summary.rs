@@ -14,6 +14,8 @@ pub struct Summary {
     pub path: StorePath,
     /// The NAR that it names, unless no client can read the NAR from this bucket.
     pub nar: Option<NamedNar>,
+    /// The `URL` of a NAR that clients cannot read from this bucket, as far as larder knows: some of them may.
+    pub unfit_url: Option<String>,
     /// Its references, without the reference of the path to itself, sorted.
     pub references: Vec<StorePath>,
     /// The derivation that built the path.
@@ -81,6 +83,7 @@ impl Summary {
         };
         Ok(Self {
             path: present.store_path().clone(),
+            unfit_url: nar.is_none().then(|| present.url().to_owned()),
             nar,
             references: standing::references(&present),
             deriver: present.deriver().cloned(),

@@ -114,7 +114,7 @@ pub fn last_look<N: Names>(
 }
 
 /// The levels in which `paths` are deleted: all referrers of a path are in levels before its own. `references` tells the
-/// references of a path. Paths that refer to each other, which Nix never writes, are in the last level.
+/// references of a path. Paths that refer to each other, which Nix never writes, share a level with what is between them.
 pub fn levels<N: Names>(
     paths: &N::Paths,
     references: impl Fn(&N::Path) -> Vec<N::Path>,
@@ -152,8 +152,43 @@ pub fn levels<N: Names>(
         next = later;
     }
     if !left.is_empty() {
+        let lowest = lowest_levels::<N>(&mut left, below);
         levels.push(left);
+        levels.extend(lowest);
     }
+    levels
+}
+
+/// Takes what lies below all cycles out of `left`, in levels from the top to the bottom. `below` tells the references of a path.
+fn lowest_levels<N: Names>(left: &mut N::Paths, below: impl Fn(&N::Path) -> Vec<N::Path>) -> Vec<N::Paths> {
+    let mut referrers: HashMap<N::Path, Vec<N::Path>> = HashMap::new();
+    let mut count: HashMap<N::Path, usize> = HashMap::new();
+    for path in left.items() {
+        let inside: Vec<_> = below(&path).into_iter().filter(|reference| left.contains(reference)).collect();
+        count.insert(path.clone(), inside.len());
+        for reference in inside {
+            referrers.entry(reference).or_default().push(path.clone());
+        }
+    }
+    let mut next: Vec<N::Path> = left.items().filter(|path| count[path] == 0).collect();
+    let mut levels = Vec::new();
+    while !next.is_empty() {
+        let mut level = N::Paths::default();
+        let mut later = Vec::new();
+        for path in next {
+            for referrer in referrers.remove(&path).unwrap_or_default() {
+                if let Some(count) = count.get_mut(&referrer) {
+                    *count -= 1;
+                    later.extend((*count == 0).then_some(referrer));
+                }
+            }
+            left.remove(&path);
+            level.insert(path);
+        }
+        levels.push(level);
+        next = later;
+    }
+    levels.reverse();
     levels
 }
 

@@ -113,4 +113,14 @@ fn referrers_are_deleted_first() {
     assert_eq!(all, [[4].into(), [3].into(), [2].into(), [1].into()]);
     let circle = levels::<Numbers>(&[1, 2].into(), |path| vec![3 - path], Rules::ALL);
     assert_eq!(circle, [[1, 2].into()]);
+    // What lies below a circle is deleted after it, and in order.
+    let below = |path: &u8| match path {
+        1 => vec![2],
+        2 => vec![1, 3],
+        3 => vec![4],
+        9 => vec![1],
+        _ => vec![],
+    };
+    let all = levels::<Numbers>(&[1, 2, 3, 4, 9].into(), below, Rules::ALL);
+    assert_eq!(all, [[9].into(), [1, 2].into(), [3].into(), [4].into()]);
 }

@@ -12,6 +12,7 @@ use super::gate_keeper::{GateKeeper, acknowledged};
 use super::lease::Lease;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
+use crate::base::file::MAX_SMALL;
 use crate::base::lock::lock;
 use crate::base::span::span_text;
 use crate::bucket::{Bucket, Depth, Fence};
@@ -98,7 +99,7 @@ impl CollectorSession {
 
     /// Opens a session, and waits until it is the only one that may act. Others end, or count as dead after
     /// [`Limits::dead`]. If another one goes first, this one begins again under another id. `waits` is told how many others
-    /// there are.
+    /// there are. `None` if `stop` is ready before.
     ///
     /// # Errors
     /// As for [`CollectorSession::open`], and when others are at work for too long.
@@ -107,33 +108,50 @@ impl CollectorSession {
         store_dir: &str,
         keys: &[SecretKey],
         waits: &(dyn Fn(usize) + Send + Sync),
-    ) -> Result<Self> {
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>> {
         let begun = Moment::now();
+        let mut stop = std::pin::pin!(stop);
         let mut session = Self::open(bucket, store_dir, keys).await?;
+        let longest = session.limits().dead() * PATIENCE;
         loop {
-            let leases = session.leases().await?;
-            let others = leases.iter().filter(|seen| seen.role == Role::Collector);
-            let claimed = claim(&session.id, others.clone().map(|seen| (&seen.id, seen.life)), Rules::ALL);
-            if claimed == Claim::Act {
-                session.bury(&leases).await?;
-                return Ok(session);
+            let looked = tokio::select! {
+                claimed = session.try_claim(waits) => claimed.map(Some),
+                () = &mut stop => Ok(None),
+            };
+            match looked {
+                Ok(Some(Claim::Act)) => return Ok(Some(session)),
+                Ok(Some(Claim::GiveWay)) if begun.elapsed() <= longest => {
+                    session = session.again(keys).await?
+                }
+                Ok(Some(_)) if begun.elapsed() <= longest => {}
+                looked => {
+                    // The lease of a session that is left would hold others up for almost an hour.
+                    session.close().await;
+                    return looked?.map_or(Ok(None), |_| Err(others_at_work(longest)));
+                }
             }
-            waits(others.filter(|seen| seen.is_alive()).count());
-            let limits = *session.limits();
-            if begun.elapsed() > limits.dead() * PATIENCE {
-                session.close().await;
-                return Err(Error::transient(
-                    Area::Bucket,
-                    "cannot collect, because other collectors are at work",
-                )
-                .because(format!("they have not ended within {}", span_text(limits.dead() * PATIENCE)))
-                .hint("one collector is enough for a bucket"));
+            tokio::select! {
+                () = tokio::time::sleep(session.limits().renewal / LOOKS) => {}
+                () = &mut stop => {
+                    session.close().await;
+                    return Ok(None);
+                }
             }
-            if claimed == Claim::GiveWay {
-                session = session.again(keys).await?;
-            }
-            tokio::time::sleep(limits.renewal / LOOKS).await;
         }
+    }
+
+    /// Looks whether this session is the only one that may act.
+    async fn try_claim(&self, waits: &(dyn Fn(usize) + Send + Sync)) -> Result<Claim> {
+        let leases = self.leases().await?;
+        let others = leases.iter().filter(|seen| seen.role == Role::Collector);
+        let claimed = claim(&self.id, others.clone().map(|seen| (&seen.id, seen.life)), Rules::ALL);
+        match claimed {
+            // Those that are not removed now are removed later.
+            Claim::Act => _ = self.bury(&leases).await,
+            _ => waits(others.filter(|seen| seen.is_alive()).count()),
+        }
+        Ok(claimed)
     }
 
     /// Ends the session, waits a little, and begins another one, which remembers what this one has seen of others.
@@ -200,7 +218,7 @@ impl CollectorSession {
         let (mut keys, mut next) = (Vec::new(), None);
         loop {
             let page = self.bucket.list(object_keys::WRITERS, next.as_ref(), Depth::Flat).await?;
-            keys.extend(page.objects.into_iter().map(|object| object.key));
+            keys.extend(page.objects);
             next = page.next;
             if next.is_none() {
                 break;
@@ -211,16 +229,22 @@ impl CollectorSession {
                 );
             }
         }
-        keys.retain(|key| object_keys::lease_id(key).is_some_and(|id| id != self.id));
-        let reads = keys.into_iter().map(|key| async move {
+        keys.retain(|object| object_keys::lease_id(&object.key).is_some_and(|id| id != self.id));
+        let reads = keys.into_iter().map(|object| async move {
             let asked = Moment::now();
-            Ok::<_, Error>((self.bucket.get(&key).await?, asked, key))
+            // No process writes such a lease. It says nothing, and is watched like others.
+            if object.size > MAX_SMALL {
+                let seen = format!("{} bytes, {:?}", object.size, object.etag).into_bytes();
+                return Ok((Some(seen), asked, object.key));
+            }
+            let found = self.bucket.get(&object.key).await?;
+            Ok::<_, Error>((found.map(|found| found.body.to_vec()), asked, object.key))
         });
         let read: Vec<_> = stream::iter(reads).buffer_unordered(CONCURRENT).try_collect().await?;
         let mut seen: Vec<Seen> = Vec::new();
         for (object, asked, key) in read {
-            let (Some(object), Some(id)) = (object, object_keys::lease_id(&key)) else { continue };
-            seen.push(self.see(id, &object.body, asked));
+            let (Some(body), Some(id)) = (object, object_keys::lease_id(&key)) else { continue };
+            seen.push(self.see(id, &body, asked));
         }
         if seen.iter().any(|seen| seen.life == Life::Dead) {
             self.bucket.barrier().await?;
@@ -263,6 +287,12 @@ impl CollectorSession {
         // A lease that cannot be deleted is counted as dead later.
         let _ = self.lease.give_back().await;
     }
+}
+
+fn others_at_work(waited: Duration) -> Error {
+    Error::transient(Area::Bucket, "cannot collect, because other collectors are at work")
+        .because(format!("they have not ended within {}", span_text(waited)))
+        .hint("one collector is enough for a bucket")
 }
 
 /// What the leases say of a collection, if they were listed after its last stage was in the bucket.

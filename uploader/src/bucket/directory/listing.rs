@@ -65,7 +65,7 @@ pub(super) fn page(
             Err(error) if vanished(&error) && error.depth() > 0 => continue,
             Err(error) => return Err(error.into()),
         };
-        let last = match scope.found(&entry) {
+        let last = match scope.found(&entry)? {
             None => continue,
             Some(Found::Object(object)) => {
                 let key = object.key.clone();
@@ -103,18 +103,25 @@ impl Scope<'_> {
     }
 
     /// The entry as the listing shows it, or `None` if the listing does not show it.
-    fn found(&self, entry: &DirEntry) -> Option<Found> {
-        let key = key_of(self.files.root(), entry).filter(|_| entry.depth() > 0)?;
+    fn found(&self, entry: &DirEntry) -> std::io::Result<Option<Found>> {
+        let Some(key) = key_of(self.files.root(), entry).filter(|_| entry.depth() > 0) else {
+            return Ok(None);
+        };
         if entry.file_type().is_dir() {
             let folder = format!("{key}/");
             // An earlier page has the folder that holds the cursor.
             let listed_before = self.after.is_some_and(|after| after >= folder.as_str());
             let shown = self.depth == Depth::OneLevel && !listed_before && folder.starts_with(self.prefix);
-            return shown.then_some(Found::Folder(folder));
+            return Ok(shown.then_some(Found::Folder(folder)));
         }
-        let meta = fs::metadata(entry.path()).ok().filter(fs::Metadata::is_file)?;
+        let meta = match fs::metadata(entry.path()) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // A listing that lacks an object would make others look unneeded.
+            Err(error) => return Err(error),
+        };
         let now = *self.now.get_or_init(|| self.files.now());
-        Some(Found::Object(describe(key, &meta, now)))
+        Ok(meta.is_file().then(|| Found::Object(describe(key, &meta, now))))
     }
 }
 

@@ -26,6 +26,8 @@ use crate::upkeep::inventory::Records;
 
 /// The number of attempts of a deletion.
 const ATTEMPTS: u32 = 5;
+/// The number of attempts to see what writers know: ten minutes.
+const MOST_UNSEEN: u32 = 20;
 
 /// How a collection has ended.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub(super) struct Act<'a> {
     ended: Ended,
     /// The number of objects that go.
     all: usize,
+    /// How often in a row the leases could not be read.
+    unseen: u32,
 }
 
 impl<'a> Act<'a> {
@@ -91,7 +95,7 @@ impl<'a> Act<'a> {
         machine: Collection<BucketNames>,
     ) -> Self {
         let ended = Ended { id: id.to_owned(), paths: 0, objects: 0, spared: 0, error: None };
-        Self { collector, machine, acknowledged: None, task: None, ended, all: 0 }
+        Self { collector, machine, acknowledged: None, task: None, ended, all: 0, unseen: 0 }
     }
 
     /// The same, as a removal that a person has asked for.
@@ -177,8 +181,25 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    /// Waits until more writers know of the stage, or are dead.
+    /// Waits until more writers know of the stage, or are dead. If nobody can tell for long, the collection is given up: writers
+    /// would wait for it.
     async fn await_writers(&mut self, stage: Stage) -> Result<()> {
+        match self.see_writers(stage).await {
+            Ok(()) => self.unseen = 0,
+            Err(error) if !self.collector.session.holds() => return Err(error),
+            Err(_) if self.unseen < MOST_UNSEEN => {
+                self.unseen += 1;
+                self.collector.pause().await?;
+            }
+            Err(error) => {
+                self.ended.error.get_or_insert(error);
+                self.machine.abort();
+            }
+        }
+        Ok(())
+    }
+
+    async fn see_writers(&mut self, stage: Stage) -> Result<()> {
         let (session, id) = (self.collector.session, &self.ended.id);
         let leases = session.leases().await?;
         let acknowledged = acknowledged_by(&leases, id, stage);

@@ -3,7 +3,7 @@
 use super::acting::{Act, Ended};
 use super::garbage::Garbage;
 use super::marking::Marking;
-use super::removal::purge;
+use super::purge::Purge;
 use super::undo::expire;
 use super::worker::Collector;
 use crate::base::error::Result;
@@ -27,7 +27,7 @@ impl Collector<'_> {
         Act::new(self, marking, &marking.garbage, by, records).run().await
     }
 
-    /// Removes paths that a person has named, whatever keeps them. Unless it is `for_good`, the removal can be undone.
+    /// Removes paths that a person has named, whatever keeps them. Without a purge, the removal can be undone.
     ///
     /// # Errors
     /// As for [`Collector::collect`].
@@ -36,12 +36,16 @@ impl Collector<'_> {
         marking: &Marking,
         garbage: &Garbage,
         by: &str,
-        for_good: bool,
+        purge: Option<Purge>,
         records: &mut dyn Records,
     ) -> Result<Ended> {
-        let ended = Act::new(self, marking, garbage, by, records).removal(for_good).run().await?;
-        if for_good && ended.error.is_none() {
-            purge(&self.session.deleting(), &marking.catalog, garbage).await?;
+        let Some(mut purge) = purge else {
+            return Act::new(self, marking, garbage, by, records).removal(false).run().await;
+        };
+        purge.record(&*self.session.fenced()).await?;
+        let ended = Act::new(self, marking, garbage, by, records).removal(true).run().await?;
+        if ended.error.is_none() {
+            purge.finish(&self.session.deleting()).await?;
         }
         Ok(ended)
     }

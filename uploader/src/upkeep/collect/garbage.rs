@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use nix_derivation::nixbase32;
 
+use crate::bucket::is_key;
 use crate::format::object_kind::ObjectKind;
 use crate::protocol::look::levels;
 use crate::protocol::rules::Rules;
@@ -65,7 +66,23 @@ fn first(catalog: &Catalog, going: &PathSet) -> Vec<PathId> {
     let ids: BTreeSet<PathId> = going.iter().collect();
     let references = |id: &PathId| catalog.present_references(*id).collect();
     let levels = levels::<ByNumber>(&ids, references, Rules::ALL);
-    levels.into_iter().flatten().take(MOST).collect()
+    let mut first = Vec::new();
+    for level in levels {
+        let room = MOST - first.len();
+        if level.len() <= room {
+            first.extend(level);
+            continue;
+        }
+        // A level whose paths refer to each other goes as a whole, or later.
+        let is_tangled = level.iter().any(|id| {
+            catalog.present_references(*id).any(|reference| reference != *id && level.contains(&reference))
+        });
+        if !is_tangled || first.is_empty() {
+            first.extend(level.into_iter().take(if is_tangled { usize::MAX } else { room }));
+        }
+        break;
+    }
+    first
 }
 
 /// Names for the order of deletion by numbers alone.
@@ -121,7 +138,11 @@ pub(super) fn orphans(catalog: &Catalog) -> BTreeSet<&str> {
         _ => false,
     });
     let others = others.filter(|key| !elsewhere.contains(key));
-    nars.filter(|key| !elsewhere.contains(key)).chain(others).collect()
+    // Some client may read a NAR that does not fit its narinfo.
+    let others = others.chain(nars.filter(|key| !elsewhere.contains(key) && !catalog.is_unfit_nar(key)));
+    // A key that larder cannot send, such as `nar/folder/`, would make each deletion fail.
+    let can_go = |key: &&str| is_key(key);
+    others.filter(can_go).collect()
 }
 
 fn digest(hash: &str) -> Option<HashPart> {

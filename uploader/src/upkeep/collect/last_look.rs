@@ -6,14 +6,18 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::garbage::orphans;
-use super::marking::{Inputs, Judged, cannot, judge};
+use super::marking::{Inputs, Judged, cannot, check_foreign, judge, standing};
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::Bucket;
 use crate::format::collection::{Part, decode_paths};
+use crate::format::object_keys::narinfo_of;
+use crate::format::pin::{Generation, PINS, effective};
 use crate::protocol::look::{Kept, Narinfos, Taken, last_look, levels};
 use crate::protocol::names::Set;
 use crate::protocol::rules::Rules;
 use crate::session::{BucketNames, HashPart, Keys, Paths, list};
+use crate::survey::read_pins;
 use crate::upkeep::inventory::{Catalog, PathFault, PathId, Records, take};
 
 /// The number of rescues that are read at the same time.
@@ -54,10 +58,16 @@ pub(super) async fn look(
     records: &mut dyn Records,
 ) -> Result<Final> {
     let rescued = rescues(bucket, of.id).await?;
+    let begun = Moment::now();
     let now = take(bucket, &inputs.inventory, records, &|_, _| {}).await?;
+    check_foreign(bucket, inputs, &now)?;
+    check_vanished(bucket, &now, of.condemned, begun).await?;
+    if of.removal && inputs.refuse_pinned {
+        check_pins(bucket, of.condemned).await?;
+    }
     let kept = match of.removal {
         true => Kept { recorded: Paths::default(), rescued: Paths::default() },
-        false => Kept { recorded: recorded(bucket, inputs, &now, of.condemned).await?, rescued },
+        false => Kept { recorded: recorded(bucket, inputs, &now, (of.condemned, begun)).await?, rescued },
     };
     let narinfos = Relook { before: of.catalog, now: &now };
     if let Some(id) = narinfos.unreadable() {
@@ -74,6 +84,34 @@ pub(super) async fn look(
     let references = |path: &HashPart| narinfos.references(path);
     let levels = levels::<BucketNames>(&taken.paths, references, Rules::ALL);
     Ok(Final { catalog: now, levels, taken })
+}
+
+/// Somebody may have pinned a path since a person has asked to remove it.
+async fn check_pins(bucket: &dyn Bucket, condemned: &Taken<BucketNames>) -> Result<()> {
+    let (counting, ended) = effective(read_pins(bucket, PINS).await?);
+    let keeps = |generation: &&Generation| {
+        generation.pin.store_paths().any(|path| condemned.paths.contains(path.digest()))
+    };
+    let Some(generation) = counting.iter().chain(&ended).find(keeps) else { return Ok(()) };
+    Err(cannot(bucket)
+        .because(format!("the pin `{}` names a path that was to be removed", generation.name))
+        .hint("`--unpin` also removes these generations of the pins"))
+}
+
+/// A condemned path that the listing lacks counts as deleted by others, and what it refers to may go. So the bucket is asked
+/// about it.
+async fn check_vanished(
+    bucket: &dyn Bucket,
+    now: &Catalog,
+    condemned: &Taken<BucketNames>,
+    begun: Moment,
+) -> Result<()> {
+    let vanished = condemned.paths.items().filter(|path| now.find(path).is_none());
+    let keys = vanished.map(|path| narinfo_of(&path)).collect();
+    let Some(key) = standing(bucket, keys, begun).await? else { return Ok(()) };
+    Err(cannot(bucket)
+        .because(format!("its listing is incomplete: it lacks `{key}`"))
+        .hint("try again later; a server whose listings lack objects cannot be collected"))
 }
 
 /// Of the condemned objects, those that no narinfo needs when the paths are gone.
@@ -94,9 +132,9 @@ async fn recorded(
     bucket: &dyn Bucket,
     inputs: &Inputs,
     now: &Catalog,
-    condemned: &Taken<BucketNames>,
+    (condemned, begun): (&Taken<BucketNames>, Moment),
 ) -> Result<Paths> {
-    let Judged { decision, .. } = judge(bucket, inputs, now).await?;
+    let Judged { decision, .. } = judge(bucket, inputs, now, begun).await?;
     let stays = |path: &HashPart| now.find(path).is_some_and(|id| !decision.may_go(id));
     Ok(condemned.paths.items().filter(stays).collect())
 }

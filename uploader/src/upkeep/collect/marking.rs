@@ -7,14 +7,15 @@ use larder_hook::fault::{point, time_divisor};
 
 use super::garbage::{Garbage, orphans};
 use super::orphans::Records as Orphans;
+use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::{Bucket, Condition, ContentType};
+use crate::bucket::{Bucket, Condition, ContentType, ObjectMeta};
 use crate::format::need::{COMPACTED_AGE, Compaction, StandingNeed, compact, new_compacted};
 use crate::format::object_keys::{self, CACHE_INFO, FORMAT, parse_nar};
 use crate::format::pin::{Generation, PINS, effective};
 use crate::session::HashPart;
 use crate::survey::{read_needs, read_pins};
-use crate::upkeep::inventory::{self, Catalog, Progress, Records, take};
+use crate::upkeep::inventory::{self, Catalog, MARGIN, Progress, Records, take};
 use crate::upkeep::rules::{Decision, GRACE, Keeper, Rules, Uses, Verdict, decide};
 
 /// The number of absent references about which the bucket is asked, to see that its listing is complete.
@@ -37,6 +38,8 @@ pub struct Inputs {
     pub foreign_writers: bool,
     /// Whether a person names what goes, so that neither rules nor narinfos that cannot be read matter.
     pub without_rules: bool,
+    /// Whether what a person removes must not be pinned when it goes.
+    pub refuse_pinned: bool,
 }
 
 /// What a bucket holds, and what of it may go.
@@ -72,9 +75,10 @@ pub async fn mark(
     records: &mut dyn Records,
     progress: Progress<'_>,
 ) -> Result<Marking> {
+    let begun = Moment::now();
     let catalog = take(bucket, &inputs.inventory, records, progress).await?;
     let orphans = Orphans::read(bucket).await?;
-    let Judged { pins, decision, needs } = judge(bucket, inputs, &catalog).await?;
+    let Judged { pins, decision, needs } = judge(bucket, inputs, &catalog, begun).await?;
     check_foreign(bucket, inputs, &catalog)?;
     let going = decision.going();
     let has_rule = !catalog.ids().any(|id| decision.verdict(id) == Some(Verdict::Stays(Keeper::NoRule)));
@@ -88,8 +92,14 @@ pub async fn mark(
     Ok(Marking { catalog, pins, decision, garbage, orphans, needs })
 }
 
-/// Reads what keeps paths, and decides. Also checks that the inventory is complete, as far as that can be seen.
-pub(super) async fn judge(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalog) -> Result<Judged> {
+/// Reads what keeps paths, and decides. Also checks that the inventory, which was begun at `begun`, is complete, as far as that
+/// can be seen.
+pub(super) async fn judge(
+    bucket: &dyn Bucket,
+    inputs: &Inputs,
+    catalog: &Catalog,
+    begun: Moment,
+) -> Result<Judged> {
     let (pins, _) = effective(read_pins(bucket, PINS).await?);
     let mut needs = Vec::new();
     read_needs(bucket, &mut |need| needs.push(need)).await?;
@@ -105,12 +115,17 @@ pub(super) async fn judge(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalo
             ))
             .hint("`larder verify` shows such narinfos, and `larder repair` mends them"));
     }
-    check_listing(bucket, catalog, &decision).await?;
+    check_listing(bucket, catalog, &decision, begun).await?;
     Ok(Judged { pins, decision, needs })
 }
 
 /// A listing that lacks objects makes others look unneeded.
-async fn check_listing(bucket: &dyn Bucket, catalog: &Catalog, decision: &Decision) -> Result<()> {
+async fn check_listing(
+    bucket: &dyn Bucket,
+    catalog: &Catalog,
+    decision: &Decision,
+    begun: Moment,
+) -> Result<()> {
     let short = |key: &str| {
         cannot(bucket)
             .because(format!("its listing is incomplete: it lacks `{key}`"))
@@ -126,16 +141,30 @@ async fn check_listing(bucket: &dyn Bucket, catalog: &Catalog, decision: &Decisi
     let step = absent.len().div_ceil(ASKED).max(1);
     let sample = absent.iter().step_by(step).map(|path| *path.digest());
     let asked: Vec<_> = pinned.chain(sample).map(|digest| object_keys::narinfo_of(&digest)).collect();
-    let asked = asked
-        .into_iter()
-        .map(|key| async move { Ok::<_, Error>(bucket.head(&key).await?.is_some().then_some(key)) });
+    match standing(bucket, asked, begun).await? {
+        Some(key) => Err(short(&key)),
+        None => Ok(()),
+    }
+}
+
+/// The first of these keys whose object is in the bucket, and was there when a listing began at `begun`.
+pub(super) async fn standing(
+    bucket: &dyn Bucket,
+    keys: Vec<String>,
+    begun: Moment,
+) -> Result<Option<String>> {
+    let asked = keys.into_iter().map(|key| async move {
+        let found = bucket.head(&key).await?;
+        let is_new = |meta: &ObjectMeta| meta.age.is_some_and(|age| age <= begun.elapsed() + MARGIN);
+        Ok::<_, Error>(found.filter(|meta| !is_new(meta)).map(|_| key))
+    });
     let mut answers = stream::iter(asked).buffer_unordered(CONCURRENT);
     while let Some(answer) = answers.try_next().await? {
-        if let Some(key) = answer {
-            return Err(short(&key));
+        if answer.is_some() {
+            return Ok(answer);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn digest_of(base: &str) -> Option<HashPart> {
@@ -143,7 +172,7 @@ fn digest_of(base: &str) -> Option<HashPart> {
 }
 
 /// Programs such as `nix copy` hold no lease: only the grace protects what they are about to refer to.
-fn check_foreign(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalog) -> Result<()> {
+pub(super) fn check_foreign(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Catalog) -> Result<()> {
     let is_foreign = |id: &inventory::PathId| {
         catalog.nar(*id).is_some_and(|nar| parse_nar(catalog.nar_object(nar).0).is_none())
             && catalog.age(*id).is_none_or(|age| age < GRACE)

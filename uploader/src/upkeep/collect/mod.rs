@@ -10,6 +10,7 @@ mod last_look;
 mod lists;
 mod marking;
 mod orphans;
+mod purge;
 mod removal;
 mod saving;
 mod succession;
@@ -20,6 +21,10 @@ pub use acting::Ended;
 pub use garbage::Garbage;
 pub use marking::{Inputs, Marking, mark};
 pub use orphans::NAR_GRACE;
+pub use purge::Purge;
 pub use removal::{bury, lift, removal};
 pub use undo::{Past, Undone, past, undo};
 pub use worker::{Collector, News};
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,17 @@
 //! What goes when a person removes paths, and the tombstones that keep them away.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use nix_derivation::nixbase32;
 
 use super::garbage::Garbage;
-use crate::base::error::{Error, Result};
-use crate::bucket::{Bucket, Condition, ContentType};
+use crate::base::error::Result;
+use crate::bucket::{Bucket, Condition, ContentType, is_key};
 use crate::format::collection::TOMBSTONES;
-use crate::format::object_keys::{HASH_PART, narinfo_of};
+use crate::format::object_keys::HASH_PART;
 use crate::format::object_kind::ObjectKind;
 use crate::session::HashPart;
 use crate::upkeep::inventory::{Catalog, PathId, PathSet, Realised};
-
-/// The number of objects whose versions are removed at the same time.
-const CONCURRENT: usize = 16;
 
 /// The key of the tombstone of a path.
 fn tombstone(digest: &HashPart) -> String {
@@ -47,31 +42,6 @@ pub async fn lift(bucket: &dyn Bucket, path: &HashPart) -> Result<bool> {
     Ok(found)
 }
 
-/// Removes all versions of what a removal has deleted, from a server that keeps versions.
-///
-/// # Errors
-/// When the bucket fails. To remove the paths again removes the rest.
-pub(super) async fn purge(bucket: &Arc<dyn Bucket>, catalog: &Catalog, garbage: &Garbage) -> Result<()> {
-    let narinfos = garbage.paths.iter().map(|id| narinfo_of(catalog.digest(*id)));
-    let keys: Vec<_> = narinfos.chain(garbage.objects.iter().cloned()).collect();
-    let purges = keys.into_iter().map(|key| {
-        let bucket = bucket.clone();
-        async move {
-            let mut versions = bucket.versions(&key).await?;
-            // What stands again was published anew, and is not what was removed.
-            if versions.is_empty() || bucket.head(&key).await?.is_some() {
-                return Ok(());
-            }
-            versions.sort_by_key(|version| version.is_marker);
-            for version in versions {
-                bucket.delete_version(&key, &version.id).await?;
-            }
-            Ok::<_, Error>(())
-        }
-    });
-    stream::iter(purges).buffer_unordered(CONCURRENT).try_collect().await
-}
-
 /// What goes with these paths: all that refers to them, the NARs that nothing else names, their listings, their logs, and their
 /// realisations.
 pub fn removal(catalog: &Catalog, roots: &[PathId]) -> Garbage {
@@ -92,7 +62,7 @@ pub fn removal(catalog: &Catalog, roots: &[PathId]) -> Garbage {
             },
             _ => false,
         };
-        if goes {
+        if goes && is_key(key) {
             objects.insert(key.to_owned());
         }
     }

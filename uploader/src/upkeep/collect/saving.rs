@@ -1,5 +1,6 @@
 //! Saves the narinfos that a collection takes, so that it can be undone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -11,7 +12,8 @@ use crate::base::error::{Error, Result};
 use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::collection::{Saved, Summary, saved, summary};
 use crate::format::object_keys::narinfo_of;
-use crate::upkeep::inventory::Tag;
+use crate::session::HashPart;
+use crate::upkeep::inventory::{Reference, Tag};
 
 /// The number of narinfos that are read at the same time.
 const CONCURRENT: usize = 48;
@@ -48,12 +50,30 @@ pub(super) async fn save(bucket: &Arc<dyn Bucket>, id: &str, last: &Final, mut f
             number += 1;
         }
     }
+    for path in absent(last) {
+        pieces.add(&path, b"");
+        if let Some(piece) = pieces.full() {
+            write(&**bucket, id, number, piece).await?;
+            number += 1;
+        }
+    }
     if let Some(piece) = pieces.rest() {
         write(&**bucket, id, number, piece).await?;
         number += 1;
     }
     found.pieces = number;
     put(&**bucket, &summary(id), json(&found)).await
+}
+
+/// The references of what goes that the bucket does not have.
+fn absent(last: &Final) -> BTreeSet<HashPart> {
+    let catalog = &last.catalog;
+    let ids = last.levels.iter().flat_map(|level| level.iter()).filter_map(|path| catalog.find(path));
+    let absent = ids.flat_map(|id| catalog.references(id)).filter_map(|reference| match reference {
+        Reference::Absent(absent) if !catalog.has_appeared(absent) => catalog.absent_path(absent),
+        _ => None,
+    });
+    absent.map(|path| *path.digest()).collect()
 }
 
 /// The contents of a summary.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::clock::Moment;
-use crate::base::error::{Area, Error, Result};
+use crate::base::error::{Area, Error, Result, Retry};
 use crate::bucket::{Bucket, Condition, Depth, ObjectMeta};
-use crate::format::collection::{COLLECTED, Saved, Summary, saved, summary_id};
+use crate::format::collection::{COLLECTED, Saved, Summary, piece_id, saved, summary_id};
 use crate::format::named_paths::NamedPaths;
 use crate::format::object_keys::narinfo_of;
 use crate::protocol::look::levels;
@@ -50,9 +50,8 @@ pub async fn past(bucket: &dyn Bucket) -> Result<Vec<Past>> {
     for object in objects(bucket).await? {
         let Some(id) = summary_id(&object.key) else { continue };
         let Some(found) = bucket.get(&object.key).await? else { continue };
-        let summary: Summary = serde_json::from_slice(&found.body).map_err(|error| {
-            Error::permanent(Area::Bucket, format!("cannot understand `{}`", object.key)).because(error)
-        })?;
+        // A damaged summary must not keep others from being undone.
+        let Ok(summary) = serde_json::from_slice::<Summary>(&found.body) else { continue };
         past.push(Past { id: id.to_owned(), age: object.age, summary });
     }
     past.sort_by_key(|past| past.age.unwrap_or_default());
@@ -76,19 +75,56 @@ async fn objects(bucket: &dyn Bucket) -> Result<Vec<ObjectMeta>> {
 /// # Errors
 /// When the bucket fails.
 pub(super) async fn expire(bucket: &dyn Bucket, grace: Duration) -> Result<()> {
-    if grace.is_zero() {
-        return Ok(());
-    }
-    let old = objects(bucket).await?.into_iter().filter(|object| object.age.is_some_and(|age| age > grace));
-    let keys: Vec<_> = old.map(|object| object.key).collect();
-    bucket.delete_many(&keys).await
+    let objects = objects(bucket).await?;
+    let is_old = |object: &&ObjectMeta| grace.is_zero() || object.age.is_some_and(|age| age > grace);
+    let (summaries, pieces): (Vec<_>, Vec<_>) =
+        objects.iter().partition(|object| summary_id(&object.key).is_some());
+    // A summary goes before its pieces, and the pieces stay as long as it does: it names no piece that is missing.
+    let (old, young): (Vec<_>, Vec<_>) = summaries.into_iter().partition(is_old);
+    let stays: BTreeSet<&str> = young.iter().filter_map(|object| summary_id(&object.key)).collect();
+    let goes =
+        |object: &&&ObjectMeta| is_old(object) && piece_id(&object.key).is_none_or(|id| !stays.contains(id));
+    let keys =
+        |objects: Vec<&ObjectMeta>| objects.iter().map(|object| object.key.clone()).collect::<Vec<_>>();
+    bucket.delete_many(&keys(old)).await?;
+    let pieces: Vec<_> = pieces.iter().filter(goes).copied().collect();
+    bucket.delete_many(&keys(pieces)).await
 }
 
-/// The narinfos that collections have taken.
+/// What collections have taken.
 #[derive(Debug, Default)]
-struct Taken(BTreeMap<HashPart, (Vec<u8>, NamedPaths)>);
+struct Taken {
+    /// The narinfos.
+    narinfos: BTreeMap<HashPart, (Vec<u8>, NamedPaths)>,
+    /// The references that the bucket did not have then: clients get them from upstream.
+    upstream: BTreeSet<HashPart>,
+}
 
 impl Taken {
+    /// Adds what can be read: damage to one collection makes at most its own paths lost.
+    async fn add_readable(&mut self, bucket: &dyn Bucket, past: &Past) -> Result<()> {
+        match self.add(bucket, past).await {
+            Err(error) if error.retry() != Retry::Permanent => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What of the closure of `roots` was taken, and the other references.
+    fn closure(&self, mut roots: Vec<HashPart>) -> (Paths, BTreeSet<HashPart>) {
+        let (mut taken, mut others) = (Paths::default(), BTreeSet::new());
+        while let Some(path) = roots.pop() {
+            let Some((_, named)) = self.narinfos.get(&path) else {
+                others.insert(path);
+                continue;
+            };
+            if !taken.contains(&path) {
+                taken.insert(path);
+                roots.extend(named.references.iter().copied());
+            }
+        }
+        (taken, others)
+    }
+
     async fn add(&mut self, bucket: &dyn Bucket, past: &Past) -> Result<()> {
         for number in 0..past.summary.pieces {
             let key = saved(&past.id, number);
@@ -97,14 +133,30 @@ impl Taken {
             };
             let found = bucket.get(&key).await?.ok_or_else(|| broken("it is not in the bucket".into()))?;
             for (digest, narinfo) in Saved::decode(&found.body).map_err(broken)? {
+                if narinfo.is_empty() {
+                    self.upstream.insert(digest);
+                    continue;
+                }
                 let named = NamedPaths::read(&narinfo).filter(|named| named.path == digest);
                 if let Some(named) = named {
-                    self.0.entry(digest).or_insert((narinfo, named));
+                    self.narinfos.entry(digest).or_insert((narinfo, named));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Those of the narinfos of these paths that collections have taken and that are still saved.
+///
+/// # Errors
+/// When the bucket fails.
+pub(super) async fn saved_narinfos(bucket: &dyn Bucket, digests: &[HashPart]) -> Result<Vec<NamedPaths>> {
+    let mut taken = Taken::default();
+    for past in past(bucket).await? {
+        taken.add_readable(bucket, &past).await?;
+    }
+    Ok(digests.iter().filter_map(|digest| taken.narinfos.remove(digest)).map(|(_, named)| named).collect())
 }
 
 /// Brings back what the collection `id` has taken, together with what it refers to and other collections have taken.
@@ -122,29 +174,23 @@ pub async fn undo(session: &Session, id: &str, mut report: impl FnMut(&HashPart,
     })?;
     let mut taken = Taken::default();
     taken.add(bucket, wanted).await?;
-    let mut roots: Vec<HashPart> = taken.0.keys().copied().collect();
+    let roots: Vec<HashPart> = taken.narinfos.keys().copied().collect();
     for other in all.iter().filter(|past| past.id != id) {
-        taken.add(bucket, other).await?;
+        taken.add_readable(bucket, other).await?;
     }
-    let mut wanted = Paths::default();
-    while let Some(path) = roots.pop() {
-        if let Some((_, named)) = taken.0.get(&path)
-            && !wanted.contains(&path)
-        {
-            wanted.insert(path);
-            roots.extend(named.references.iter().copied());
-        }
-    }
-    let cleared: Vec<_> = wanted.iter().copied().collect();
+    let (wanted, others) = taken.closure(roots);
+    let cleared: Vec<_> = wanted.iter().chain(&others).copied().collect();
     session.clear(cleared.iter()).await?;
-    let references =
-        |path: &HashPart| taken.0.get(path).map_or_else(Vec::new, |(_, named)| named.references.clone());
-    let mut lost: BTreeSet<HashPart> = BTreeSet::new();
+    let references = |path: &HashPart| {
+        taken.narinfos.get(path).map_or_else(Vec::new, |(_, named)| named.references.clone())
+    };
+    let since = Moment::now();
+    let mut lost = absent(bucket, others.difference(&taken.upstream)).await?;
     let removed = session.removed();
     for level in levels::<BucketNames>(&wanted, references, Rules::ALL).into_iter().rev() {
         let tries: Vec<_> = level
             .iter()
-            .filter_map(|path| Some((*path, taken.0.get(path)?)))
+            .filter_map(|path| Some((*path, taken.narinfos.get(path)?)))
             .map(|(path, (narinfo, named))| {
                 let is_removed = removed.contains(&path);
                 let is_lost = |path: &&HashPart| lost.contains(*path) || removed.contains(*path);
@@ -153,7 +199,7 @@ pub async fn undo(session: &Session, id: &str, mut report: impl FnMut(&HashPart,
                     Some(_) => Some("a path that it refers to cannot be brought back"),
                     None => None,
                 };
-                bring_back(session, path, narinfo.clone(), named.url.clone(), without)
+                bring_back(session, path, (narinfo.clone(), named.url.clone()), since, without)
             })
             .collect();
         let done: Vec<_> = stream::iter(tries).buffer_unordered(CONCURRENT).try_collect().await?;
@@ -167,17 +213,27 @@ pub async fn undo(session: &Session, id: &str, mut report: impl FnMut(&HashPart,
     Ok(())
 }
 
+/// Those of these paths that the bucket does not have.
+async fn absent(bucket: &dyn Bucket, paths: impl Iterator<Item = &HashPart>) -> Result<BTreeSet<HashPart>> {
+    let asked = paths.map(|path| async move {
+        Ok::<_, Error>(bucket.head(&narinfo_of(path)).await?.is_none().then_some(*path))
+    });
+    let answers: Vec<_> =
+        stream::iter(asked.collect::<Vec<_>>()).buffer_unordered(CONCURRENT).try_collect().await?;
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// Publishes a narinfo that names this NAR. `since` is the moment since when its references are known to be there.
 async fn bring_back(
     session: &Session,
     path: HashPart,
-    narinfo: Vec<u8>,
-    nar: String,
+    (narinfo, nar): (Vec<u8>, String),
+    since: Moment,
     without: Option<&'static str>,
 ) -> Result<(HashPart, Undone)> {
     if let Some(reason) = without {
         return Ok((path, Undone::Lost(reason.into())));
     }
-    let since = Moment::now();
     let bucket = session.bucket();
     if bucket.head(&narinfo_of(&path)).await?.is_some() {
         return Ok((path, Undone::Present));

@@ -64,6 +64,7 @@ impl Building {
             catalog.signers.push(record.signers.clone());
             (catalog.signers.len() - 1) as u32
         });
+        catalog.unfit_urls.extend(record.unfit_url.clone());
         let fault = record.fault().map(PathFault::Narinfo);
         let fault = fault.map_or(NONE, |fault| push_fault(&mut catalog.faults, fault));
         let row = &mut catalog.rows[id.0 as usize];
@@ -105,6 +106,11 @@ impl Building {
     }
 
     fn add_nar(&mut self, key: &str, object: Object) -> u32 {
+        let known = self.later.get(key).copied().or_else(|| self.catalog.nars.find(key));
+        if let Some(number) = known {
+            self.catalog.nars.replace(number, object);
+            return number;
+        }
         let number = self.catalog.nars.push(key, object);
         self.later.insert(key.to_owned(), number);
         number

@@ -1,6 +1,6 @@
 //! The tables of a bucket's paths, NARs and other objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use nix_derivation::{StorePath, nixbase32};
@@ -109,6 +109,8 @@ pub struct Catalog {
     pub(super) signers: Vec<Vec<String>>,
     pub(super) faults: Vec<PathFault>,
     pub(super) realised: BTreeMap<String, Realised>,
+    /// The URLs of NARs that do not fit their narinfos.
+    pub(super) unfit_urls: HashSet<String>,
 }
 
 impl Catalog {
@@ -133,6 +135,11 @@ impl Catalog {
         let references = self.references.len() * size_of::<u32>();
         let absent = self.absent.len() * size_of::<Absent>();
         rows + references + absent + self.nars.bytes() + self.others.bytes() + self.derivers.bytes()
+    }
+
+    /// Whether some narinfo names the NAR with this key, but no client can take it from there, as far as larder knows.
+    pub fn is_unfit_nar(&self, key: &str) -> bool {
+        self.unfit_urls.contains(key)
     }
 
     /// The keys of the realisations, and what each names.

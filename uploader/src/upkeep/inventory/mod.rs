@@ -23,7 +23,7 @@ pub use closure::take_closure;
 pub use objects::{Object, Objects, Tag};
 pub use realised::Realised;
 pub use records::{NoRecords, Record, Records};
-pub use take::{Options, Progress, take};
+pub use take::{MARGIN, Options, Progress, take};
 
 #[cfg(test)]
 mod measure;

@@ -78,6 +78,11 @@ impl Objects {
         (self.objects.len() - 1) as u32
     }
 
+    /// Puts another object under the key with this number.
+    pub(super) fn replace(&mut self, number: u32, object: Object) {
+        self.objects[number as usize].1 = object;
+    }
+
     /// Sorts by key. Of several objects with one key, the last stays: a listing that runs beside writers may show a key
     /// twice.
     fn sort(&mut self) {

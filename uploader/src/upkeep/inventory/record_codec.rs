@@ -7,7 +7,7 @@ use super::objects::{Object, Tag};
 use super::records::{Nar, Path, Record};
 
 /// The version of the form, and of the judgement that a record holds.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The bytes of a record of the narinfo in this object; `None` if the object has no entity tag, so that nobody could tell
 /// later whether it is the same.
@@ -27,6 +27,8 @@ pub(super) fn encode(object: &Object, record: &Record) -> Option<Vec<u8>> {
         nar.file_hash.iter().for_each(|hash| out.extend(hash));
         out.push(nar.label);
     }
+    out.push(record.unfit_url.is_some().into());
+    record.unfit_url.iter().for_each(|url| text(&mut out, url));
     number(&mut out, record.references.len() as u64);
     record.references.iter().for_each(|reference| path(&mut out, reference));
     out.push(record.deriver.is_some().into());
@@ -57,11 +59,14 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Object, Record)> {
             label: from.byte()?,
         })
     })?;
+    let unfit_url = from.optional(Reader::text)?;
     let references = from.list(Reader::path)?;
     let deriver = from.optional(Reader::path)?;
     let signers = from.list(Reader::text)?;
     let fault = from.optional(|from| Some((from.byte()?, from.text()?)))?;
-    from.0.is_empty().then_some((object, Record { name, nar, references, deriver, signers, fault }))
+    from.0
+        .is_empty()
+        .then_some((object, Record { name, nar, unfit_url, references, deriver, signers, fault }))
 }
 
 fn number(out: &mut Vec<u8>, mut value: u64) {
@@ -173,10 +178,12 @@ mod tests {
         let fault = proptest::option::of((any::<u8>(), ".{0,200}"));
         let nar = proptest::option::of(a_nar());
         let deriver = proptest::option::of(a_path());
-        ("[a-z]{0,20}", nar, vec(a_path(), 0..20), deriver, vec(".{0,20}", 0..4), fault).prop_map(
-            |(name, nar, references, deriver, signers, fault)| Record {
+        let nars = (nar, proptest::option::of(".{0,40}"));
+        ("[a-z]{0,20}", nars, vec(a_path(), 0..20), deriver, vec(".{0,20}", 0..4), fault).prop_map(
+            |(name, (nar, unfit_url), references, deriver, signers, fault)| Record {
                 name,
                 nar,
+                unfit_url,
                 references,
                 deriver,
                 signers,

@@ -39,6 +39,8 @@ pub struct Record {
     /// The name of the path; empty if the narinfo says nothing that can be relied on.
     pub(super) name: String,
     pub(super) nar: Option<Nar>,
+    /// The `URL` of a NAR that does not fit the narinfo.
+    pub(super) unfit_url: Option<String>,
     pub(super) references: Vec<Path>,
     pub(super) deriver: Option<Path>,
     pub(super) signers: Vec<String>,
@@ -74,12 +76,19 @@ impl Record {
                     label: label_number(nar.label),
                     key: nar.key,
                 }),
+                unfit_url: summary.unfit_url,
                 references: summary.references.iter().map(path).collect(),
                 deriver: summary.deriver.as_ref().map(path),
                 signers: summary.signers,
                 fault: summary.fault.as_ref().map(numbered),
             },
         }
+    }
+
+    /// The record of an object of so many bytes, which nobody reads.
+    pub(super) fn too_large(size: u64) -> Self {
+        let fault = NarinfoFault { kind: FaultKind::Malformed, text: format!("it has {size} bytes") };
+        Self::of(Err(fault))
     }
 
     /// The fault of the narinfo.

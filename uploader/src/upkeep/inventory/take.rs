@@ -13,16 +13,17 @@ use super::catalog::{Catalog, PathId, Reference};
 use super::listing::list;
 use super::reading::{Read, Trust, read_all};
 use super::realised::read_realised;
-use super::records::Records;
+use super::records::{Record, Records};
 use crate::base::clock::Moment;
 use crate::base::error::Result;
+use crate::base::file::MAX_SMALL;
 use crate::bucket::Bucket;
 use crate::format::object_keys;
 
 /// The number of concurrent questions for single objects.
 const CONCURRENT: usize = 48;
 /// How much earlier than the listing an object may seem to be written, because servers round times.
-const MARGIN: Duration = Duration::from_secs(5);
+pub const MARGIN: Duration = Duration::from_secs(5);
 /// The number of times that a narinfo which changes meanwhile is read again.
 const LOOKS: usize = 3;
 /// The number of missing NARs about which the bucket is asked one by one. If all of them are missing, the listing is
@@ -65,6 +66,7 @@ pub async fn take(
         let (digest, object) = (row.digest, row.object);
         match records.get(&digest, &object) {
             Some(record) => building.fill(id, record),
+            None if object.size > MAX_SMALL => building.fill(id, Record::too_large(object.size)),
             None => unread.push(digest),
         }
     }
