@@ -24,4 +24,5 @@ mod recheck;
 mod secrets;
 mod store_away;
 mod trust;
+mod urls;
 mod writers;
