@@ -4,7 +4,7 @@ mod table;
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::nix::{NixVersion, samples, versions};
-use larder_tests::process::{Output, run};
+use larder_tests::process::{Output, clean_command, run};
 use larder_tests::proxy::Proxy;
 use larder_tests::servers::{Directory, Kind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,9 +67,14 @@ const COMMANDS: &[(Store, End, &str)] = &[
     (Empty, Well, "nix-env --profile @DIR/profile -f @APP.nix -qa --status"),
     (Empty, Well, "nix-build --no-out-link @CA.nix"),
     (Empty, Well, "nix build --no-link --file @CA.nix"),
+    (AsItIs, Badly, "nix copy --to @URL --file @CA.nix"),
     (Empty, Well, "nix-build --no-out-link @NEW.nix"),
     (AsItIs, Badly, "nix copy --all --to @URL"),
-    (AsItIs, Badly, "nix-instantiate --eval --read-write-mode --expr fetchTarball\"@URL/source.tar.gz\""),
+    (AsItIs, Badly, "nix copy --to @URL?index-debug-info=true @NEW"),
+    (AsItIs, Badly, "nix copy --to @URL?write-nar-listing=true @NEW"),
+    (AsItIs, Badly, "nix store copy-log --to @URL @NEW"),
+    (AsItIs, Badly, "nix store sign --store @URL -k @KEY @OLD"),
+    (AsItIs, Well, "nix-instantiate --eval --read-write-mode --expr fetchTarball\"@URL/source.tar.gz\""),
     (AsItIs, Well, "nix-channel --add @URL/channel channel"),
     (AsItIs, Badly, "nix-channel --update"),
     (AsItIs, Badly, "nix-build --no-out-link @MIRROR.nix --option hashed-mirrors @URL"),
@@ -93,12 +98,14 @@ impl Recording {
         let url = format!("{}{}", proxy.endpoint(), path.trim_end_matches('/'));
         let app = format!("({}) // {{ meta.mainProgram = \"hello\"; }}", samples::app("urls"));
         let ca = samples::ca_chain("urls", "");
-        let new = samples::single("urls");
         let old = world.nix.build(&samples::app("urls of an older version"))?.remove(0);
         let built = world.nix.build(&app)?.remove(0);
         world.nix.build(&ca)?;
         world.larder.run(&["flush", "--wait"])?;
         world.assert_complete(&[old.clone(), built.clone()])?;
+        world.nix.unset_conf("post-build-hook")?;
+        let new = world.nix.build(DEBUG_INFO)?.remove(0);
+        put_sources(&world)?;
 
         let derivation = world.nix.nix_store(&["-q", "--deriver", &built])?.ok()?.stdout.trim().to_owned();
         let names = vec![
@@ -109,12 +116,13 @@ impl Recording {
             ("@APP.nix", file(&world, "app.nix", &app)?),
             ("@APP", built),
             ("@CA.nix", file(&world, "ca.nix", &ca)?),
-            ("@NEW.nix", file(&world, "new.nix", &new)?),
+            ("@NEW.nix", file(&world, "new.nix", DEBUG_INFO)?),
+            ("@NEW", new),
+            ("@KEY", world.nix.key_pair("other-1")?.secret_file.display().to_string()),
             ("@MIRROR.nix", file(&world, "mirror.nix", &mirror(&url))?),
             ("@DIR", world.nix.dir().join("home").display().to_string()),
             ("@URL", url.clone()),
         ];
-        world.nix.unset_conf("post-build-hook")?;
         world.nix.set_conf("substituters", &url)?;
         world.nix.set_conf("trusted-public-keys", &world.key.public)?;
         Ok(Self { world, proxy, names })
@@ -136,7 +144,9 @@ impl Recording {
         let prefix = larder_tests::http::split_url(&self.names.last().context("the address")?.1)?.1.to_owned();
         let asked = self.proxy.log().into_iter().map(|record| {
             let path = record.path.strip_prefix(&prefix).unwrap_or(&record.path).trim_start_matches('/').to_owned();
-            (record.method, path, record.status)
+            // No question has a query: each key is the whole question.
+            let query = if record.query.is_empty() { String::new() } else { format!("?{}", record.query) };
+            (record.method, path + &query, record.status)
         });
         Ok(asked.collect())
     }
@@ -159,6 +169,25 @@ fn file(world: &World, name: &str, text: &str) -> Result<String> {
     std::fs::write(&path, text)?;
     Ok(path.display().to_string())
 }
+
+/// An archive for `fetchTarball`, and something at the address of a channel. larder writes neither.
+fn put_sources(world: &World) -> Result<()> {
+    let dir = world.nix.dir().join("home/source");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("default.nix"), "{ }")?;
+    let archive = world.nix.dir().join("home/source.tar.gz");
+    let mut tar = clean_command("tar");
+    run(tar.current_dir(world.nix.dir().join("home")).arg("-czf").args([&archive, Path::new("source")]), LIMIT)?
+        .ok()?;
+    world.target.put("source.tar.gz", &std::fs::read(archive)?)?;
+    world.target.put("channel", b"a channel")
+}
+
+/// A path with debug information, which nobody pushes.
+const DEBUG_INFO: &str = r#"derivation {
+  name = "debug"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+  args = [ "-ec" "d=$out/lib/debug/.build-id/0a; mkdir -p $d; echo x > $d/00000000000000000000000000000000000000.debug; echo log" ];
+}"#;
 
 /// A file that Nix itself fetches from an address at which nothing is.
 fn mirror(url: &str) -> String {

@@ -73,8 +73,10 @@ enum Blank {
     Hex(usize),
     /// `.zst`, `.xz` or nothing.
     Suffix,
-    /// A name without `/`.
+    /// A name of an output.
     Name,
+    /// A name of lower-case letters.
+    Word,
     /// `<hash>-<name>.drv`.
     Derivation,
 }
@@ -86,7 +88,8 @@ impl Blank {
             "NarHash" | "FileHash" => Self::Base32(52),
             "nonce" => Self::Base32(16),
             "suffix" => Self::Suffix,
-            "output" | "channel" | "file" => Self::Name,
+            "output" => Self::Name,
+            "channel" | "file" => Self::Word,
             "build-id" => Self::Hex(40),
             "sha256" => Self::Hex(64),
             "derivation" => Self::Derivation,
@@ -104,6 +107,7 @@ impl Blank {
             Self::Hex(length) => text.len() == length && text.chars().all(|c| c.is_ascii_hexdigit()),
             Self::Suffix => matches!(text, "" | ".zst" | ".xz"),
             Self::Name => is_name(text),
+            Self::Word => !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase()),
             Self::Derivation => {
                 text.split_once('-').is_some_and(|(hash, name)| {
                     Self::Base32(32).allows(hash) && name.ends_with(".drv") && is_name(name)
