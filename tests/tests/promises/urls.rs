@@ -110,7 +110,10 @@ impl Recording {
         let derivation = world.nix.nix_store(&["-q", "--deriver", &built])?.ok()?.stdout.trim().to_owned();
         let names = vec![
             ("@DATA", world.member(&built, "data")?),
-            ("@ABSENT", format!("{}/00000000000000000000000000000000-absent", world.nix.store_dir().display())),
+            (
+                "@ABSENT",
+                format!("{}/00000000000000000000000000000000-absent", world.nix.store_dir().display()),
+            ),
             ("@DRV", derivation),
             ("@OLD", old),
             ("@APP.nix", file(&world, "app.nix", &app)?),
@@ -141,9 +144,11 @@ impl Recording {
         self.proxy.clear_log();
         let output = run(&mut self.world.nix.command(&words[0], &args), LIMIT)?;
         ensure_ended(&output, end)?;
-        let prefix = larder_tests::http::split_url(&self.names.last().context("the address")?.1)?.1.to_owned();
+        let prefix =
+            larder_tests::http::split_url(&self.names.last().context("the address")?.1)?.1.to_owned();
         let asked = self.proxy.log().into_iter().map(|record| {
-            let path = record.path.strip_prefix(&prefix).unwrap_or(&record.path).trim_start_matches('/').to_owned();
+            let path =
+                record.path.strip_prefix(&prefix).unwrap_or(&record.path).trim_start_matches('/').to_owned();
             // No question has a query: each key is the whole question.
             let query = if record.query.is_empty() { String::new() } else { format!("?{}", record.query) };
             (record.method, path + &query, record.status)
@@ -177,8 +182,11 @@ fn put_sources(world: &World) -> Result<()> {
     std::fs::write(dir.join("default.nix"), "{ }")?;
     let archive = world.nix.dir().join("home/source.tar.gz");
     let mut tar = clean_command("tar");
-    run(tar.current_dir(world.nix.dir().join("home")).arg("-czf").args([&archive, Path::new("source")]), LIMIT)?
-        .ok()?;
+    run(
+        tar.current_dir(world.nix.dir().join("home")).arg("-czf").args([&archive, Path::new("source")]),
+        LIMIT,
+    )?
+    .ok()?;
     world.target.put("source.tar.gz", &std::fs::read(archive)?)?;
     world.target.put("channel", b"a channel")
 }
@@ -254,6 +262,8 @@ fn in_a_directory(version: NixVersion) -> Result<()> {
 
 #[test]
 fn the_table_holds_on_a_server() -> Result<()> {
-    let Some(version) = versions().into_iter().last().filter(|_| Kind::MinIo.is_here()) else { return Ok(()) };
+    let Some(version) = versions().into_iter().last().filter(|_| Kind::MinIo.is_here()) else {
+        return Ok(());
+    };
     record(version, Target::server(Kind::MinIo)?)
 }

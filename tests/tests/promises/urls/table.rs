@@ -108,11 +108,9 @@ impl Blank {
             Self::Suffix => matches!(text, "" | ".zst" | ".xz"),
             Self::Name => is_name(text),
             Self::Word => !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase()),
-            Self::Derivation => {
-                text.split_once('-').is_some_and(|(hash, name)| {
-                    Self::Base32(32).allows(hash) && name.ends_with(".drv") && is_name(name)
-                })
-            }
+            Self::Derivation => text.split_once('-').is_some_and(|(hash, name)| {
+                Self::Base32(32).allows(hash) && name.ends_with(".drv") && is_name(name)
+            }),
         }
     }
 }
@@ -188,7 +186,9 @@ fn parts(pattern: &str) -> Result<Vec<Part>> {
 fn matches(parts: &[Part], text: &str) -> bool {
     match parts.split_first() {
         None => text.is_empty(),
-        Some((Part::Text(start), rest)) => text.strip_prefix(start.as_str()).is_some_and(|text| matches(rest, text)),
+        Some((Part::Text(start), rest)) => {
+            text.strip_prefix(start.as_str()).is_some_and(|text| matches(rest, text))
+        }
         Some((Part::Blank(blank), rest)) => (0..=text.len())
             .filter(|end| text.is_char_boundary(*end))
             .any(|end| blank.allows(&text[..end]) && matches(rest, &text[end..])),
@@ -203,7 +203,8 @@ pub fn rows() -> Result<Vec<Row>> {
 fn read(document: &str) -> Result<Vec<Row>> {
     let (_, table) = document.split_once(HEAD).context("the document has no table")?;
     let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let rows: Vec<_> = lines.map(|line| Row::parse(line).with_context(|| line.to_owned())).collect::<Result<_>>()?;
+    let rows: Vec<_> =
+        lines.map(|line| Row::parse(line).with_context(|| line.to_owned())).collect::<Result<_>>()?;
     ensure!(!rows.is_empty(), "the table is empty");
     Ok(rows)
 }
@@ -222,11 +223,10 @@ fn a_row_is_asked_by_the_requests_of_its_pattern_alone() -> Result<()> {
     ] {
         assert!(!narinfo.is_asked(method, path), "{method} {path}");
     }
-    assert_eq!([NixVersion::V2_8, NixVersion::V2_26, NixVersion::V2_34].map(|v| narinfo.asks(v)), [
-        Asks::Recorded,
-        Asks::Never,
-        Asks::BySource
-    ]);
+    assert_eq!(
+        [NixVersion::V2_8, NixVersion::V2_26, NixVersion::V2_34].map(|v| narinfo.asks(v)),
+        [Asks::Recorded, Asks::Never, Asks::BySource]
+    );
     let trace = row("GET /build-trace-v2/<derivation>/<output>.doi")?;
     assert!(trace.is_asked("GET", "build-trace-v2/0c5b8vw40dy178xlpddw65q9gf1h2186-a.drv/out.doi"));
     assert!(!trace.is_asked("GET", "build-trace-v2/0c5b8vw40dy178xlpddw65q9gf1h2186-a/out.doi"));
