@@ -64,6 +64,11 @@ fn built(output: &Output) -> Vec<&str> {
         .collect()
 }
 
+/// What a version builds where `link-1` cannot be had: 2.34 also builds what is above, which the bucket has.
+fn built_for_a_hole(version: NixVersion) -> &'static [&'static str] {
+    if version >= NixVersion::V2_34 { &["1", "2"] } else { &["1"] }
+}
+
 /// [`Output::ok`], with the version in the error.
 fn ok(output: Output, version: NixVersion) -> Result<Output> {
     output.ok().with_context(|| version.to_string())
@@ -81,9 +86,7 @@ fn a_missing_narinfo_in_the_middle_of_a_closure_is_built_and_a_push_brings_it_ba
         )?;
         ensure!(!without.status.success(), "{version}: a hole in the closure was not noticed");
         let output = ok(bucket.build(&[])?, version)?;
-        let numbers = built(&output);
-        // The path below is substituted. Some versions also build what is above.
-        ensure!(numbers.contains(&"1") && !numbers.contains(&"0"), "{version}: {}", output.stderr);
+        ensure!(built(&output) == built_for_a_hole(version), "{version}: {}", output.stderr);
         ensure!(output.lines() == [bucket.links[2].clone()], "{version}: {}", output.stdout);
         bucket.world.larder.run(&["push", &bucket.links[2]])?;
         bucket.assert_whole()?;
@@ -118,9 +121,7 @@ fn a_path_whose_nar_has_gone_is_built_and_a_repair_brings_it_back() -> Result<()
         bucket.world.target.delete(&bucket.nar(&bucket.links[1])?)?;
         // No `--fallback` is needed for that.
         let output = ok(bucket.build(&[])?, version)?;
-        // 2.34 then also builds what is above.
-        let numbers: &[_] = if version >= NixVersion::V2_34 { &["1", "2"] } else { &["1"] };
-        ensure!(built(&output) == numbers, "{version}: {}", output.stderr);
+        ensure!(built(&output) == built_for_a_hole(version), "{version}: {}", output.stderr);
         ensure!(output.stderr.contains("does not exist in binary cache"), "{version}: {}", output.stderr);
         ensure!(output.lines() == [bucket.links[2].clone()], "{version}: {}", output.stdout);
         bucket.world.larder.run(&["repair", "--yes"])?;
@@ -144,7 +145,7 @@ fn a_damaged_nar_is_never_taken_and_a_fallback_builds() -> Result<()> {
             ensure!(!bucket.world.nix.is_valid(&bucket.links[1]), "{version}: {} bytes", bytes.len());
         }
         let output = ok(bucket.build(&["--fallback"])?, version)?;
-        ensure!(built(&output).contains(&"1"), "{version}: {}", output.stderr);
+        ensure!(built(&output) == ["1", "2"], "{version}: {}", output.stderr);
         bucket.world.larder.run(&["repair", "--data", "--yes"])?;
         bucket.assert_whole()?;
     }
@@ -164,7 +165,9 @@ fn a_wrong_compression_label_is_an_error_from_2_24_and_a_repair_mends_it() -> Re
             let output = bucket.build(&["--option", "fallback", "false"])?;
             ensure!(output.status.success() == is_detected, "{version} {label}: {}", output.stderr);
             let output = ok(bucket.build(&["--fallback"])?, version)?;
-            ensure!(output.lines() == [bucket.links[2].clone()], "{version} {label}: {}", output.stdout);
+            // The first build took everything where the version looks at the bytes.
+            let numbers: &[_] = if is_detected { &[] } else { &["1", "2"] };
+            ensure!(built(&output) == numbers, "{version} {label}: {}", output.stderr);
             bucket.world.larder.run(&["repair", "--data", "--yes"])?;
             ensure!(
                 field(&bucket.narinfo(&bucket.links[1])?, "Compression") == Some("zstd"),
@@ -286,7 +289,8 @@ fn a_client_that_remembers_a_narinfo_that_has_gone_takes_its_nar() -> Result<()>
         let client = Remembering { client: world.nix.twin()?, base: &base, key: &world.key };
         run(&mut client.command(&["build", "--no-link", "--dry-run", &path]), LIMIT)?.ok()?;
         world.target.delete(&narinfo_key(&path))?;
-        let forgetful = world.nix.twin()?.try_substitute(&[path.clone()], &base, &world.key.public)?;
+        let forgetful =
+            world.nix.twin()?.try_substitute(std::slice::from_ref(&path), &base, &world.key.public)?;
         ensure!(!forgetful.status.success(), "{version}: the path was still there");
         ok(client.build(&path, &[])?, version)?;
         ensure!(client.client.is_valid(&path), "{version}");

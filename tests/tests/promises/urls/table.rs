@@ -1,18 +1,21 @@
-//! The table in `docs/urls.md`: what Nix may ask, and what a bucket answers.
+//! The tables in `docs/urls.md`: what Nix may ask, and what a bucket answers.
 
 use anyhow::{Context, Result, bail, ensure};
 use larder_tests::nix::NixVersion;
 use std::fmt;
 
+/// What the tables begin with: the questions to a cache, and the addresses that a user has put into a bucket.
+const HEADS: [(&str, bool); 2] = [
+    ("| question | 2.8 | 2.26 | 2.34 | 2.35 | answer |", true),
+    ("| address | 2.8 | 2.26 | 2.34 | 2.35 | answer |", false),
+];
 /// The document, which is part of the test.
 const DOCUMENT: &str = include_str!("../../../../docs/urls.md");
-/// What the table begins with.
-const HEAD: &str = "| request | 2.8 | 2.26 | 2.34 | 2.35 | answer |";
 const NIX_BASE32: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
 /// Whether a version asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
+pub(super) enum Asks {
     /// It does, and a recorded command shows it.
     Recorded,
     /// By its source, it may; no recorded command shows it.
@@ -23,7 +26,7 @@ pub enum Asks {
 
 /// What the bucket answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     /// Always the object.
     Found,
     /// The object if the bucket has it, else 404.
@@ -36,7 +39,7 @@ pub enum Answer {
 
 impl Answer {
     /// Whether a status is what the table says, for a key that the bucket has or has not. A client that resumes a download gets 206.
-    pub fn allows(self, status: u16, is_there: bool) -> bool {
+    pub(super) fn allows(self, status: u16, is_there: bool) -> bool {
         match self {
             Self::Found => is_there && matches!(status, 200 | 206),
             Self::FoundIfThere if is_there => matches!(status, 200 | 206),
@@ -49,13 +52,15 @@ impl Answer {
 
 /// A row.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(super) struct Row {
     method: String,
     pattern: Vec<Part>,
     /// For 2.8, 2.26, 2.34 and 2.35.
     asks: [Asks; 4],
+    /// Whether this is a question to a binary cache. Else it is the address of something that a user has put into the bucket.
+    pub(super) is_of_a_cache: bool,
     /// What the bucket answers.
-    pub answer: Answer,
+    pub(super) answer: Answer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,16 +122,16 @@ impl Blank {
 
 impl Row {
     /// Whether a request is of this row. The path is relative to the bucket.
-    pub fn is_asked(&self, method: &str, path: &str) -> bool {
+    pub(super) fn is_asked(&self, method: &str, path: &str) -> bool {
         self.method == method && matches(&self.pattern, path)
     }
 
     /// Whether a version asks this.
-    pub fn asks(&self, version: NixVersion) -> Asks {
+    pub(super) fn asks(&self, version: NixVersion) -> Asks {
         self.asks[version as usize]
     }
 
-    fn parse(line: &str) -> Result<Self> {
+    fn parse(line: &str, is_of_a_cache: bool) -> Result<Self> {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
         ensure!(cells.len() == 7, "{} cells", cells.len());
         let request = cells[0].strip_prefix('`').and_then(|text| text.strip_suffix('`'));
@@ -151,6 +156,7 @@ impl Row {
             method: method.to_owned(),
             pattern: parts(pattern)?,
             asks: [asks(cells[1])?, asks(cells[2])?, asks(cells[3])?, asks(cells[4])?],
+            is_of_a_cache,
             answer,
         })
     }
@@ -195,23 +201,29 @@ fn matches(parts: &[Part], text: &str) -> bool {
     }
 }
 
-/// The rows of the table in the document.
-pub fn rows() -> Result<Vec<Row>> {
+/// The rows of both tables in the document.
+pub(super) fn rows() -> Result<Vec<Row>> {
     read(DOCUMENT)
 }
 
 fn read(document: &str) -> Result<Vec<Row>> {
-    let (_, table) = document.split_once(HEAD).context("the document has no table")?;
-    let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let rows: Vec<_> =
-        lines.map(|line| Row::parse(line).with_context(|| line.to_owned())).collect::<Result<_>>()?;
-    ensure!(!rows.is_empty(), "the table is empty");
+    let mut rows = Vec::new();
+    for (head, is_of_a_cache) in HEADS {
+        let (_, table) = document.split_once(head).with_context(|| format!("no table `{head}`"))?;
+        let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let before = rows.len();
+        for line in lines {
+            rows.push(Row::parse(line, is_of_a_cache).with_context(|| line.to_owned())?);
+        }
+        ensure!(rows.len() > before, "the table `{head}` is empty");
+    }
     Ok(rows)
 }
 
 #[test]
 fn a_row_is_asked_by_the_requests_of_its_pattern_alone() -> Result<()> {
-    let row = |request: &str| Row::parse(&format!("| `{request}` | yes | no | source | no | 200 | text |"));
+    let row =
+        |request: &str| Row::parse(&format!("| `{request}` | yes | no | source | no | 200 | text |"), true);
     let narinfo = row("GET /<hash>.narinfo")?;
     assert!(narinfo.is_asked("GET", "0c5b8vw40dy178xlpddw65q9gf1h2186.narinfo"));
     for (method, path) in [
