@@ -62,6 +62,7 @@ const COMMANDS: &[(Store, End, &str)] = &[
     (Empty, Well, "nix run --file @APP.nix"),
     (Empty, Well, "nix shell --file @APP.nix --command hello"),
     (Empty, Well, "nix copy --from @URL @APP"),
+    (AsItIs, Well, "nix store repair @APP"),
     (Empty, Badly, "nix copy --all --from @URL"),
     (Empty, Badly, "nix copy --derivation --from @URL @DRV"),
     (Empty, Well, "nix-store -r @APP"),
@@ -71,6 +72,7 @@ const COMMANDS: &[(Store, End, &str)] = &[
     (Empty, Well, "nix-build --no-out-link @CA.nix"),
     (Empty, Well, "nix build --no-link --file @CA.nix"),
     (AsItIs, Badly, "nix copy --to @URL --file @CA.nix"),
+    (Empty, Badly, "nix copy --from @URL --eval-store auto --file @CA.nix"),
     (Empty, Well, "nix-build --no-out-link @NEW.nix"),
     (AsItIs, Badly, "nix copy --all --to @URL"),
     (AsItIs, Badly, "nix copy --to @URL?index-debug-info=true @NEW"),
@@ -234,7 +236,10 @@ fn record(version: NixVersion, target: Target) -> Result<()> {
                 continue;
             };
             if !rows[place].answer.allows(status, keys.contains_key(&path)) {
-                faults.push(format!("`{words}` asks `{method} /{path}`, and gets {status}: {}", rows[place]));
+                faults.push(format!(
+                    "`{words}` asks `{method} /{path}`, and gets {status}, which the row `{}` does not say",
+                    rows[place]
+                ));
             }
             // The relay passes on what belongs to a cache, and nothing else.
             if method != "PUT" && is_cache_path(&path) != rows[place].is_of_a_cache {
@@ -253,7 +258,8 @@ fn record(version: NixVersion, target: Target) -> Result<()> {
     for (place, row) in rows.iter().enumerate() {
         let is_said = row.asks(version) == Asks::Recorded;
         if is_said != asked.contains(&place) {
-            faults.push(format!("`{row}` was {}asked", if is_said { "not " } else { "" }));
+            let said = if is_said { "`yes`, but was not asked" } else { "not `yes`, but was asked" };
+            faults.push(format!("`{row}`: the column is {said}"));
         }
     }
     ensure!(faults.is_empty(), "{version}:\n{}", faults.join("\n"));

@@ -53,6 +53,8 @@ impl Answer {
 /// A row.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
+    /// As the document has it.
+    request: String,
     method: String,
     pattern: Vec<Part>,
     /// For 2.8, 2.26, 2.34 and 2.35.
@@ -153,6 +155,7 @@ impl Row {
         };
         ensure!(!cells[6].is_empty(), "no consequence");
         Ok(Self {
+            request: format!("{method} /{pattern}"),
             method: method.to_owned(),
             pattern: parts(pattern)?,
             asks: [asks(cells[1])?, asks(cells[2])?, asks(cells[3])?, asks(cells[4])?],
@@ -164,11 +167,7 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} /", self.method)?;
-        self.pattern.iter().try_for_each(|part| match part {
-            Part::Text(text) => f.write_str(text),
-            Part::Blank(blank) => write!(f, "<{blank:?}>"),
-        })
+        f.write_str(&self.request)
     }
 }
 
