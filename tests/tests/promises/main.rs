@@ -4,6 +4,7 @@ use larder_tests::world;
 
 mod agent;
 mod available;
+mod binary_cache;
 mod clock;
 mod command_line;
 mod conformance;
@@ -24,4 +25,5 @@ mod recheck;
 mod secrets;
 mod store_away;
 mod trust;
+mod urls;
 mod writers;
