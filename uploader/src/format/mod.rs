@@ -30,3 +30,4 @@ pub mod resign;
 pub mod signature;
 pub mod standing;
 pub mod summary;
+pub mod verifier;

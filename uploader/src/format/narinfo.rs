@@ -9,7 +9,7 @@ use nix_narinfo::{Compression as Label, MAX_NARINFO_SIZE, NarInfo, NixSignature}
 
 use super::named_nar::ObjectOfNar;
 use super::object_keys::{self, Compression};
-use super::signature::SecretKey;
+use super::signature::{SecretKey, signature_bytes};
 use crate::base::error::{Area, Cause, Error, Result};
 use crate::format::path_info::PathInfo;
 
@@ -215,7 +215,7 @@ fn builder(
 /// Whether clients accept the form of the signature. A signature of another length than 64 bytes, with the name of a
 /// trusted key, makes clients fail.
 pub(super) fn is_well_formed(signature: &NixSignature) -> bool {
-    signature.canonicalized().is_ok_and(|signature| signature.encoded.len() == SIGNATURE)
+    !signature.key_name.contains(':') && signature_bytes(signature).is_some()
 }
 
 fn render(narinfo: &NarInfo) -> Vec<u8> {

@@ -157,6 +157,19 @@ pub fn verified(fingerprint: &str, signatures: &[String], keys: &[TrustedPublicK
         .any(|signature| signature.verify(fingerprint.as_bytes(), keys).unwrap_or(false))
 }
 
+/// The bytes of a signature; `None` if its key has no name, or if it is not base64 of 64 bytes.
+pub fn signature_bytes(signature: &NixSignature) -> Option<[u8; 64]> {
+    // Base64 of 66 bytes is as long as that of 64.
+    let mut bytes = [0; 66];
+    if signature.key_name.is_empty() {
+        return None;
+    }
+    match BASE64.decode_slice(&signature.encoded, &mut bytes) {
+        Ok(64) => bytes.first_chunk().copied(),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +182,20 @@ mod tests {
         let text = format!("test-1:{}", BASE64.encode(pair));
         assert_eq!(*SecretKey::parse(&text).unwrap().to_text().unwrap(), text);
         assert_eq!(SecretKey::parse(&format!("{text}\n")).unwrap().name(), "test-1");
+    }
+
+    #[test]
+    fn only_64_bytes_are_a_signature() {
+        let signature =
+            |name: &str, bytes: &[u8]| NixSignature { key_name: name.into(), encoded: BASE64.encode(bytes) };
+        assert_eq!(signature_bytes(&signature("k-1", &[7; 64])), Some([7; 64]));
+        for (name, length) in
+            [("", 64), ("k-1", 0), ("k-1", 63), ("k-1", 65), ("k-1", 66), ("k-1", 67), ("k-1", 6400)]
+        {
+            assert_eq!(signature_bytes(&signature(name, &vec![7; length])), None, "{length}");
+        }
+        let garbled = NixSignature { key_name: "k-1".into(), encoded: "!".repeat(88) };
+        assert_eq!(signature_bytes(&garbled), None);
     }
 
     #[test]

@@ -238,7 +238,12 @@ pub fn signers(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let signatures =
         text.lines().filter_map(|line| NixSignature::parse(line.strip_prefix(SIGNATURE_LINE)?).ok());
-    let mut names: Vec<_> = signatures.filter(is_well_formed).map(|sig| sig.key_name).collect();
+    signers_of(signatures)
+}
+
+/// The names of the keys with signatures of the right form, each once.
+pub(super) fn signers_of(signatures: impl IntoIterator<Item = NixSignature>) -> Vec<String> {
+    let mut names: Vec<_> = signatures.into_iter().filter(is_well_formed).map(|sig| sig.key_name).collect();
     names.sort();
     names.dedup();
     names

@@ -2,10 +2,11 @@
 
 use nix_derivation::StorePath;
 use nix_derivation::store_path::StoreDir;
-use nix_narinfo::{NarInfo, TrustedPublicKey};
+use nix_narinfo::NarInfo;
 
 use super::named_nar::NamedNar;
 use super::standing::{self, Judge};
+use super::verifier::Verifies;
 
 /// What a narinfo says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,24 +62,25 @@ impl FaultKind {
 }
 
 impl Summary {
-    /// Reads the narinfo `bytes` under the key with this hash part (20 bytes, decoded). Clients trust the keys `trusted`.
+    /// Reads the narinfo `bytes` under the key with this hash part (20 bytes, decoded). Clients trust the keys that `trusted`
+    /// verifies with.
     ///
     /// # Errors
     /// What is wrong with a narinfo that says nothing which can be relied on.
     pub fn read(
         store_dir: &StoreDir,
-        trusted: &[TrustedPublicKey],
+        trusted: &(impl Verifies + ?Sized),
         digest: &[u8; 20],
         bytes: &[u8],
     ) -> Result<Self, NarinfoFault> {
-        let judge = Judge { store_dir, keys: &[], trusted };
+        let judge = Judge { store_dir, keys: &[], trusted: &[] };
         let present = judge.parse_any(bytes).map_err(|text| FaultKind::Malformed.with(text))?;
         if present.store_path().digest() != digest {
             let text = format!("it describes `{}`", present.store_path().to_basename());
             return Err(FaultKind::OtherPath.with(text));
         }
         let (nar, fault) = match NamedNar::of(&present) {
-            Ok(nar) => (Some(nar), judge.fault_of_signatures(&present)),
+            Ok(nar) => (Some(nar), fault_of_signatures(store_dir, trusted, &present)),
             Err(text) => (None, Some(FaultKind::UnfitNar.with(text))),
         };
         Ok(Self {
@@ -87,19 +89,25 @@ impl Summary {
             nar,
             references: standing::references(&present),
             deriver: present.deriver().cloned(),
-            signers: standing::signers(bytes),
+            signers: standing::signers_of(present.signatures().to_vec()),
             fault,
         })
     }
 }
 
-impl Judge<'_> {
-    /// What is wrong with the signatures of a narinfo. A path that its content address leads to needs none.
-    fn fault_of_signatures(&self, present: &NarInfo) -> Option<NarinfoFault> {
-        if standing::has_malformed_signature(present) {
-            return Some(FaultKind::MalformedSignature.with("a signature in it is malformed"));
-        }
-        let accepted = present.content_address().is_some() || self.trusted_signer(present).is_some();
-        (!accepted).then(|| FaultKind::Untrusted.with("no trusted key signed it"))
+/// What is wrong with the signatures of a narinfo. A path that its content address leads to needs none.
+fn fault_of_signatures(
+    store_dir: &StoreDir,
+    trusted: &(impl Verifies + ?Sized),
+    present: &NarInfo,
+) -> Option<NarinfoFault> {
+    if standing::has_malformed_signature(present) {
+        return Some(FaultKind::MalformedSignature.with("a signature in it is malformed"));
     }
+    let is_signed = || {
+        let fingerprint = present.fingerprint(store_dir);
+        present.signatures().iter().any(|signature| trusted.verifies(fingerprint.as_bytes(), signature))
+    };
+    let accepted = present.content_address().is_some() || is_signed();
+    (!accepted).then(|| FaultKind::Untrusted.with("no trusted key signed it"))
 }

@@ -1,7 +1,6 @@
 //! The inventory of a few paths and their closures, without listings.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -25,7 +24,7 @@ pub async fn take_closure(
     options: &Options,
     roots: impl IntoIterator<Item = [u8; 20]>,
 ) -> Result<Catalog> {
-    let trust = Arc::new(Trust { store_dir: options.store_dir.clone(), keys: options.trusted.clone() });
+    let trust = Trust::new(options.store_dir.clone(), options.trusted.clone());
     let mut seen: HashSet<[u8; 20]> = roots.into_iter().collect();
     let (mut next, mut found): (Vec<_>, Vec<_>) = (seen.iter().copied().collect(), Vec::new());
     while !next.is_empty() {

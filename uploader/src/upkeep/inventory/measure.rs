@@ -70,7 +70,7 @@ async fn judge_some(bucket: &LargeBucket) {
     let begun = Instant::now();
     for (number, object) in (0..SOME).zip(&objects) {
         let path = large::path(number);
-        Summary::read(&options.store_dir, &options.trusted, path.digest(), &object.body).unwrap();
+        Summary::read(&options.store_dir, &options.trusted[..], path.digest(), &object.body).unwrap();
     }
     eprintln!("the bucket takes {given:?} for each narinfo, the judgement {:?}", begun.elapsed() / SOME);
 }

@@ -12,6 +12,7 @@ use crate::base::error::{Area, Error, Result};
 use crate::bucket::{self, Bucket};
 use crate::format::object_keys;
 use crate::format::summary::Summary;
+use crate::format::verifier::Verifier;
 
 /// The number of concurrent requests for narinfos.
 const CONCURRENT: usize = 48;
@@ -19,10 +20,16 @@ const CONCURRENT: usize = 48;
 const PORTION: usize = 64;
 
 /// The trust of clients, which decides what they can use.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Trust {
     pub(super) store_dir: StoreDir,
-    pub(super) keys: Vec<TrustedPublicKey>,
+    pub(super) keys: Verifier,
+}
+
+impl Trust {
+    pub(super) fn new(store_dir: StoreDir, keys: Vec<TrustedPublicKey>) -> Arc<Self> {
+        Arc::new(Self { store_dir, keys: Verifier::new(keys) })
+    }
 }
 
 /// A narinfo that was read, by its hash part; `None` if it does not exist.

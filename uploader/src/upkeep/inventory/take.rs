@@ -57,7 +57,7 @@ pub async fn take(
 ) -> Result<Catalog> {
     let begun = Moment::now();
     let mut building = Building::new(list(bucket).await?);
-    let trust = Arc::new(Trust { store_dir: options.store_dir.clone(), keys: options.trusted.clone() });
+    let trust = Trust::new(options.store_dir.clone(), options.trusted.clone());
     let total = building.catalog.size();
     let mut unread = Vec::new();
     for number in 0..total as u32 {

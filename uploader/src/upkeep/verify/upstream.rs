@@ -80,7 +80,7 @@ async fn has(reader: &PublicReader, url: &str, options: &Options, digest: &[u8; 
     let url = format!("{}/{}", url.trim_end_matches('/'), narinfo_of(digest));
     let answer = reader.get(&url).await?;
     match answer.status {
-        200 => match Summary::read(&options.store_dir, &options.trusted, digest, &answer.body) {
+        200 => match Summary::read(&options.store_dir, &options.trusted[..], digest, &answer.body) {
             // The NAR may have any key there: only the signature matters.
             Ok(summary) => Ok(summary.fault.is_none()),
             Err(fault) => Err(Error::transient(Area::Bucket, format!("cannot read `{url}`"))
