@@ -71,6 +71,7 @@ async fn pusher(bucket: &Arc<dyn Bucket>, dir: &Path) -> Pusher {
         compression,
         jobs: 1,
         listings: false,
+        logs: Default::default(),
         rules,
         adopt: Vec::new(),
         trust_bucket: false,

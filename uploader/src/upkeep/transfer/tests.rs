@@ -54,6 +54,7 @@ impl Ground {
             compression: Settings { compression: Compression::Zstd, level: Level::Fixed(1), threads: 1 },
             jobs: 1,
             listings: false,
+            logs: Default::default(),
             rules: Rules {
                 upstream_keys: vec![self.upstream_key.public()],
                 push_upstream: false,
