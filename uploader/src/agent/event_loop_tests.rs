@@ -18,7 +18,7 @@ use crate::init::{write_cache_info, write_marker};
 use crate::push::decide::{Rules, patterns};
 use crate::push::progress::Silent;
 use crate::push::send::compress::{Level, Settings};
-use crate::push::{Options, PinRules};
+use crate::push::{Options, PinRules, Report};
 use crate::store::{DaemonAddress, StoreDir};
 
 const STORE: &str = "/nix/store";

@@ -1,6 +1,7 @@
 //! Finds and reads build logs.
 
-use std::fs::{DirEntry, File, ReadDir};
+use std::collections::BTreeMap;
+use std::fs::{DirEntry, File, Metadata, ReadDir};
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -88,24 +89,30 @@ pub fn find_build_log(location: &StoreLocation, derivation: &StorePath) -> Optio
     None
 }
 
-/// The derivations whose logs were last written at `from` or later, and before `until`, both in seconds since 1970. What cannot
-/// be read is left out. Costs a question to the file system for each log of the store, which is a fraction of a second for
+/// The derivations whose logs were last written at `from` or later, each with that time, in seconds since 1970. What cannot be
+/// read is left out. Costs a question to the file system for each log of the store, which is a fraction of a second for
 /// 100,000 logs.
-pub fn recent_logs(location: &StoreLocation, from: u64, until: u64) -> Vec<StorePath> {
+pub fn recent_logs(location: &StoreLocation, from: u64) -> BTreeMap<StorePath, u64> {
     let drvs = location.log_dir.join("drvs");
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
+    let mut add = |name: &str, log: &DirEntry| {
+        let Some(at) = written(log).filter(|at| *at >= from) else { return };
+        if let Some(derivation) = derivation_of(name) {
+            let last: &mut u64 = found.entry(derivation).or_default();
+            *last = at.max(*last);
+        }
+    };
     for entry in entries(&drvs) {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         if name.len() != 2 {
-            found.extend(Some(name).filter(|_| is_within(&entry, from, until)).and_then(derivation_of));
+            add(name, &entry);
             continue;
         }
-        let logs = entries(&entry.path()).filter(|log| is_within(log, from, until));
-        found.extend(logs.filter_map(|log| derivation_of(&format!("{name}{}", log.file_name().to_str()?))));
+        for log in entries(&entry.path()) {
+            log.file_name().to_str().into_iter().for_each(|rest| add(&format!("{name}{rest}"), &log));
+        }
     }
-    found.sort();
-    found.dedup();
     found
 }
 
@@ -114,10 +121,9 @@ fn entries(directory: &Path) -> impl Iterator<Item = DirEntry> + use<> {
     read.into_iter().flatten().flatten()
 }
 
-fn is_within(log: &DirEntry, from: u64, until: u64) -> bool {
-    let written = log.metadata().ok().filter(|found| found.is_file()).and_then(|found| found.modified().ok());
-    let since_1970 = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since_1970.is_some_and(|at| (from..until).contains(&at.as_secs()))
+fn written(log: &DirEntry) -> Option<u64> {
+    let modified = log.metadata().ok().filter(Metadata::is_file)?.modified().ok()?;
+    Some(modified.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 fn derivation_of(name: &str) -> Option<StorePath> {
@@ -171,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn recent_logs_are_those_that_were_written_within_the_time() {
+    fn recent_logs_are_those_that_were_written_since() {
         let dir = tempfile::tempdir().unwrap();
         let base = "00bgd045z0d4icpbc2yyz4gx48ak44la-hello-1.0.drv";
         let other = "11bgd045z0d4icpbc2yyz4gx48ak44la-hello-1.0.drv";
@@ -187,15 +193,16 @@ mod tests {
             let file = File::create(drvs.join(name)).unwrap();
             file.set_modified(UNIX_EPOCH + std::time::Duration::from_secs(at)).unwrap();
         }
-        let found = |from, until| -> Vec<String> {
-            let found = recent_logs(&location(dir.path()), from, until);
-            found.iter().map(StorePath::to_basename).collect()
+        let found = |from| -> Vec<(String, u64)> {
+            let found = recent_logs(&location(dir.path()), from);
+            found.into_iter().map(|(path, at)| (path.to_basename(), at)).collect()
         };
-        assert_eq!(found(0, 1000), [base, other]);
-        assert_eq!(found(100, 200), [base]);
-        assert_eq!(found(101, 201), [other]);
-        assert!(found(201, 1000).is_empty());
-        assert!(recent_logs(&location(&dir.path().join("none")), 0, 1000).is_empty());
+        let (base, other) = (base.to_owned(), other.to_owned());
+        assert_eq!(found(0), [(base.clone(), 100), (other.clone(), 200)]);
+        assert_eq!(found(100), [(base, 100), (other.clone(), 200)]);
+        assert_eq!(found(101), [(other, 200)]);
+        assert!(found(201).is_empty());
+        assert!(recent_logs(&location(&dir.path().join("none")), 0).is_empty());
     }
 
     #[test]
