@@ -32,6 +32,11 @@ fn ask_agent(context: &Context) -> Result<Exit> {
     let flush = Flush::begin(context.queue(&store)?)?;
     let (jobs, (_, parked)) = (flush.jobs(), flush.parked()?);
     if jobs + parked == 0 {
+        // A build that failed has queued nothing.
+        if context.config.build_logs().has_failed() && flush.ask_agent()? {
+            output::say("nothing is queued; asked the agent to look for builds that failed");
+            return Ok(Exit::Ok);
+        }
         output::say(&format!("nothing is queued in {}", context.config.state_dir().display()));
         return Ok(Exit::Ok);
     }
