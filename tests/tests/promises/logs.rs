@@ -14,10 +14,11 @@ fn directory(version: NixVersion) -> Result<World> {
     World::new(version, Target::Directory(Directory::start()?))
 }
 
-/// The same, with the hook.
+/// The same, with the hook, and with a queue: what failed before there was one is never looked at.
 fn hooked(version: NixVersion) -> Result<World> {
     let mut world = directory(version)?;
     world.larder.install_hook(&mut world.nix)?;
+    world.larder.run(&["queue", "create"])?;
     Ok(world)
 }
 

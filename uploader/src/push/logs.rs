@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -88,11 +89,18 @@ pub(super) struct Logs {
     /// The logs that could not be written.
     unsent: Mutex<BTreeMap<StorePath, Task>>,
     large: Semaphore,
+    has_remarked: AtomicBool,
 }
 
 impl Logs {
     pub(super) fn new(options: LogOptions) -> Self {
-        Self { options, written: Mutex::default(), unsent: Mutex::default(), large: Semaphore::new(1) }
+        Self {
+            options,
+            written: Mutex::default(),
+            unsent: Mutex::default(),
+            large: Semaphore::new(1),
+            has_remarked: AtomicBool::default(),
+        }
     }
 
     /// The derivations of the paths of a closure that were built here; empty if their logs are not published.
@@ -206,10 +214,13 @@ impl Logs {
         };
         let mut tasks = tokio::task::spawn_blocking(find).await.map_err(died)?;
         let bucket = to.session.bucket();
+        // A collection that is removing what stands there does not ask whether it is needed again.
+        let stays = |derivation: &StorePath| to.session.nar_counts(&object_keys::log(derivation));
         if tasks.len() < MANY {
             let asks = tasks.into_values().map(|task| async move {
                 let found = bucket.head(&object_keys::log(&task.derivation)).await?;
-                Ok::<_, Error>(Some(task).filter(|_| found.is_none()))
+                let is_there = found.is_some() && stays(&task.derivation);
+                Ok::<_, Error>(Some(task).filter(|_| !is_there))
             });
             let asked: Vec<_> = stream::iter(asks).buffer_unordered(CONCURRENT).try_collect().await?;
             return Ok(asked.into_iter().flatten().collect());
@@ -219,7 +230,8 @@ impl Logs {
             let page = bucket.list(LOGS, next.as_ref(), Depth::Flat).await?;
             for object in page.objects {
                 let name = object.key.strip_prefix(LOGS).unwrap_or_default();
-                if let Ok(derivation) = StorePath::from_basename(name.as_bytes()) {
+                let derivation = StorePath::from_basename(name.as_bytes()).ok();
+                if let Some(derivation) = derivation.filter(stays) {
                     tasks.remove(&derivation);
                 }
             }
@@ -230,14 +242,17 @@ impl Logs {
         }
     }
 
-    /// Writes a log. A failure is noted for another attempt; the `last` one of a push makes a remark.
+    /// Writes a log. A failure is noted for another attempt; the `last` attempt of a push makes a remark,
+    /// and so does a permanent failure: one in a session.
     async fn send(&self, to: Place<'_>, task: Task, since: Moment, last: bool) {
         let Err(error) = self.try_send(to, &task, since).await else { return };
-        if last {
+        let is_permanent = error.retry() == Retry::Permanent;
+        // What keeps one log out often keeps all out.
+        if (last || is_permanent) && !self.has_remarked.swap(true, Ordering::Relaxed) {
             let name = task.derivation.to_basename();
             to.progress.remark(&format!("cannot publish the build log of `{name}`: {error}"));
         }
-        if error.retry() != Retry::Permanent {
+        if !is_permanent {
             lock(&self.unsent).insert(task.derivation.clone(), task);
         }
     }
