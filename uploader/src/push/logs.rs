@@ -18,7 +18,7 @@ use super::send::RequestLimit;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result, Retry};
 use crate::base::lock::lock;
-use crate::bucket::{Condition, Depth};
+use crate::bucket::{Condition, Depth, Put};
 use crate::format::build_logs::BuildLogs;
 use crate::format::object_keys::{self, LOGS};
 use crate::session::Session;
@@ -199,6 +199,26 @@ impl Logs {
         stream::iter(work).buffer_unordered(CONCURRENT).try_collect().await
     }
 
+    /// The most text of a log of a pushed path, in bytes; `None` if such logs are not published.
+    pub(super) fn most(&self) -> Option<u64> {
+        Some(self.options.most).filter(|_| self.options.which.has_successful())
+    }
+
+    /// Writes a log that came from another cache, unless one stands in the bucket. Returns whether it was written.
+    pub(super) async fn write(
+        &self,
+        session: &Session,
+        (derivation, path): (&StorePath, &StorePath),
+        text: Vec<u8>,
+        since: Moment,
+    ) -> Result<bool> {
+        if session.bucket().head(&object_keys::log(derivation)).await?.is_some() {
+            return Ok(false);
+        }
+        let put = session.put_log(derivation, text, path, if_absent(session), since).await?;
+        Ok(put == Put::Written)
+    }
+
     /// Of the tasks that replace nothing, those whose logs the store has and the bucket lacks.
     async fn lacking(&self, to: Place<'_>, mut tasks: BTreeMap<StorePath, Task>) -> Result<Vec<Task>> {
         if tasks.is_empty() {
@@ -283,9 +303,9 @@ impl Logs {
             LogText::Unfinished => return Ok(()),
             LogText::Whole(text) if text.is_empty() => {}
             LogText::Whole(text) => {
-                let condition = match task.replaces || !to.session.has_conditional_writes() {
+                let condition = match task.replaces {
                     true => Condition::None,
-                    false => Condition::IfAbsent,
+                    false => if_absent(to.session),
                 };
                 to.session.put_log(&task.derivation, text, &task.path, condition, since).await?;
             }
@@ -303,6 +323,14 @@ pub(super) struct Place<'a> {
     pub(super) store: &'a Arc<StoreLocation>,
     pub(super) requests: &'a RequestLimit,
     pub(super) progress: &'a dyn Progress,
+}
+
+/// The condition that keeps what stands there, as far as the server honours it.
+fn if_absent(session: &Session) -> Condition {
+    match session.has_conditional_writes() {
+        true => Condition::IfAbsent,
+        false => Condition::None,
+    }
 }
 
 /// Reads a log. One that cannot be read does not get better by another attempt.

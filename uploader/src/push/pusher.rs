@@ -261,6 +261,26 @@ impl Pusher {
         self.logs.publish_failed(self.logs_go(progress), failed, &self.rules).await
     }
 
+    /// The most text of a build log of a pushed path, in bytes; `None` if such logs are not published.
+    pub fn most_log(&self) -> Option<u64> {
+        self.logs.most()
+    }
+
+    /// Writes the build log of a derivation that came from another cache, unless one stands in the bucket. `output` is in the
+    /// bucket since the moment `since`. Returns whether the log was written.
+    ///
+    /// # Errors
+    /// When the session is over, a collection is removing the output or the log, or the bucket fails.
+    pub async fn write_log(
+        &self,
+        derivation: &StorePath,
+        output: &StorePath,
+        text: Vec<u8>,
+        since: Moment,
+    ) -> Result<bool> {
+        self.logs.write(&self.session, (derivation, output), text, since).await
+    }
+
     fn logs_go<'a>(&'a self, progress: &'a dyn Progress) -> Place<'a> {
         let (store, requests) = (&self.store.location, &self.requests);
         Place { session: &self.session, store, requests, progress }
