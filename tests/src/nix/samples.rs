@@ -198,6 +198,12 @@ pub fn ca_single(tag: &str) -> String {
     )
 }
 
+/// A build of this name that says `building TAG` and 400 lines more.
+pub fn talking(tag: &str, name: &str) -> String {
+    let script = "echo building $tag; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i of the log; done; echo $tag > $out";
+    with_head(tag, &format!(r#"in mk "{name}" "{script}" {{ }}"#))
+}
+
 /// A build that fails.
 pub fn failing(tag: &str) -> String {
     with_head(tag, r#"in mk "failing" "echo no $tag >&2; exit 1" { }"#)

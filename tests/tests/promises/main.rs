@@ -12,6 +12,7 @@ mod credentials;
 mod errors;
 mod flush;
 mod hook;
+mod logs;
 mod main_job;
 mod many;
 mod names;

@@ -17,15 +17,17 @@ use larder_hook::time::now;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::decide::{possible_bucket_error, with_hint};
+use super::decide::with_hint;
+use super::failed_builds::Looks;
 use super::keeper::{Batch, Blame, Keeper};
 use super::queue_thread::QueueThread;
+use super::running_push::{EndedPush, Suspicion, begin};
 use super::service::Service;
 use super::watch::{POLL, watch};
 use crate::base::backoff::{Backoff, Jitter};
 use crate::base::error::{Area, Error, Result, Retry};
-use crate::push::{Progress, Pusher, Report, Request};
-use crate::store::{StoreLocation, StorePath};
+use crate::push::{Progress, Pusher, Request};
+use crate::store::StoreLocation;
 
 /// The most jobs of one push.
 const JOBS_A_PUSH: usize = 256;
@@ -81,26 +83,7 @@ pub struct Agent {
     reconcile_at: Instant,
     /// When the service manager copied the credentials, if the agent uses copies.
     copied_at: Option<Instant>,
-}
-
-/// A push that has ended.
-struct EndedPush {
-    /// The jobs that it was for; empty when it tried blocked paths.
-    ids: Vec<String>,
-    /// The paths that it was asked for.
-    asked: BTreeSet<StorePath>,
-    report: Result<Report>,
-    suspicion: Suspicion,
-}
-
-/// What the errors of a report have turned out to mean.
-enum Suspicion {
-    /// Each error concerns its path.
-    None,
-    /// The session of the push has ended, while the bucket may work: another session can push the paths.
-    SessionEnded,
-    /// This error means that the bucket cannot be used at all.
-    Bucket(Error),
+    failed_builds: Looks,
 }
 
 impl Agent {
@@ -128,6 +111,7 @@ impl Agent {
             recheck: true,
             reconcile_at: Instant::now(),
             copied_at: None,
+            failed_builds: Looks::default(),
         }))
     }
 
@@ -150,6 +134,12 @@ impl Agent {
     pub fn with_max_pinned(self, bytes: Option<u64>) -> Self {
         // Without the thread, the loop ends at its first question.
         let _ = self.queue.order(move |keeper| keeper.limit_pinned(bytes));
+        self
+    }
+
+    /// Looks for the logs of builds that failed, now and then and at the end, and publishes them.
+    pub fn with_failed_logs(mut self, is_on: bool) -> Self {
+        self.failed_builds = Looks::new(is_on);
         self
     }
 
@@ -198,13 +188,14 @@ impl Agent {
             self.queue.pulse().event_loop_steps();
             self.take_jobs().await?;
             if matches!(until, Until::Done(_)) && self.pushes.is_empty() && self.queue.state().awaited == 0 {
-                return Ok(());
+                return self.publish_failed_logs(true).await;
             }
             self.begin_pushes().await?;
+            self.publish_failed_logs(false).await?;
             if !self.pushes.is_empty() || self.queue.state().jobs > 0 {
                 idle_since = Instant::now();
             } else if matches!(until, Until::Idle(linger) if idle_since.elapsed() >= *linger) {
-                return Ok(());
+                return self.publish_failed_logs(true).await;
             }
             if self.pushes.is_empty() && idle_since.elapsed() >= SESSION_LINGER {
                 self.close_session().await;
@@ -231,7 +222,10 @@ impl Agent {
             self.recheck = true;
         }
         match self.queue.ask(move |keeper| keeper.take_jobs(reconcile)).await? {
-            Ok(true) => (self.pause_ends, self.recheck) = (None, true),
+            Ok(true) => {
+                (self.pause_ends, self.recheck) = (None, true);
+                self.failed_builds.hurry();
+            }
             Ok(false) => {}
             // A full disk or too many open files: a pause helps, and nothing is lost meanwhile.
             Err(error) => drop(self.pause(error)),
@@ -251,7 +245,9 @@ impl Agent {
             };
             let ids = batch.ids.clone();
             match self.prepare(batch).await? {
-                Ok((pusher, ids, request)) => self.begin_push(pusher, ids, request),
+                Ok((pusher, ids, request)) => {
+                    self.pushes.push(begin(pusher, ids, request, self.progress.clone()));
+                }
                 Err(error) => {
                     let (asked, report) = (BTreeSet::new(), Err(error));
                     let ended = EndedPush { ids, asked, report, suspicion: Suspicion::None };
@@ -303,31 +299,24 @@ impl Agent {
         Ok(Ok(pusher))
     }
 
-    /// Begins a push as a task of its own.
-    fn begin_push(&mut self, pusher: Arc<Pusher>, ids: Vec<String>, request: Request) {
-        let asked = request.roots.iter().map(|root| (*root.path).clone()).collect();
-        let progress = self.progress.clone();
-        let push = tokio::spawn(async move {
-            let report = pusher.push(request, progress).await?;
-            let suspicion = match possible_bucket_error(&report).cloned() {
-                Some(error) if pusher.probe().await.is_err() => match pusher.check() {
-                    Ok(()) => Suspicion::Bucket(error),
-                    Err(_) => Suspicion::SessionEnded,
-                },
-                _ => Suspicion::None,
-            };
-            Ok((report, suspicion))
-        });
-        self.pushes.push(Box::pin(async move {
-            let ended = push.await.unwrap_or_else(|error| {
-                Err(Error::new(Area::General, Retry::Unknown, "a push ended unexpectedly").because(error))
-            });
-            let (report, suspicion) = match ended {
-                Ok((report, suspicion)) => (Ok(report), suspicion),
-                Err(error) => (Err(error), Suspicion::None),
-            };
-            EndedPush { ids, asked, report, suspicion }
-        }));
+    /// Publishes the logs of builds that failed, if it is time to look for them. A failure makes a remark; the next look finds
+    /// them again.
+    async fn publish_failed_logs(&mut self, is_last: bool) -> Result<()> {
+        if !self.failed_builds.is_due(is_last) || self.pause_ends.is_some_and(|end| end > Instant::now()) {
+            return Ok(());
+        }
+        let published = match self.failed_builds.find(&self.queue, is_last).await? {
+            Ok(found) if found.is_empty() => self.failed_builds.note(&self.queue, found),
+            Ok(found) => match self.session().await? {
+                Ok(pusher) => self.failed_builds.publish(&self.queue, &pusher, found, &*self.progress).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = published {
+            self.progress.remark(&format!("cannot publish the logs of failed builds: {error}"));
+        }
+        Ok(())
     }
 
     /// Draws the consequences of a push that has ended. The inner error keeps everything from being pushed.

@@ -18,7 +18,7 @@ use crate::init::{write_cache_info, write_marker};
 use crate::push::decide::{Rules, patterns};
 use crate::push::progress::Silent;
 use crate::push::send::compress::{Level, Settings};
-use crate::push::{Options, PinRules};
+use crate::push::{Options, PinRules, Report};
 use crate::store::{DaemonAddress, StoreDir};
 
 const STORE: &str = "/nix/store";
@@ -71,6 +71,7 @@ async fn pusher(bucket: &Arc<dyn Bucket>, dir: &Path) -> Pusher {
         compression,
         jobs: 1,
         listings: false,
+        logs: Default::default(),
         rules,
         adopt: Vec::new(),
         trust_bucket: false,

@@ -30,6 +30,8 @@ pub(crate) struct Flush {
     paths: BTreeSet<QueuedPath>,
     /// See [`Agent::with_max_pinned`].
     max_pinned: Option<u64>,
+    /// See [`Agent::with_failed_logs`].
+    failed_logs: bool,
 }
 
 /// How a flush ended.
@@ -60,12 +62,19 @@ impl Flush {
                 ids.insert(id);
             }
         }
-        Ok(Self { queue, ids, paths, max_pinned: None })
+        Ok(Self { queue, ids, paths, max_pinned: None, failed_logs: false })
     }
 
     /// Sets a limit for the case that the flush becomes the agent, see [`Agent::with_max_pinned`].
     pub(crate) fn with_max_pinned(mut self, limit: Option<u64>) -> Self {
         self.max_pinned = limit;
+        self
+    }
+
+    /// Also publishes the logs of builds that failed, see [`Agent::with_failed_logs`]. Where another program is the agent, the flush
+    /// asks it to, and does not wait for that.
+    pub(crate) fn with_failed_logs(mut self, is_on: bool) -> Self {
+        self.failed_logs = is_on;
         self
     }
 
@@ -115,13 +124,18 @@ impl Flush {
         let mut stop = pin!(stop);
         loop {
             let left = self.left()?;
-            if left == 0 || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if (left == 0 && !self.failed_logs) || deadline.is_some_and(|deadline| deadline <= Instant::now())
+            {
                 return Ok(Flushed::Left(left));
             }
             let (connect, progress) = (connect.clone(), progress.clone());
             let connect: Connect = Box::new(move || connect());
             if let Some(agent) = Agent::open(self.queue.clone(), store.clone(), connect, progress).await? {
-                return self.work(agent.with_max_pinned(self.max_pinned), deadline, stop).await;
+                let agent = agent.with_max_pinned(self.max_pinned).with_failed_logs(self.failed_logs);
+                return self.work(agent, deadline, stop).await;
+            }
+            if left == 0 {
+                return Ok(Flushed::Left(0));
             }
             tokio::select! {
                 () = tokio::time::sleep(CHECK_EVERY) => {}

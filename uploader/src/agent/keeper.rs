@@ -13,6 +13,7 @@ use larder_hook::time::now;
 use super::apply::Target;
 use super::daemon_connection::DaemonConnection;
 use super::decide::Clock;
+use super::failed_builds::{self, Found};
 use super::inbox::Inbox;
 use super::path_conversion::from_queued;
 use super::pinned::{Limit, Released};
@@ -315,6 +316,16 @@ impl Keeper {
     fn store_answers(&mut self) -> bool {
         self.daemon.close();
         self.daemon.get().and_then(Daemon::check_not_empty).is_ok()
+    }
+
+    /// Looks for builds that have failed since the last look.
+    pub(super) fn failed_builds(&mut self) -> Result<Found> {
+        failed_builds::find(self.queue.layout(), &self.store, &mut self.daemon)
+    }
+
+    /// Notes the time up to which logs have been looked at, in seconds since 1970.
+    pub(super) fn note_look(&mut self, until: u64) {
+        failed_builds::note(self.queue.layout(), until);
     }
 
     /// Records the error that keeps everything from being pushed.

@@ -8,6 +8,7 @@ mod catch_up;
 mod daemon_connection;
 mod decide;
 mod event_loop;
+mod failed_builds;
 mod flush;
 mod inbox;
 mod keeper;
@@ -20,6 +21,7 @@ mod recheck;
 mod records;
 mod relied_on;
 mod requeue;
+mod running_push;
 mod service;
 mod watch;
 

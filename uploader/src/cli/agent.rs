@@ -40,6 +40,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit> {
         Until::Stopped
     };
     let mut agent = agent.with_service(Service::from_environment()).with_max_pinned(context.max_pinned());
+    agent = agent.with_failed_logs(context.config.build_logs().has_failed());
     if has_copied_credentials(context) {
         agent = agent.with_copied_credentials();
     }

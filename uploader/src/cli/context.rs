@@ -21,7 +21,7 @@ use crate::format::signature::SecretKey;
 use crate::http::PublicReader;
 use crate::push::decide::{Rules, patterns};
 use crate::push::send::compress::{Level, Settings};
-use crate::push::{Options, PinRules, Pusher};
+use crate::push::{LogOptions, Options, PinRules, Pusher};
 use crate::store::{DaemonAddress, StoreLocation, StoreOptions};
 
 /// The configuration of a call. Its methods open what the configuration names.
@@ -185,6 +185,10 @@ impl Context {
             },
             jobs: config.jobs(),
             listings: config.get(config_keys::WRITE_LISTINGS),
+            logs: LogOptions {
+                which: config.build_logs(),
+                most: config.get(config_keys::MAX_LOG_SIZE).map_or(u64::MAX, |Size(bytes)| bytes),
+            },
             rules: Rules {
                 upstream_keys: public(config_keys::UPSTREAM_KEYS)?,
                 push_upstream: config.get(config_keys::PUSH_UPSTREAM),

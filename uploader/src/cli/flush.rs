@@ -32,6 +32,11 @@ fn ask_agent(context: &Context) -> Result<Exit> {
     let flush = Flush::begin(context.queue(&store)?)?;
     let (jobs, (_, parked)) = (flush.jobs(), flush.parked()?);
     if jobs + parked == 0 {
+        // A build that failed has queued nothing.
+        if context.config.build_logs().has_failed() && flush.ask_agent()? {
+            output::say("nothing is queued; asked the agent to look for builds that failed");
+            return Ok(Exit::Ok);
+        }
         output::say(&format!("nothing is queued in {}", context.config.state_dir().display()));
         return Ok(Exit::Ok);
     }
@@ -55,11 +60,15 @@ async fn wait(args: Args, context: &Context) -> Result<Exit> {
     let queue = context.make_queue(&store)?;
     // An empty queue does not hide mistakes in the configuration.
     let connect = context.connect(&store).await?;
-    let flush = Flush::begin(queue)?.with_max_pinned(context.max_pinned());
+    let failed_logs = context.config.build_logs().has_failed();
+    let flush = Flush::begin(queue)?.with_max_pinned(context.max_pinned()).with_failed_logs(failed_logs);
     if flush.jobs() == 0 {
         output::say(&format!("nothing is queued in {}", context.config.state_dir().display()));
     } else {
         output::say(&format!("waiting for {}", output::count(flush.jobs(), "queued build")));
+    }
+    // A build that failed has queued nothing.
+    if flush.jobs() > 0 || failed_logs {
         let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let progress = Arc::new(Human::new(context.config.bucket()?, true));
         match flush.run(&store, connect, progress, deadline, stopped()?).await? {

@@ -1,5 +1,6 @@
 //! `larder copy` and `larder promote`: paths from another cache.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -183,6 +184,7 @@ async fn carry_all(
     let carrier = Carrier { pusher, source, carry, drop, progress: Arc::new(Remarks) };
     let bar = output::Steps::new("paths");
     let (count, mut done) = (decided.todo.len(), 0);
+    let mut derivers = BTreeMap::new();
     carrier
         .carry(&decided, |info, outcome| {
             done += 1;
@@ -191,10 +193,14 @@ async fn carry_all(
             if outcome.kind().is_in_bucket() {
                 there.insert(*info.path.digest());
             }
+            if let (Outcome::Pushed { .. }, Some(deriver)) = (outcome, &info.deriver) {
+                derivers.insert(deriver.clone(), (*info.path).clone());
+            }
         })
         .await;
     bar.remove();
     carrier.carry_realisations(&|path| there.contains(path), since).await?;
+    carrier.carry_logs(&derivers, since).await;
     Ok(totals.end(&decided, wanted))
 }
 

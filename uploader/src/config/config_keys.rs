@@ -77,6 +77,10 @@ config_keys! {
         "sign every path in the closure of a path that was built here; `false` refuses the paths of the closure that have no evidence of their own";
     WRITE_LISTINGS: bool, "write-listings", Value("false"),
         "write a listing of the NAR, `<hash>.ls`, next to each narinfo";
+    BUILD_LOGS: String, "build-logs", Value("successful"),
+        "which build logs larder publishes as `log/<derivation>`: `all`, `successful` (of pushed outputs), `failed` or `none`; a log may hold what nobody should read";
+    MAX_LOG_SIZE: Option<Size>, "max-log-size", Value("16 MiB"),
+        "larder does not publish build logs with more text";
     PRIORITY: u64, "priority", Value("30"),
         "priority in a new `nix-cache-info`; clients ask the substituter with the lowest number first, and cache.nixos.org has 40";
     LINGER: u64, "linger", Value("60"),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use larder_hook::settings;
 
 use super::config_keys::{
-    BUCKET, COMPRESSION, COMPRESSION_LEVEL, COMPRESSION_THREADS, JOBS, PRIORITY, STATE_DIR,
+    BUCKET, BUILD_LOGS, COMPRESSION, COMPRESSION_LEVEL, COMPRESSION_THREADS, JOBS, PRIORITY, STATE_DIR,
 };
 use super::effective::Config;
 use crate::base::error::{Area, Error, Result};
+use crate::format::build_logs::BuildLogs;
 use crate::format::object_keys::Compression;
 
 /// By default, at most this number of threads compress one NAR. One thread reads and hashes the NAR for all of them and
@@ -33,6 +34,12 @@ impl Config {
     pub fn compression(&self) -> Compression {
         let name = self.get(COMPRESSION);
         Compression::ALL.into_iter().find(|known| known.name() == name).unwrap_or(Compression::Zstd)
+    }
+
+    /// Which build logs are published.
+    pub fn build_logs(&self) -> BuildLogs {
+        let name = self.get(BUILD_LOGS);
+        BuildLogs::ALL.into_iter().find(|known| known.name() == name).unwrap_or_default()
     }
 
     /// The compression level, if the configuration sets a level.

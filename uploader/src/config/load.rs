@@ -5,12 +5,13 @@ use std::path::Path;
 use larder_hook::settings;
 
 use super::config_keys::{
-    self, COMPRESSION, COMPRESSION_LEVEL, JOBS, PIN_KEEP_LAST, PRIORITY, ROWS, STATE_DIR,
+    self, BUILD_LOGS, COMPRESSION, COMPRESSION_LEVEL, JOBS, PIN_KEEP_LAST, PRIORITY, ROWS, STATE_DIR,
 };
 use super::effective::{Config, Source};
 use super::typed_key::{Flag, Row};
 use super::value::Value;
 use crate::base::error::{Area, Error, Result};
+use crate::format::build_logs::BuildLogs;
 use crate::format::object_keys::Compression;
 
 impl Config {
@@ -69,6 +70,11 @@ impl Config {
         if !Compression::ALL.iter().any(|known| known.name() == name) {
             return Err(wrong(COMPRESSION.row(), format!("`compression = \"{name}\"` is unknown"))
                 .hint("use `zstd`, `xz` or `none`"));
+        }
+        let logs = self.get(BUILD_LOGS);
+        if !BuildLogs::ALL.iter().any(|known| known.name() == logs) {
+            return Err(wrong(BUILD_LOGS.row(), format!("`build-logs = \"{logs}\"` is unknown"))
+                .hint("use `all`, `successful`, `failed` or `none`"));
         }
         let highest = match self.compression() {
             Compression::Zstd => 22,

@@ -1,6 +1,7 @@
 //! The format of a binary cache, without I/O: object keys, narinfos, signatures, public keys, `nix-cache-info`,
-//! larder's own objects, NARs and their listings, and path infos.
+//! larder's own objects, NARs and their listings, build logs, and path infos.
 
+pub mod build_logs;
 pub mod cache_info;
 pub mod cache_path;
 pub mod cache_url;

@@ -10,6 +10,8 @@ use rand_core::{OsRng, RngCore};
 pub const CACHE_INFO: &str = "nix-cache-info";
 /// The prefix of the keys of NARs.
 pub const NARS: &str = "nar/";
+/// The prefix of the keys of build logs.
+pub const LOGS: &str = "log/";
 /// The marker, which tells writers the format of the bucket.
 pub const FORMAT: &str = "larder/format.json";
 /// The prefix of the keys of leases. Every running writer has a lease.
@@ -95,6 +97,11 @@ pub fn narinfo_hash(key: &str) -> Option<&str> {
 /// The key of the listing of a path's NAR.
 pub fn listing(path: &StorePath) -> String {
     format!("{}.ls", hash_part(path))
+}
+
+/// The key of the build log of a derivation.
+pub fn log(derivation: &StorePath) -> String {
+    format!("{LOGS}{}", derivation.to_basename())
 }
 
 /// The prefix of the keys of all NARs with this SHA-256.

@@ -1,11 +1,9 @@
 //! The kind of an object, from its key.
 
-use super::object_keys::{self, CACHE_INFO, FORMAT, NARS, RESERVATIONS, WRITERS};
+use super::object_keys::{self, CACHE_INFO, FORMAT, LOGS, NARS, RESERVATIONS, WRITERS};
 
 /// The prefix of the keys of larder's own objects.
 pub const OWN: &str = "larder/";
-/// The prefix of the keys of build logs.
-pub const LOGS: &str = "log/";
 /// The prefix of the keys of indexes of debug information.
 pub const DEBUG_INFO: &str = "debuginfo/";
 /// The prefixes of the keys of realisations of content-addressed derivations: up to Nix 2.34, and from 2.35.

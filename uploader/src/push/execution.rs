@@ -13,6 +13,7 @@ use nix_derivation::StorePath;
 
 use super::claims::{Claim, Claims};
 use super::decide::{Action, Todo};
+use super::logs::{Derivers, Logs, Place};
 use super::outcome::Outcome;
 use super::progress::Progress;
 use super::publish::{Order, Publisher, write_listing};
@@ -40,6 +41,19 @@ pub(super) struct Tools<'a> {
     pub(super) nars: &'a NarScan,
     /// Whether listings are written.
     pub(super) listings: bool,
+    pub(super) logs: &'a Logs,
+    pub(super) derivers: &'a Derivers,
+}
+
+impl<'a> Tools<'a> {
+    fn logs_go(self) -> Place<'a> {
+        Place {
+            session: self.publisher.session,
+            store: &self.store.location,
+            requests: self.requests,
+            progress: &**self.progress,
+        }
+    }
 }
 
 /// An event that an execution waits for.
@@ -165,6 +179,9 @@ impl<'a> Execution<'a> {
                 if outcome.is_available() {
                     self.begin_listing(node);
                 }
+                if matches!(outcome, Outcome::Pushed { .. }) {
+                    self.begin_log(node);
+                }
                 self.settle(node, outcome);
             }
             Event::SettledElsewhere(node, outcome) => self.settle(node, outcome),
@@ -182,6 +199,16 @@ impl<'a> Execution<'a> {
             let _slot = tools.requests.slot().await;
             let (bucket, store) = (&**tools.publisher.session.bucket(), tools.store.location.clone());
             write_listing(bucket, store, &info, listing, &**tools.progress).await;
+            Event::Optional
+        }));
+    }
+
+    /// Begins to write the build log of a path whose narinfo is in the bucket.
+    fn begin_log(&mut self, node: usize) {
+        let (tools, path) = (self.tools, &*self.todo[node].info.path);
+        let Some(derivations) = tools.derivers.get(path) else { return };
+        self.running.push(Box::pin(async move {
+            tools.logs.published(tools.logs_go(), path, derivations).await;
             Event::Optional
         }));
     }

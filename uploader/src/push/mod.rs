@@ -3,6 +3,7 @@
 mod claims;
 pub mod decide;
 mod execution;
+mod logs;
 #[cfg(test)]
 mod model_tests;
 mod notes;
@@ -16,6 +17,7 @@ pub mod send;
 mod store_access;
 
 pub use decide::{Request, Root};
+pub use logs::{FailedBuild, LogOptions};
 pub use outcome::{Outcome, OutcomeKind, Report};
 pub use pins::PinRules;
 pub use progress::Progress;

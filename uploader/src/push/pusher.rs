@@ -8,6 +8,7 @@ use nix_derivation::StorePath;
 use super::claims::Claims;
 use super::decide::{Action, Plan, Request, Rules, Todo, Verdicts, judge, plan};
 use super::execution::{Execution, Tools};
+use super::logs::{Derivers, FailedBuild, LogOptions, Logs, Place};
 use super::notes::Notes;
 use super::outcome::{Outcome, OutcomeKind, Report};
 use super::pins::{PinRules, Pins};
@@ -40,6 +41,8 @@ pub struct Options {
     pub jobs: usize,
     /// Whether listings are written.
     pub listings: bool,
+    /// Which build logs are published.
+    pub logs: LogOptions,
     /// The rules for which paths are pushed and signed.
     pub rules: Rules,
     /// The names of the keys whose narinfos are replaced where no client can use them.
@@ -65,6 +68,7 @@ pub struct Pusher {
     pins: Pins,
     realisations: Realisations,
     listings: bool,
+    logs: Logs,
     adopt: Vec<String>,
     verifier: Arc<Verifier>,
 }
@@ -80,7 +84,7 @@ impl Pusher {
         keys: Vec<SecretKey>,
         options: Options,
     ) -> Result<Self> {
-        let Options { compression, jobs, listings, mut rules, adopt, trust_bucket, pins } = options;
+        let Options { compression, jobs, listings, logs, mut rules, adopt, trust_bucket, pins } = options;
         rules.trusted_keys.extend(keys.iter().map(SecretKey::public));
         let session = Session::open(bucket, store.store_dir.as_str(), &keys, &rules.trusted_keys).await?;
         let verifier = Arc::new(Verifier::new(trust_bucket));
@@ -97,6 +101,7 @@ impl Pusher {
             pins: Pins::new(pins),
             realisations: Realisations::default(),
             listings,
+            logs: Logs::new(logs),
             adopt,
             verifier,
         })
@@ -229,6 +234,7 @@ impl Pusher {
         }
         let (presence, nars) = self.survey(asked, scan, request).await?;
         let realised = Wanted::of(request, &closure);
+        let derivers = self.logs.derivers(request, &closure);
         let mut plan = plan(request, closure, verdicts, presence);
         if !request.dry_run {
             // The events say "present", so the record comes before them.
@@ -239,12 +245,46 @@ impl Pusher {
         if request.dry_run {
             return Ok((planned(plan), since));
         }
-        let mut report = self.execute(plan, &nars, progress).await?;
+        let mut report = self.execute(plan, &nars, &derivers, progress).await?;
         self.realise((realised, since), &mut report, &**progress).await;
+        self.logs.finish(self.logs_go(&**progress), request, &derivers, (&report, since)).await;
         for path in self.record(request, &mut report, since).await {
             progress.finished(&path, &report.outcomes[&path]);
         }
         Ok((report, since))
+    }
+
+    /// Publishes the logs of builds that failed, as far as the options and the rules allow it.
+    ///
+    /// # Errors
+    /// When the bucket fails. The attempt may be made again.
+    pub async fn publish_failed_logs(&self, failed: Vec<FailedBuild>, progress: &dyn Progress) -> Result<()> {
+        self.logs.publish_failed(self.logs_go(progress), failed, &self.rules).await
+    }
+
+    /// The most text of a build log of a pushed path, in bytes; `None` if such logs are not published.
+    pub fn most_log(&self) -> Option<u64> {
+        self.logs.most()
+    }
+
+    /// Writes the build log of a derivation that came from another cache, unless one stands in the bucket. `output` is in the
+    /// bucket since the moment `since`. Returns whether the log was written.
+    ///
+    /// # Errors
+    /// When the session is over, a collection is removing the output or the log, or the bucket fails.
+    pub async fn write_log(
+        &self,
+        derivation: &StorePath,
+        output: &StorePath,
+        text: Vec<u8>,
+        since: Moment,
+    ) -> Result<bool> {
+        self.logs.write(&self.session, (derivation, output), text, since).await
+    }
+
+    fn logs_go<'a>(&'a self, progress: &'a dyn Progress) -> Place<'a> {
+        let (store, requests) = (&self.store.location, &self.requests);
+        Place { session: &self.session, store, requests, progress }
     }
 
     /// Records that the roots in the report are needed. A root that the bucket has, but that cannot be recorded, has failed:
@@ -357,7 +397,13 @@ impl Pusher {
     }
 
     /// Executes the plan. The report holds the outcome of each path.
-    async fn execute(&self, plan: Plan, nars: &NarScan, progress: &Arc<dyn Progress>) -> Result<Report> {
+    async fn execute(
+        &self,
+        plan: Plan,
+        nars: &NarScan,
+        derivers: &Derivers,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Report> {
         let Plan { todo, references, settled: mut report, above_work } = plan;
         self.sender.forget_outdated();
         let tools = Tools {
@@ -369,6 +415,8 @@ impl Pusher {
             progress,
             nars,
             listings: self.listings,
+            logs: &self.logs,
+            derivers,
         };
         let settled = Execution::new(tools, &todo, &references).finish().await;
         let failed = failed_work(&todo, &settled);

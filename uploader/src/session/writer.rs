@@ -186,6 +186,25 @@ impl Session {
         self.fenced(change).put(key, body.into(), ContentType::Json, condition).await
     }
 
+    /// Writes the build log of a derivation. `path` is an output of it, which the caller knows to be there since the moment
+    /// `since`, or the derivation of a build that failed. As with realisations, nothing is written while a collection is removing
+    /// what stood there, or the path.
+    ///
+    /// # Errors
+    /// As for [`Session::put_narinfo`].
+    pub async fn put_log(
+        &self,
+        derivation: &StorePath,
+        text: Vec<u8>,
+        path: &StorePath,
+        condition: Condition,
+        since: Moment,
+    ) -> Result<Put> {
+        let key = object_keys::log(derivation);
+        let change = Change::Naming { path: *path.digest(), key: (*key).into(), since };
+        self.fenced(change).put(&key, text.into(), ContentType::Text, condition).await
+    }
+
     /// Writes a generation of a pin. Returns its id. `since` is the moment since when the caller knows that the paths are there.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ mod names;
 mod nar;
 mod selection;
 
-pub use build_log::{BuildLog, LogEncoding, find_build_log};
+pub use build_log::{BuildLog, LogEncoding, LogText, find_build_log, recent_logs};
 pub use closure::{Closure, PathInfoSource, closure};
 pub use daemon::{DEFAULT_TIMEOUT, Daemon, ProtocolVersion, Server};
 pub use derivations::Derivations;

@@ -6,12 +6,12 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix_derivation::store_path::StoreDir;
+use nix_derivation::store_path::{StoreDir, StorePath};
 use nix_narinfo::TrustedPublicKey;
 use tokio::sync::mpsc;
 
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, MAX_SMALL};
 use crate::format::cache_info::CacheInfo;
 use crate::format::object_keys;
 use crate::format::path_info::PathInfo;
@@ -77,6 +77,31 @@ impl Source {
     ) -> Result<Option<Claim>> {
         let bytes = self.small(&object_keys::narinfo_of(digest)).await?;
         Ok(bytes.and_then(|bytes| Claim::read(store_dir, trusted, digest, &bytes).ok()))
+    }
+
+    /// The build log of a derivation, as it stands in the source; `None` if it has none of at most `most` bytes. Of a cache over
+    /// HTTP, only small logs are read.
+    ///
+    /// # Errors
+    /// When the source does not answer.
+    pub async fn log(&self, derivation: &StorePath, most: u64) -> Result<Option<Vec<u8>>> {
+        let key = object_keys::log(derivation);
+        let Self::Bucket(bucket) = self else {
+            let body = self.small(&key).await?;
+            return Ok(body.filter(|body| body.len() as u64 <= most).map(Vec::from));
+        };
+        let mut text = Vec::new();
+        loop {
+            let part = bucket.get_part(&key, text.len() as u64, MAX_SMALL).await?;
+            let Some(part) = part else { return Ok(None) };
+            text.extend_from_slice(&part);
+            if text.len() as u64 > most {
+                return Ok(None);
+            }
+            if (part.len() as u64) < MAX_SMALL {
+                return Ok(Some(text));
+            }
+        }
     }
 
     async fn small(&self, key: &str) -> Result<Option<Bytes>> {

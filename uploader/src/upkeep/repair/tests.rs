@@ -51,6 +51,7 @@ fn options(adopt: &[String]) -> Options {
         compression: Settings { compression: Compression::Zstd, level: Level::Fixed(1), threads: 1 },
         jobs: 1,
         listings: false,
+        logs: Default::default(),
         rules: Rules {
             upstream_keys: Vec::new(),
             push_upstream: false,

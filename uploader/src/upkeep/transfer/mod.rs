@@ -4,6 +4,7 @@
 //! [`survey`] asks both sides, [`order`] decides, and [`Carrier`] carries NARs and publishes narinfos, references first.
 
 mod carry;
+mod logs;
 mod order;
 mod realisations;
 mod survey;

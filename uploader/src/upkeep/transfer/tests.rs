@@ -9,6 +9,7 @@ use nix_derivation::StoreDir;
 use super::*;
 use crate::base::clock::Moment;
 use crate::bucket::Depth;
+use crate::format::build_logs::BuildLogs;
 use crate::format::collection::{COLLECTIONS, List, Part, TOMBSTONES, piece};
 use crate::format::object_keys::{self, Compression};
 use crate::format::realisation::{Named, Realisation};
@@ -19,7 +20,7 @@ use crate::http::scripted::{Scripted, reply};
 use crate::push::decide::Rules;
 use crate::push::progress::Silent;
 use crate::push::send::compress::{Level, Settings};
-use crate::push::{Options, PinRules, Pusher};
+use crate::push::{LogOptions, Options, PinRules, Pusher};
 use crate::store::{DaemonAddress, StoreLocation};
 use crate::upkeep::house::{House, narinfo, path};
 use crate::upkeep::inventory;
@@ -40,6 +41,7 @@ struct Done {
     words: BTreeMap<String, Vec<&'static str>>,
     left: Vec<String>,
     present: usize,
+    logs: usize,
 }
 
 impl Ground {
@@ -54,6 +56,7 @@ impl Ground {
             compression: Settings { compression: Compression::Zstd, level: Level::Fixed(1), threads: 1 },
             jobs: 1,
             listings: false,
+            logs: LogOptions { which: BuildLogs::Successful, most: 5 << 20 },
             rules: Rules {
                 upstream_keys: vec![self.upstream_key.public()],
                 push_upstream: false,
@@ -104,6 +107,9 @@ impl Ground {
         let there: Vec<_> = done.words.iter().filter(|(_, words)| words == &&["pushed"]).collect();
         let there: Vec<_> = there.into_iter().map(|(name, _)| *path(name).digest()).collect();
         carrier.carry_realisations(&|path| there.contains(path), since).await.unwrap();
+        let with_log = done.words.iter().filter(|(_, words)| words == &&["pushed"]);
+        let with_log = with_log.map(|(name, _)| (path(&format!("{name}.drv")), path(name))).collect();
+        done.logs = carrier.carry_logs(&with_log, since).await;
         for name in names {
             let is_there = done.words.get(*name).is_some_and(|words| words == &["pushed"]);
             assert_eq!(pusher.session().facts().is_known(&path(name)), is_there, "{name}");
@@ -284,4 +290,36 @@ async fn realisations_come_with_their_paths_if_a_trusted_key_has_signed_them() {
             "signatures that are dropped stay behind"
         );
     }
+}
+
+#[tokio::test]
+async fn logs_come_with_their_paths_as_text_and_replace_none() {
+    let ground = Ground::new().await;
+    let names = ["small", "large", "packed", "there", "silent", "without", "too-large"];
+    for name in names {
+        ground.theirs.publish(name, &[]).await;
+    }
+    let key = |name: &str| object_keys::log(&path(&format!("{name}.drv")));
+    let large = b"a line of a log\n".repeat((4 << 20) / 16 + 1);
+    for (name, text) in [
+        ("small", b"small".to_vec()),
+        ("large", large.clone()),
+        ("packed", b"BZh9...".to_vec()),
+        ("there", b"theirs".to_vec()),
+        ("silent", Vec::new()),
+        ("too-large", vec![b'x'; (5 << 20) + 1]),
+    ] {
+        ground.theirs.put(&key(name), text).await;
+    }
+    ground.ours.put(&key("there"), "ours").await;
+    assert_eq!(ground.copy(&names, Carry::Through).await.logs, 2);
+    let page = ground.ours.shared().list("log/", None, Depth::Flat).await.unwrap();
+    let mut keys: Vec<_> = page.objects.into_iter().map(|object| object.key).collect();
+    let mut expected = [key("small"), key("large"), key("there")];
+    keys.sort();
+    expected.sort();
+    assert_eq!(keys, expected);
+    assert_eq!(ground.ours.bucket_bytes(&key("there")).await, b"ours");
+    let found = ground.ours.shared().get_part(&key("large"), 4 << 20, 100).await.unwrap().unwrap();
+    assert_eq!(found.len(), large.len() - (4 << 20));
 }
