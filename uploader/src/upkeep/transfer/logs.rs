@@ -20,19 +20,19 @@ impl Carrier<'_> {
         if self.pusher.most_log().is_none() {
             return 0;
         }
-        let work = derivations.iter().map(|(derivation, output)| self.carry_log(derivation, output, since));
+        let work = derivations.clone().into_iter().map(|of| self.carry_log(of, since));
         let done: Vec<bool> = stream::iter(work).buffer_unordered(CONCURRENT).collect().await;
         done.into_iter().filter(|carried| *carried).count()
     }
 
-    async fn carry_log(&self, derivation: &StorePath, output: &StorePath, since: Moment) -> bool {
+    async fn carry_log(&self, (derivation, output): (StorePath, StorePath), since: Moment) -> bool {
         let Some(most) = self.pusher.most_log() else { return false };
         let carried = async {
-            let Some(text) = self.source.log(derivation, most).await? else { return Ok(false) };
+            let Some(text) = self.source.log(&derivation, most).await? else { return Ok(false) };
             if text.is_empty() || COMPRESSED.iter().any(|magic| text.starts_with(magic)) {
                 return Ok(false);
             }
-            self.pusher.write_log(derivation, output, text, since).await
+            self.pusher.write_log(&derivation, &output, text, since).await
         };
         carried.await.unwrap_or_else(|error: crate::base::error::Error| {
             let name = derivation.to_basename();
