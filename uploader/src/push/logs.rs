@@ -228,6 +228,7 @@ impl Logs {
         let find = move || {
             tasks.retain(|derivation, _| {
                 let log = find_build_log(&store, derivation);
+                let log = log.filter(|log| !log.is_silent());
                 log.is_some_and(|log| known.get(derivation) != Some(&on_disk(&log)))
             });
             tasks

@@ -40,7 +40,19 @@ pub enum LogText {
     Unfinished,
 }
 
+/// The size of a bzip2 file without contents.
+const NOTHING_IN_BZIP2: u64 = 14;
+
 impl BuildLog {
+    /// Whether the size of the file shows that the log has no text.
+    pub fn is_silent(&self) -> bool {
+        let silent = match self.encoding {
+            LogEncoding::Plain => 0,
+            LogEncoding::Bzip2 => NOTHING_IN_BZIP2,
+        };
+        self.path.metadata().is_ok_and(|found| found.len() <= silent)
+    }
+
     /// Reads the text of the log, at most so many bytes.
     ///
     /// # Errors
@@ -172,7 +184,10 @@ mod tests {
         for cut in 0..long.len() {
             assert_eq!(file("cut", &long[..cut], bzip2).read(1 << 20).unwrap(), LogText::Unfinished, "{cut}");
         }
-        assert_eq!(file("silent", &packed(b""), bzip2).read(1).unwrap(), LogText::Whole(Vec::new()));
+        let silent = file("silent", &packed(b""), bzip2);
+        assert_eq!(silent.read(1).unwrap(), LogText::Whole(Vec::new()));
+        assert!(silent.is_silent() && file("nothing", b"", plain).is_silent());
+        assert!(!file("one", &packed(b"x"), bzip2).is_silent() && !file("one", b"x", plain).is_silent());
         assert!(file("no log", b"no log at all", bzip2).read(100).is_err());
     }
 
