@@ -54,6 +54,7 @@ const COMMANDS: &[(Store, End, &str)] = &[
     (AsItIs, Anyhow, "nix-store --store @URL -q --references @APP"),
     (AsItIs, Badly, "nix log --store @URL @APP"),
     (AsItIs, Badly, "nix log --store @URL @DRV"),
+    (AsItIs, Well, "nix log --store @URL @TALKS"),
     (Empty, Well, "nix build --no-link --file @APP.nix"),
     (AsItIs, Well, "nix store verify -r @APP --substituter @URL"),
     (AsItIs, Well, "nix store copy-sigs -r --substituter @URL @APP"),
@@ -105,6 +106,7 @@ impl Recording {
         let ca = samples::ca_chain("urls", "");
         let old = world.nix.build(&samples::app("urls of an older version"))?.remove(0);
         let built = world.nix.build(&app)?.remove(0);
+        let talks = world.nix.build(&samples::talking("urls", "talks"))?.remove(0);
         world.nix.build(&ca)?;
         world.larder.run(&["flush", "--wait"])?;
         world.assert_complete(&[old.clone(), built.clone()])?;
@@ -121,6 +123,7 @@ impl Recording {
             ),
             ("@DRV", derivation),
             ("@OLD", old),
+            ("@TALKS", talks),
             ("@APP.nix", file(&world, "app.nix", &app)?),
             ("@APP", built),
             ("@CA.nix", file(&world, "ca.nix", &ca)?),

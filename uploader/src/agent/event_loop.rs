@@ -18,8 +18,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::decide::with_hint;
-use super::failed_builds::Looks;
 use super::keeper::{Batch, Blame, Keeper};
+use super::looks::Looks;
 use super::queue_thread::QueueThread;
 use super::running_push::{EndedPush, Suspicion, begin};
 use super::service::Service;

@@ -12,6 +12,7 @@ mod failed_builds;
 mod flush;
 mod inbox;
 mod keeper;
+mod looks;
 mod path_conversion;
 mod pinned;
 mod pulse;
