@@ -181,6 +181,28 @@ fn the_log_of_a_path_that_was_there_before_comes_with_the_next_push_of_it() -> R
 }
 
 #[test]
+fn many_logs_that_are_missing_are_found_by_a_listing() -> Result<()> {
+    let Some(mut world) = newest("none")? else { return Ok(()) };
+    let built = world.nix.build(
+        &samples::tiny("logs", 70)
+            .replace("\"echo ${toString i}", "\"echo says ${toString i}; echo ${toString i}"),
+    )?;
+    world.larder.run(&["flush", "--wait"])?;
+    world.larder.set_string("build-logs", "successful")?;
+    let present = log_key(&world, &built[0])?;
+    world.target.put(&present, b"of another machine")?;
+    let paths: Vec<_> = built.iter().map(String::as_str).collect();
+    world.larder.run(&[&["push"], &paths[..]].concat())?;
+    ensure!(logs(&world)?.len() == built.len(), "{:?}", logs(&world)?);
+    ensure!(world.target.get(&present)?.as_deref() == Some(&b"of another machine"[..]));
+    for (number, path) in built.iter().enumerate().skip(1) {
+        let text = world.target.get(&log_key(&world, path)?)?.context("no log")?;
+        ensure!(text == format!("says {number}\n").into_bytes(), "{path}: {text:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_log_that_cannot_be_written_makes_no_push_fail_and_comes_later() -> Result<()> {
     let Some(version) = versions().into_iter().last() else { return Ok(()) };
     let world = directory(version)?;
