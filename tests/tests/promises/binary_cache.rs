@@ -218,13 +218,24 @@ fn one_signature_of_a_trusted_key_is_enough_whatever_others_there_are() -> Resul
 }
 
 /// A client that remembers what the bucket has answered.
-struct Remembering<'b> {
+struct Remembering {
     client: NixHome,
-    base: &'b str,
-    key: &'b KeyPair,
+    base: String,
+    public_key: String,
 }
 
-impl Remembering<'_> {
+impl Remembering {
+    /// A client of the bucket of this world, which knows nothing yet.
+    fn new(world: &World) -> Result<Self> {
+        let base = world.target.public_base().context("a public bucket")?;
+        Ok(Self { client: world.nix.twin()?, base, public_key: world.key.public.clone() })
+    }
+
+    /// Asks for a path, and takes nothing.
+    fn ask(&self, path: &str) -> Result<()> {
+        run(&mut self.command(&["build", "--no-link", "--dry-run", path]), LIMIT)?.ok().map(drop)
+    }
+
     /// `nix build` of a store path, without any build.
     fn build(&self, path: &str, more: &[&str]) -> Result<Output> {
         run(self.command(&["build", "--no-link", path]).args(more), LIMIT)
@@ -232,7 +243,7 @@ impl Remembering<'_> {
 
     fn command(&self, words: &[&str]) -> Command {
         let options =
-            ["--option", "substituters", self.base, "--option", "trusted-public-keys", &self.key.public];
+            ["--option", "substituters", &self.base, "--option", "trusted-public-keys", &self.public_key];
         let mut command = self.client.command("nix", &[words, &options].concat());
         command.env("XDG_CACHE_HOME", self.client.dir().join("home/remembered"));
         command
@@ -244,8 +255,7 @@ fn a_client_that_remembers_a_path_as_absent_finds_it_with_refresh() -> Result<()
     for version in versions() {
         let world = World::new(version, Target::Directory(Directory::start()?))?;
         let path = world.nix.build(&samples::single(&format!("negative {version}")))?.remove(0);
-        let base = world.target.public_base().context("a public bucket")?;
-        let client = Remembering { client: world.nix.twin()?, base: &base, key: &world.key };
+        let client = Remembering::new(&world)?;
         ensure!(!client.build(&path, &[])?.status.success(), "{version}: nothing was pushed yet");
         world.larder.run(&["push", &path])?;
         let remembered = client.build(&path, &[])?;
@@ -262,9 +272,8 @@ fn a_client_that_remembers_a_nar_that_has_gone_finds_the_new_one_with_refresh() 
         let world = World::new(version, Target::Directory(Directory::start()?))?;
         let path = world.nix.build(&samples::single(&format!("positive {version}")))?.remove(0);
         world.larder.run(&["push", &path])?;
-        let base = world.target.public_base().context("a public bucket")?;
-        let client = Remembering { client: world.nix.twin()?, base: &base, key: &world.key };
-        run(&mut client.command(&["build", "--no-link", "--dry-run", &path]), LIMIT)?.ok()?;
+        let client = Remembering::new(&world)?;
+        client.ask(&path)?;
         let nar = |narinfo: &str| field(narinfo, "URL").map(str::to_owned).context("no URL");
         let old = nar(&world.narinfo(&path)?.context("no narinfo")?)?;
         world.target.delete(&old)?;
@@ -285,12 +294,11 @@ fn a_client_that_remembers_a_narinfo_that_has_gone_takes_its_nar() -> Result<()>
         let world = World::new(version, Target::Directory(Directory::start()?))?;
         let path = world.nix.build(&samples::single(&format!("remembered {version}")))?.remove(0);
         world.larder.run(&["push", &path])?;
-        let base = world.target.public_base().context("a public bucket")?;
-        let client = Remembering { client: world.nix.twin()?, base: &base, key: &world.key };
-        run(&mut client.command(&["build", "--no-link", "--dry-run", &path]), LIMIT)?.ok()?;
+        let client = Remembering::new(&world)?;
+        client.ask(&path)?;
         world.target.delete(&narinfo_key(&path))?;
         let forgetful =
-            world.nix.twin()?.try_substitute(std::slice::from_ref(&path), &base, &world.key.public)?;
+            world.nix.twin()?.try_substitute(std::slice::from_ref(&path), &client.base, &world.key.public)?;
         ensure!(!forgetful.status.success(), "{version}: the path was still there");
         ok(client.build(&path, &[])?, version)?;
         ensure!(client.client.is_valid(&path), "{version}");

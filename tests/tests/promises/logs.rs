@@ -316,11 +316,13 @@ fn a_running_agent_publishes_the_logs_of_failed_builds() -> Result<()> {
     let Some(world) = newest("all")? else { return Ok(()) };
     let agent = world.agent_of_the_queue(&[])?;
     let derivation = fail(&world, &samples::failing("beside an agent"))?;
-    std::thread::sleep(Duration::from_secs(5));
     assert_said(&world.larder.run(&["flush"])?, 0, &["nothing is queued; asked the agent"]);
     let key = format!("log/{}", base_name(&derivation));
-    eventually("the log", Duration::from_secs(60), || world.target.get(&key).is_ok_and(|log| log.is_some()))
-        .with_context(|| agent.log())
+    // A look passes over a log that has just been written.
+    eventually("the log", Duration::from_secs(60), || {
+        world.larder.run(&["flush"]).is_ok() && world.target.get(&key).is_ok_and(|log| log.is_some())
+    })
+    .with_context(|| agent.log())
 }
 
 #[test]

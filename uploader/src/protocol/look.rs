@@ -127,68 +127,48 @@ pub fn levels<N: Names>(
         let others = references(path).into_iter().filter(|reference| reference != path);
         others.filter(|reference| paths.contains(reference)).collect::<Vec<_>>()
     };
-    // For each path, the number of its referrers that no level has yet.
-    let mut above: HashMap<N::Path, usize> = paths.items().map(|path| (path, 0)).collect();
-    for reference in paths.items().flat_map(|path| below(&path)) {
-        *above.entry(reference).or_default() += 1;
-    }
     let mut left = paths.clone();
-    let mut next: Vec<N::Path> = paths.items().filter(|path| above[path] == 0).collect();
-    let mut levels = Vec::new();
-    while !next.is_empty() {
-        let mut level = N::Paths::default();
-        let mut later = Vec::new();
-        for path in next {
-            for reference in below(&path) {
-                if let Some(count) = above.get_mut(&reference) {
-                    *count -= 1;
-                    later.extend((*count == 0).then_some(reference));
-                }
-            }
-            left.remove(&path);
-            level.insert(path);
-        }
-        levels.push(level);
-        next = later;
+    let mut levels = peel::<N>(&mut left, below);
+    if left.is_empty() {
+        return levels;
     }
-    if !left.is_empty() {
-        let lowest = lowest_levels::<N>(&mut left, below);
-        levels.push(left);
-        levels.extend(lowest);
+    // What lies below all cycles is taken from the other end.
+    let mut referrers: HashMap<N::Path, Vec<N::Path>> = HashMap::new();
+    for path in left.items() {
+        below(&path).into_iter().for_each(|below| referrers.entry(below).or_default().push(path.clone()));
     }
+    let lowest = peel::<N>(&mut left, |path| referrers.get(path).cloned().unwrap_or_default());
+    levels.push(left);
+    levels.extend(lowest.into_iter().rev());
     levels
 }
 
-/// Takes what lies below all cycles out of `left`, in levels from the top to the bottom. `below` tells the references of a path.
-fn lowest_levels<N: Names>(left: &mut N::Paths, below: impl Fn(&N::Path) -> Vec<N::Path>) -> Vec<N::Paths> {
-    let mut referrers: HashMap<N::Path, Vec<N::Path>> = HashMap::new();
-    let mut count: HashMap<N::Path, usize> = HashMap::new();
-    for path in left.items() {
-        let inside: Vec<_> = below(&path).into_iter().filter(|reference| left.contains(reference)).collect();
-        count.insert(path.clone(), inside.len());
-        for reference in inside {
-            referrers.entry(reference).or_default().push(path.clone());
-        }
+/// Takes out of `left`, level by level, what no path that is left leads to. `next` tells the paths to which a path leads; those
+/// that are not in `left` do not count.
+fn peel<N: Names>(left: &mut N::Paths, next: impl Fn(&N::Path) -> Vec<N::Path>) -> Vec<N::Paths> {
+    // For each path, the number of paths that lead to it and that no level has yet.
+    let mut count: HashMap<N::Path, usize> = left.items().map(|path| (path, 0)).collect();
+    for path in left.items().flat_map(|path| next(&path)) {
+        count.entry(path).and_modify(|count| *count += 1);
     }
-    let mut next: Vec<N::Path> = left.items().filter(|path| count[path] == 0).collect();
+    let mut free: Vec<N::Path> = left.items().filter(|path| count[path] == 0).collect();
     let mut levels = Vec::new();
-    while !next.is_empty() {
+    while !free.is_empty() {
         let mut level = N::Paths::default();
         let mut later = Vec::new();
-        for path in next {
-            for referrer in referrers.remove(&path).unwrap_or_default() {
-                if let Some(count) = count.get_mut(&referrer) {
+        for path in free {
+            for path in next(&path) {
+                if let Some(count) = count.get_mut(&path) {
                     *count -= 1;
-                    later.extend((*count == 0).then_some(referrer));
+                    later.extend((*count == 0).then_some(path));
                 }
             }
             left.remove(&path);
             level.insert(path);
         }
         levels.push(level);
-        next = later;
+        free = later;
     }
-    levels.reverse();
     levels
 }
 

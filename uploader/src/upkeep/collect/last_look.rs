@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::garbage::orphans;
-use super::marking::{Inputs, Judged, cannot, check_foreign, judge, standing};
+use super::marking::{Inputs, Judged, cannot, check_foreign, judge, lacks, standing};
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result};
 use crate::bucket::Bucket;
@@ -108,10 +108,7 @@ async fn check_vanished(
 ) -> Result<()> {
     let vanished = condemned.paths.items().filter(|path| now.find(path).is_none());
     let keys = vanished.map(|path| narinfo_of(&path)).collect();
-    let Some(key) = standing(bucket, keys, begun).await? else { return Ok(()) };
-    Err(cannot(bucket)
-        .because(format!("its listing is incomplete: it lacks `{key}`"))
-        .hint("try again later; a server whose listings lack objects cannot be collected"))
+    standing(bucket, keys, begun).await?.map_or(Ok(()), |key| Err(lacks(bucket, &key)))
 }
 
 /// Of the condemned objects, those that no narinfo needs when the paths are gone.

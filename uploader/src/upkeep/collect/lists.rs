@@ -1,7 +1,7 @@
-//! Writes the lists of a collection, and removes the objects of collections that have ended.
+//! Reads and writes the objects of collections.
 
 use crate::base::error::Result;
-use crate::bucket::{Bucket, Condition, ContentType};
+use crate::bucket::{Bucket, Condition, ContentType, Depth, ObjectMeta};
 use crate::format::collection::{List, Part, piece};
 use crate::format::members;
 use crate::session::Parts;
@@ -18,6 +18,22 @@ pub(super) async fn publish(bucket: &dyn Bucket, key: &str, list: &List, removal
     let short = members::encode(list);
     bucket.put(&members::key(key), short.into(), ContentType::Binary, Condition::None).await?;
     put(bucket, key, header).await
+}
+
+/// All objects below a prefix.
+///
+/// # Errors
+/// When the bucket fails.
+pub(super) async fn objects(bucket: &dyn Bucket, prefix: &str) -> Result<Vec<ObjectMeta>> {
+    let (mut objects, mut next) = (Vec::new(), None);
+    loop {
+        let page = bucket.list(prefix, next.as_ref(), Depth::Flat).await?;
+        objects.extend(page.objects);
+        next = page.next;
+        if next.is_none() {
+            return Ok(objects);
+        }
+    }
 }
 
 /// Puts an object in JSON.

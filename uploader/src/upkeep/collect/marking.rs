@@ -126,14 +126,9 @@ async fn check_listing(
     decision: &Decision,
     begun: Moment,
 ) -> Result<()> {
-    let short = |key: &str| {
-        cannot(bucket)
-            .because(format!("its listing is incomplete: it lacks `{key}`"))
-            .hint("try again later; a server whose listings lack objects cannot be collected")
-    };
     for key in [CACHE_INFO, FORMAT] {
         if catalog.others().find(key).is_none() {
-            return Err(short(key));
+            return Err(lacks(bucket, key));
         }
     }
     let pinned = decision.missing.iter().filter_map(|(_, base)| digest_of(base));
@@ -142,7 +137,7 @@ async fn check_listing(
     let sample = absent.iter().step_by(step).map(|path| *path.digest());
     let asked: Vec<_> = pinned.chain(sample).map(|digest| object_keys::narinfo_of(&digest)).collect();
     match standing(bucket, asked, begun).await? {
-        Some(key) => Err(short(&key)),
+        Some(key) => Err(lacks(bucket, &key)),
         None => Ok(()),
     }
 }
@@ -187,6 +182,13 @@ pub(super) fn check_foreign(bucket: &dyn Bucket, inputs: &Inputs, catalog: &Cata
             .hint("collect a day after their last push, or with `--foreign-writers` while none of them runs")),
         _ => Ok(()),
     }
+}
+
+/// The error of a listing that lacks an object which stands.
+pub(super) fn lacks(bucket: &dyn Bucket, key: &str) -> Error {
+    cannot(bucket)
+        .because(format!("its listing is incomplete: it lacks `{key}`"))
+        .hint("try again later; a server whose listings lack objects cannot be collected")
 }
 
 pub(super) fn cannot(bucket: &dyn Bucket) -> Error {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::lists::objects;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::{Bucket, Condition, ContentType, Depth};
+use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::orphans::{ORPHANS, decode, encode, new_key};
 
 /// A NAR goes when no narinfo has named it for this long: clients remember narinfos for 30 days.
@@ -32,16 +33,7 @@ impl Records {
     /// # Errors
     /// When the bucket fails, or a record cannot be understood.
     pub(super) async fn read(bucket: &dyn Bucket) -> Result<Self> {
-        let (mut objects, mut next) = (Vec::new(), None);
-        loop {
-            let page = bucket.list(ORPHANS, next.as_ref(), Depth::Flat).await?;
-            objects.extend(page.objects);
-            next = page.next;
-            if next.is_none() {
-                break;
-            }
-        }
-        let reads = objects.into_iter().map(|object| async move {
+        let reads = objects(bucket, ORPHANS).await?.into_iter().map(|object| async move {
             let Some(found) = bucket.get(&object.key).await? else { return Ok(None) };
             let orphans = decode(&found.body).map_err(|reason| {
                 Error::permanent(Area::Bucket, format!("cannot understand `{}`", object.key))

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::garbage::Garbage;
+use super::lists::objects;
 use super::succession::may_go;
 use super::undo::saved_narinfos;
 use crate::base::error::{Area, Error, Result};
-use crate::bucket::{Bucket, Condition, ContentType, Depth};
+use crate::bucket::{Bucket, Condition, ContentType};
 use crate::format::object_keys::{self, narinfo_hash, narinfo_of, parse_nar};
 use crate::format::orphans::{PURGES, decode, encode};
 use crate::session::HashPart;
@@ -112,15 +113,8 @@ fn same_contents(catalog: &Catalog, garbage: &Garbage, keys: &BTreeSet<String>) 
 
 /// What earlier purges have not finished, and their records.
 async fn unfinished(bucket: &dyn Bucket) -> Result<(BTreeSet<String>, Vec<String>)> {
-    let (mut keys, mut records, mut next) = (BTreeSet::new(), Vec::new(), None);
-    loop {
-        let page = bucket.list(PURGES, next.as_ref(), Depth::Flat).await?;
-        records.extend(page.objects.into_iter().map(|object| object.key));
-        next = page.next;
-        if next.is_none() {
-            break;
-        }
-    }
+    let records: Vec<_> = objects(bucket, PURGES).await?.into_iter().map(|object| object.key).collect();
+    let mut keys = BTreeSet::new();
     for record in &records {
         let Some(found) = bucket.get(record).await? else { continue };
         let named = decode(&found.body).map_err(|reason| {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::lists::objects;
 use crate::base::clock::Moment;
 use crate::base::error::{Area, Error, Result, Retry};
-use crate::bucket::{Bucket, Condition, Depth, ObjectMeta};
+use crate::bucket::{Bucket, Condition, ObjectMeta};
 use crate::format::collection::{COLLECTED, Saved, Summary, piece_id, saved, summary_id};
 use crate::format::named_paths::NamedPaths;
 use crate::format::object_keys::narinfo_of;
@@ -47,7 +48,7 @@ pub enum Undone {
 /// When the bucket fails.
 pub async fn past(bucket: &dyn Bucket) -> Result<Vec<Past>> {
     let mut past = Vec::new();
-    for object in objects(bucket).await? {
+    for object in objects(bucket, COLLECTED).await? {
         let Some(id) = summary_id(&object.key) else { continue };
         let Some(found) = bucket.get(&object.key).await? else { continue };
         // A damaged summary must not keep others from being undone.
@@ -58,24 +59,12 @@ pub async fn past(bucket: &dyn Bucket) -> Result<Vec<Past>> {
     Ok(past)
 }
 
-async fn objects(bucket: &dyn Bucket) -> Result<Vec<ObjectMeta>> {
-    let (mut objects, mut next) = (Vec::new(), None);
-    loop {
-        let page = bucket.list(COLLECTED, next.as_ref(), Depth::Flat).await?;
-        objects.extend(page.objects);
-        next = page.next;
-        if next.is_none() {
-            return Ok(objects);
-        }
-    }
-}
-
 /// Removes what collections have saved and nobody can bring back any more, because the NARs may be gone.
 ///
 /// # Errors
 /// When the bucket fails.
 pub(super) async fn expire(bucket: &dyn Bucket, grace: Duration) -> Result<()> {
-    let objects = objects(bucket).await?;
+    let objects = objects(bucket, COLLECTED).await?;
     let is_old = |object: &&ObjectMeta| grace.is_zero() || object.age.is_some_and(|age| age > grace);
     let (summaries, pieces): (Vec<_>, Vec<_>) =
         objects.iter().partition(|object| summary_id(&object.key).is_some());
